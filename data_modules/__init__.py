@@ -1,0 +1,24 @@
+"""Data sets as Lightning DataModules. They are imported when asked for, so that listing files does not import torch."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from data_modules.base import SegmentationDataModule as SegmentationDataModule
+    from data_modules.busi import BusiDataModule as BusiDataModule
+    from data_modules.demo import DemoDataModule as DemoDataModule
+    from data_modules.folder import FolderDataModule as FolderDataModule
+
+_WHERE = {
+    "SegmentationDataModule": "base",
+    "BusiDataModule": "busi",
+    "DemoDataModule": "demo",
+    "FolderDataModule": "folder",
+}
+__all__ = [*_WHERE]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"data_modules.{_WHERE[name]}"), name)

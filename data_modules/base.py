@@ -1,0 +1,262 @@
+"""The DataModule behind all data sets: streams for training, whole cases for evaluation, one geometry for all."""
+
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
+
+from data_modules.dataset import Augmentation, Contents, SegmentationDataset
+from data_modules.layouts.base import Item, Layout, Splits, list_images
+from data_modules.streams import CaseSampler, Loader, StreamLoader, StreamSampler
+from data_modules.views import Normalise, Resize, View
+from lightning_samseg.errors import UserError
+
+LABELLED, UNLABELLED = 0, 1  # stream numbers: part of every random key
+
+
+class SegmentationDataModule(LightningDataModule):
+    """Labelled and unlabelled training, validation, test and prediction from one ``Layout``.
+
+    Training has no epochs: each stream is an endless row of permutations (``StreamSampler``), and its length is the
+    trainer's ``max_steps``. A method that sets ``uses_unlabelled = True`` gets ``SemiBatch``es, any other labelled
+    ``Batch``es alone.
+
+    Args:
+        layout: Where the files are and how they are split. The data sets' own modules make it from their arguments.
+        image_size: Side S of the square network input in pixels, a multiple of 16.
+        num_labelled: Training images whose masks are used, the first ones of the split's order; the others are
+            unlabelled.
+            None: all.
+        labelled_batch_size: Labelled images per step and process.
+        unlabelled_batch_size: Unlabelled images per step and process.
+        eval_batch_size: Images per batch in validation, test and prediction.
+        num_workers: Processes that load ahead, per loader. 0 loads in the main process; the result is the same.
+        seed: Seed of the order of images and of their augmentation.
+        augment: cpc_sam: half of the samples turned by 90 degrees and flipped, a quarter rotated by -20..19 degrees
+            (CPC-SAM's published code). none: images as they are.
+        normalise: minmax: each image to 0..1 (CPC-SAM). sam: SAM's mean and deviation. percentile: each image clipped
+            to its percentiles 0.5 and 99.5, then to 0..1.
+        resize: squash: to S x S (CPC-SAM). longest_side: aspect kept, padded right and bottom (SAM).
+        grey: Turn colour images into grey ones.
+        predict_from: Image or folder of images to predict; the test images where not given.
+
+    Raises:
+        UserError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        image_size: int = 512,
+        num_labelled: int | None = None,
+        labelled_batch_size: int = 3,
+        unlabelled_batch_size: int = 3,
+        eval_batch_size: int = 4,
+        num_workers: int = 0,
+        seed: int = 1337,
+        augment: Literal["cpc_sam", "none"] = "cpc_sam",
+        normalise: Normalise = "minmax",
+        resize: Resize = "squash",
+        grey: bool = False,
+        predict_from: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore="layout", logger=False)
+        self.layout = layout
+        self.image_size, self.num_labelled = image_size, num_labelled
+        self.labelled_batch_size, self.unlabelled_batch_size = labelled_batch_size, unlabelled_batch_size
+        self.eval_batch_size, self.num_workers = eval_batch_size, num_workers
+        self.seed, self.augment, self.predict_from = seed, augment, predict_from
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise UserError(
+                    f"data.{name} must be at least {least}.",
+                    found=str(getattr(self, name)),
+                    fix=f"set --data.{name} {least}",
+                )
+        if image_size % 16:
+            nearest = max(16, round(image_size / 16) * 16)
+            raise UserError(
+                "data.image_size must be a multiple of 16, the side of a patch.",
+                found=str(image_size),
+                fix=f"set --data.image_size {nearest}",
+            )
+        if num_labelled is not None and num_labelled < 1:
+            raise UserError(
+                "data.num_labelled must be at least 1.",
+                found=str(num_labelled),
+                fix="set --data.num_labelled 10, or null for all training images",
+            )
+        self.view = View(image_size, resize, normalise, grey)
+        self._splits: Splits | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the foreground classes 1..C."""
+        return self.layout.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Number C of foreground classes."""
+        return len(self.class_names)
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002
+        """List and divide the files, once; no image is opened.
+
+        Raises:
+            UserError: If data are missing or more labelled images are asked for than there are.
+        """
+        if self._splits is not None:
+            return
+        splits = self.layout.splits()
+        available, wanted = len(splits.train), self.num_labelled
+        if wanted is not None and wanted > available:
+            raise UserError(
+                f"{wanted} labelled images were asked for, but {self.layout.name} has only {available} to train on.",
+                fix=f"set --data.num_labelled to {available} or less, or to null for all",
+            )
+        self._splits = splits
+        labelled, unlabelled = len(self.labelled_items), len(self.unlabelled_items)
+        counts = f"{labelled} labelled, {unlabelled} unlabelled, {len(splits.val)} validation, {len(splits.test)} test"
+        rank_zero_info(f"{self.layout.name}: {counts} images")
+
+    @property
+    def splits(self) -> Splits:
+        """The divided data set; set up on first use."""
+        if self._splits is None:
+            self.setup("")
+        assert self._splits is not None
+        return self._splits
+
+    @property
+    def labelled_items(self) -> list[Item]:
+        """Training images whose masks are used."""
+        return self.splits.train[: self.num_labelled]
+
+    @property
+    def unlabelled_items(self) -> list[Item]:
+        """All other training images; their masks are never read."""
+        return [*self.splits.train[len(self.labelled_items) :], *self.splits.unlabelled]
+
+    def train_dataloader(self) -> CombinedLoader | StreamLoader:
+        """Give the labelled stream, joined by the unlabelled one if the method's ``uses_unlabelled`` is true.
+
+        Raises:
+            UserError: If ``trainer.max_steps`` is not set, or there are no unlabelled images for a method that needs
+                them.
+        """
+        labelled = self._stream(self.labelled_items, LABELLED)
+        if not getattr(self.trainer and self.trainer.lightning_module, "uses_unlabelled", False):
+            return labelled
+        if not self.unlabelled_items:
+            raise UserError(
+                f"No unlabelled images are left: all training images of {self.layout.name} are labelled.",
+                expected="some training images without label, for a method that learns from them",
+                found=f"{len(self.labelled_items)} labelled, 0 unlabelled",
+                fix="set --data.num_labelled 10, or train a supervised method",
+            )
+        return CombinedLoader(
+            {"labelled": labelled, "unlabelled": self._stream(self.unlabelled_items, UNLABELLED)}, mode="min_size"
+        )
+
+    def val_dataloader(self) -> Loader:
+        """Give the validation images, once each and in order."""
+        return self._once(self.splits.val, "evaluation")
+
+    def test_dataloader(self) -> Loader:
+        """Give the test images, once each and in order."""
+        return self._once(self.splits.test, "evaluation")
+
+    def predict_dataloader(self) -> Loader:
+        """Give the images of ``predict_from``, or the test images; no masks."""
+        if self.predict_from is None:
+            return self._once(self.splits.test, "prediction")
+        source = Path(self.predict_from).expanduser()
+        paths = list_images(source) if source.is_dir() else [source]
+        if not paths:
+            raise UserError(f"No images found in {source}.", fix="give an image or a folder of images")
+        return self._once([Item(path.stem, path) for path in paths], "prediction")
+
+    def _stream(self, items: list[Item], stream: int) -> StreamLoader:
+        trainer = self.trainer
+        if trainer is None or trainer.max_steps <= 0:
+            raise UserError(
+                "Training is counted in steps, not in epochs.",
+                expected="trainer.max_steps of at least 1",
+                found="no trainer" if trainer is None else str(trainer.max_steps),
+                fix="set --trainer.max_steps, for instance to 30000",
+            )
+        if getattr(trainer, "overfit_batches", 0):
+            raise UserError(
+                "trainer.overfit_batches does not go with streams.",
+                fix="set --data.num_labelled to a small number instead",
+            )
+        contents: Contents = "labelled" if stream == LABELLED else "unlabelled"
+        key = (self.seed, stream)
+        dataset = SegmentationDataset(self.layout, items, self.view, contents, self._augmentation(), key)
+        sampler = StreamSampler(
+            dataset,
+            self.labelled_batch_size if stream == LABELLED else self.unlabelled_batch_size,
+            trainer.max_steps * trainer.accumulate_grad_batches,
+            seed=self.seed,
+            stream=stream,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            # `processed` counts the batches that have been learned from; restored before loaders are asked for
+            start=lambda: trainer.fit_loop.epoch_loop.batch_progress.total.processed,  # type: ignore[attr-defined]
+        )
+        loader = StreamLoader(dataset, sampler=sampler, **self._loading())
+        names = "\n".join(item.case_id for item in items).encode()
+        loader.identity = f"{len(items)} {contents} images of {sha256(names).hexdigest()[:12]}, seed {self.seed}"
+        return loader
+
+    def _once(self, items: list[Item], contents: Contents) -> Loader:
+        dataset = SegmentationDataset(self.layout, items, self.view, contents)
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        cases = [item.case_id for item in items]
+        if len(set(cases)) < world_size:
+            raise UserError(
+                f"{len(set(cases))} cases cannot be shared out whole to {world_size} processes.",
+                fix="use fewer devices, for instance --trainer.devices 1",
+            )
+        sampler = CaseSampler(dataset, cases, self.eval_batch_size, rank, world_size)
+        return Loader(dataset, sampler=sampler, persistent_workers=self.num_workers > 0, **self._loading())
+
+    def _loading(self) -> dict[str, Any]:
+        return {
+            "batch_size": None,  # samplers yield whole batches
+            "collate_fn": _as_it_is,
+            "num_workers": self.num_workers,
+            "pin_memory": torch.cuda.is_available(),
+            "worker_init_fn": _single_threaded,
+        }
+
+    def _augmentation(self) -> Augmentation | None:
+        if self.augment == "none":
+            return None
+        from data_modules.augment import CpcSamAugmentation  # late: albumentations takes seconds to import
+
+        return CpcSamAugmentation()
+
+
+_LEAST = {
+    "image_size": 16,
+    "labelled_batch_size": 1,
+    "unlabelled_batch_size": 1,
+    "eval_batch_size": 1,
+    "num_workers": 0,
+    "seed": 0,
+}
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _single_threaded(worker: int) -> None:  # noqa: ARG001
+    import cv2
+
+    cv2.setNumThreads(0)  # one process per worker is enough; OpenCV would start one thread per core in each

@@ -1,0 +1,266 @@
+"""The parts every data set's layout is made of: an item, a split, and how pixels and labels are read by default."""
+
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lightning_samseg.errors import UserError
+from lightning_samseg.io.images import IMAGE_SUFFIXES, read_image, read_mask
+
+
+class Item(NamedTuple):
+    """One 2-D network input as files on disk. Paths only: nothing has been opened yet."""
+
+    case_id: str
+    """Unit of evaluation: the image, or the volume that the slice belongs to."""
+    image: Path
+    masks: tuple[Path, ...] = ()
+    """Files whose union is the label; empty where the image has none."""
+    category: str = ""
+    """Stratum that a random split keeps in proportion, such as benign and malignant."""
+    group: str = ""
+    """What a split must not separate, such as the patient; the case itself where empty."""
+    class_id: int = 1
+    """Class of the foreground of binary masks, 1..C."""
+    slice_index: int = 0
+    num_slices: int = 1
+
+
+class Splits(NamedTuple):
+    """A data set divided. ``train[:N]`` are the labelled images when N are asked for, so 10 nest in 20."""
+
+    train: list[Item]
+    val: list[Item]
+    test: list[Item]
+    unlabelled: Sequence[Item] = ()
+    """Training images that have no mask at all; they join the unlabelled stream."""
+
+
+class Layout:
+    """A data set in its native layout. A subclass lists its items and says how they are split.
+
+    Reading is separate from listing, so that a data set with another file format only overrides the ``read_*`` methods.
+    """
+
+    name = "data set"
+    class_names: tuple[str, ...] = ()
+    """Names of the foreground classes 1..C in order."""
+
+    def splits(self) -> Splits:
+        """List the files and divide them.
+
+        Raises:
+            UserError: If the data are missing or incomplete, or a list names what is not there.
+        """
+        raise NotImplementedError
+
+    def read_image(self, item: Item) -> np.ndarray:
+        """Read the pixels of an item: ``(H, W)`` or ``(H, W, 3)``, values as stored."""
+        return read_image(item.image)
+
+    def read_label(self, item: Item, size: tuple[int, int]) -> np.ndarray:
+        """Read the label of an item.
+
+        Args:
+            item: The item.
+            size: ``(H, W)`` of its image in pixels.
+
+        Returns:
+            uint8 ``(H, W)`` class ids 0..C; here the union of the item's binary masks times its class id.
+
+        Raises:
+            UserError: If a mask cannot be read or has another size than the image.
+        """
+        label = np.zeros(size, dtype=np.uint8)
+        for path in item.masks:
+            mask = read_mask(path)
+            check_size(mask, size, path, item.image)
+            label[mask] = item.class_id
+        return label
+
+    def spacing(self, item: Item) -> tuple[float, ...] | None:  # noqa: ARG002
+        """Voxel size of an item in mm in array order, None where the data set does not tell."""
+        return None
+
+
+def check_size(mask: np.ndarray, size: tuple[int, int], path: Path, image: Path) -> None:
+    """Refuse a mask that does not fit its image.
+
+    Raises:
+        UserError: If ``mask`` is not ``(H, W)`` = ``size``.
+    """
+    if mask.shape != size:
+        raise UserError(
+            f"{path}: the mask has another size than its image {image.name}.",
+            expected=f"{size[1]} x {size[0]} pixels (width x height), as the image",
+            found=f"{mask.shape[1]} x {mask.shape[0]} pixels",
+            fix="export the mask again at the size of the image, or remove the pair",
+        )
+
+
+def check_root(root: str | Path, name: str) -> Path:
+    """Turn the ``root`` argument into a path.
+
+    Raises:
+        UserError: If there is no such folder.
+    """
+    path = Path(root).expanduser()
+    if not path.is_dir():
+        raise UserError(
+            f"There is no data folder {path} for {name}.",
+            fix="give the folder of the data set with --data.root; data_modules/README.md says where to get each one",
+        )
+    return path
+
+
+def list_images(folder: Path) -> list[Path]:
+    """List the pictures directly inside ``folder`` by their endings, in natural order (2 before 10)."""
+    paths = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != ".")
+    return sorted(paths, key=lambda path: natural_key(path.name))
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Give a sort key that orders numbers inside names by value."""
+    digits, key = "", []
+    for letter in name + " ":
+        if letter.isascii() and letter.isdigit():
+            digits += letter
+            continue
+        if digits:
+            key.append((int(digits), ""))
+            digits = ""
+        key.append((-1, letter))
+    return key
+
+
+def shuffled(names: list[str], seed: int) -> list[str]:
+    """Order names by the sha256 of ``"{seed} {name}"``: the same on every platform and with every library version."""
+    return sorted(names, key=lambda name: sha256(f"{seed} {name}".encode()).hexdigest())
+
+
+def mix_categories(strata: list[list[Item]]) -> list[Item]:
+    """Merge several orders into one whose every prefix holds the categories in about their overall proportion.
+
+    At each place the stratum that lags most behind its share comes next; within a stratum the order is kept.
+    """
+    total = sum(map(len, strata))
+    taken = [0] * len(strata)
+    merged: list[Item] = []
+    for place in range(1, total + 1):
+        lag = [len(items) * place / total - count for items, count in zip(strata, taken, strict=True)]
+        chosen = max(range(len(strata)), key=lambda index: (taken[index] < len(strata[index]), lag[index], -index))
+        merged.append(strata[chosen][taken[chosen]])
+        taken[chosen] += 1
+    return merged
+
+
+def random_splits(items: list[Item], seed: int, train: float = 0.7, val: float = 0.1) -> Splits:
+    """Divide items by category into training, validation and test, keeping each group on one side.
+
+    Args:
+        items: All labelled items.
+        seed: Key of the order; the same seed and names give the same split everywhere.
+        train: Share of training items.
+        val: Share of validation items; the rest is tested.
+
+    Returns:
+        The split; categories are mixed in proportion at every prefix of ``train``.
+
+    Raises:
+        UserError: If a part would be empty.
+    """
+    strata: dict[str, dict[str, list[Item]]] = {}
+    category_of: dict[str, str] = {}
+    for item in items:
+        group = item.group or item.case_id
+        category = category_of.setdefault(group, item.category)  # a group is never divided, even between categories
+        strata.setdefault(category, {}).setdefault(group, []).append(item)
+
+    parts: tuple[list[list[Item]], ...] = ([], [], [])
+    for groups in (strata[category] for category in sorted(strata)):
+        size, seen = sum(map(len, groups.values())), 0
+        sides: tuple[list[Item], ...] = ([], [], [])
+        for group in shuffled(list(groups), seed):
+            middle = (seen + len(groups[group]) / 2) / size  # a group goes to the part that its middle falls into
+            sides[0 if middle < train else 1 if middle < train + val else 2].extend(groups[group])
+            seen += len(groups[group])
+        for part, side in zip(parts, sides, strict=True):
+            part.append(side)
+
+    splits = Splits(*(mix_categories(part) for part in parts))
+    for name, part_items in zip(("training", "validation", "test"), splits[:3], strict=True):
+        if not part_items:
+            raise UserError(
+                f"The random split leaves no {name} images.",
+                expected="enough images (and groups) for 70 % training, 10 % validation and 20 % test: at least 5",
+                found=f"{len(items)} images in {sum(map(len, strata.values()))} groups",
+                fix="add images, or write the lists splits/train.txt, val.txt and test.txt yourself (folder data)",
+            )
+    return splits
+
+
+def listed_splits(items: list[Item], lists: Path, root: Path, fix: str) -> Splits:
+    """Divide items by list files ``train.txt``, ``val.txt``, ``test.txt`` and, where present, ``labelled.txt``.
+
+    Each line is a case id (an image's ending may follow it); ``#`` starts a comment. The first lines of
+    ``labelled.txt`` are the labelled images; without it, the order of ``train.txt`` decides.
+
+    Args:
+        items: All items that are there; those on no list are left out.
+        lists: Folder of the list files.
+        root: Folder of the data, for messages.
+        fix: Way out where listed files are missing.
+
+    Raises:
+        UserError: If a list is missing or empty, names an absent image, or two lists name the same one.
+    """
+    names = {part: read_list(lists / f"{part}.txt") for part in ("train", "val", "test")}
+    if (lists / "labelled.txt").is_file():
+        first = read_list(lists / "labelled.txt")
+        stray = sorted(set(first) - set(names["train"]))
+        if stray:
+            raise UserError(
+                f"{lists / 'labelled.txt'} names {stray[0]}, which is not in train.txt.", fix="mend the list"
+            )
+        names["train"] = first + [name for name in names["train"] if name not in set(first)]
+
+    where: dict[str, str] = {}
+    for part, part_names in names.items():
+        for name in part_names:
+            if name in where:
+                raise UserError(
+                    f"{name} is listed twice, in {where[name]}.txt and {part}.txt of {lists}.",
+                    fix="keep each image in one list",
+                )
+            where[name] = part
+
+    present: dict[str, list[Item]] = {}
+    for item in items:
+        present.setdefault(item.case_id, []).append(item)
+    missing = [name for name in where if name not in present]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of the {len(where)} images in the lists of {lists} are missing under {root}.",
+            expected="the complete data set that the lists were made for",
+            found=f"no {', no '.join(missing[:3])}{' and so on' if len(missing) > 3 else ''}",
+            fix=fix,
+        )
+    return Splits(*([item for name in part_names for item in present[name]] for part_names in names.values()))
+
+
+def read_list(path: Path) -> list[str]:
+    """Read the case ids of a list file: one a line, ``#`` starts a comment, an image's ending is dropped.
+
+    Raises:
+        UserError: If the file is missing or names nothing.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no list {path}.", fix="write it: one case id a line")
+    lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    names = [Path(line).stem if line.lower().endswith(IMAGE_SUFFIXES) else line for line in lines if line]
+    if not names:
+        raise UserError(f"{path} names no image.", fix="write one case id a line")
+    return names

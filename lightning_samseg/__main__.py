@@ -1,0 +1,80 @@
+"""``python -m lightning_samseg VERB …``: one help page, one place where mistakes become messages."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from lightning_samseg.errors import UserError
+
+TRAINING_VERBS = ("fit", "validate", "test", "predict")
+OTHER_VERBS = {
+    "weights": "lightning_samseg.weights_cli",
+    "benchmark": "lightning_samseg.benchmark_cli",
+}
+HELP = """\
+usage: python -m lightning_samseg VERB [options]
+
+train and evaluate (options: VERB --help, and VERB --config FILE --print_config)
+  fit        train; with --test_after_fit true also test the best checkpoint
+  validate   score a checkpoint on the validation images
+  test       score a checkpoint on the test images
+  predict    write the masks a checkpoint predicts
+
+look after things
+  weights    list, fetch and verify pretrained weights
+  benchmark  measure speed side by side: metrics, prompts, attention
+
+A run starts with a configuration, for example
+  python -m lightning_samseg fit --config experiments/quickstart/cpc_sam.yaml
+and every entry of it can be overridden by its dotted name, for example
+  --model.lr 5e-4 --data.num_labelled 20 --trainer.max_steps 1000 --trainer.default_root_dir runs/mine
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        argv: Arguments after the program's name; those of the process if None.
+
+    Returns:
+        Exit status: 0, or 2 after a mistake that was explained on standard error.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0
+    if arguments[0] == "--version":
+        print(import_module("lightning_samseg").__version__)
+        return 0
+    verb = arguments[0]
+    try:
+        if verb in OTHER_VERBS:
+            return int(import_module(OTHER_VERBS[verb]).main(arguments[1:]) or 0)
+        if verb in TRAINING_VERBS:
+            import_module("lightning_samseg.cli").run(arguments)
+            return 0
+        raise UserError(
+            f"There is no verb {verb!r}.",
+            expected=", ".join([*TRAINING_VERBS, *OTHER_VERBS]),
+            fix="python -m lightning_samseg --help",
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        message = message_from_worker(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return 2
+
+
+def message_from_worker(error: RuntimeError) -> str | None:
+    """The message of a UserError raised in a loader's worker process, which arrives as text inside a RuntimeError."""
+    _, marker, message = str(error).rpartition("lightning_samseg.errors.UserError: ")
+    return message.rstrip() if marker else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,18 @@
+"""What happens around training and testing: checkpoints, guards, result files, pictures."""
+
+from lightning_samseg.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from lightning_samseg.callbacks.config import SaveConfig
+from lightning_samseg.callbacks.nonfinite import StopOnNonFinite
+from lightning_samseg.callbacks.overlays import OverlayWriter
+from lightning_samseg.callbacks.predictions import PredictionWriter
+from lightning_samseg.callbacks.results import ResultsWriter
+
+__all__ = [
+    "BestCheckpoint",
+    "LastCheckpoint",
+    "OverlayWriter",
+    "PredictionWriter",
+    "ResultsWriter",
+    "SaveConfig",
+    "StopOnNonFinite",
+]

@@ -1,0 +1,39 @@
+"""Masks of a prediction as files."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_samseg.callbacks.overlays import file_name
+from lightning_samseg.io.images import write_image
+from lightning_samseg.types import Batch
+
+
+class PredictionWriter(Callback):
+    """Writes ``predictions/CASE.png`` during ``predict``: class ids at the original size.
+
+    Args:
+        folder: Folder of the results.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder) / "predictions"
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the masks of the batch."""
+        for case, mask in zip(batch["cases"], outputs, strict=True):
+            write_image(self.folder / f"{file_name(case)}.png", mask)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say where the masks are."""
+        if trainer.is_global_zero:
+            print(f"masks     {self.folder}")

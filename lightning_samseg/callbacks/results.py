@@ -1,0 +1,92 @@
+"""``metrics.json`` and ``cases.csv`` of a test or validation, and the table on the screen."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+import lightning_samseg
+from lightning_samseg.io.files import atomic_write
+from lightning_samseg.metrics import CaseScores, write_csv
+
+
+class ResultsWriter(Callback):
+    """Writes the scores of a finished test, and of a validation that was asked for by itself.
+
+    Args:
+        folder: Folder of the results.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the test's scores."""
+        self._write(trainer, pl_module, pl_module.test_scores)
+
+    def _write(self, trainer: Trainer, pl_module: Any, scores: CaseScores) -> None:
+        table = scores.compute()  # gathers all ranks, so every rank calls it
+        if not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        details = table.summary()
+        headline = ("dsc", "jc", "hd95", "asd")
+        result = {
+            "summary": {name: details[name] for name in headline},
+            **{name: value for name, value in details.items() if name not in headline},
+            "method": f"{type(pl_module).__module__}.{type(pl_module).__qualname__}",
+            "iterations": trainer.global_step or None,
+            "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
+            "weights_sha256": pl_module.weights_sha256,
+            "seed": pl_module.seed,
+            "git_commit": git_commit(),
+            "versions": {"lightning_samseg": lightning_samseg.__version__, "torch": torch.__version__},
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_csv(table.rows, self.folder / "cases.csv")
+        with atomic_write(self.folder / "metrics.json") as temporary:
+            temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+        print(format_summary(details, getattr(trainer.datamodule, "class_names", None)))  # type: ignore[attr-defined]
+        print(f"table     {self.folder / 'metrics.json'}\ncases     {self.folder / 'cases.csv'}")
+
+
+def format_summary(details: dict[str, Any], class_names: list[str] | None = None) -> str:
+    """The scores as a small table for the screen, a row per class and one for their mean."""
+    unit = details["unit"]
+    lines = [f"{'class':<16}{'DSC %':>9}{'JC %':>9}{f'HD95 {unit}':>11}{f'ASD {unit}':>11}"]
+    rows = [(class_name(key, class_names), part) for key, part in details["per_class"].items()]
+    for name, part in [*rows, ("mean", details)] if len(rows) > 1 else rows:
+        cells = [percent(part["dsc"], 9), percent(part["jc"], 9), number(part["hd95"], 11), number(part["asd"], 11)]
+        lines.append(f"{name:<16}{''.join(cells)}")
+    lines.append(
+        f"{details['num_cases']} cases, convention {details['convention']}, "
+        f"{details['empty_predictions']} empty predictions, {details['empty_references']} empty references, "
+        f"{details['dropped']} distances left out"
+    )
+    return "\n".join(lines)
+
+
+def class_name(class_id: str, names: list[str] | None) -> str:
+    """Name of a foreground class from its id, 1 to C, as written in the summary."""
+    return names[int(class_id) - 1] if names and int(class_id) <= len(names) else f"class {class_id}"
+
+
+def percent(value: float | None, width: int) -> str:
+    """A fraction in percent, or a dash."""
+    return f"{'-':>{width}}" if value is None else f"{100 * value:{width}.2f}"
+
+
+def number(value: float | None, width: int) -> str:
+    """A distance, or a dash."""
+    return f"{'-':>{width}}" if value is None else f"{value:{width}.2f}"
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout this package runs from, with ``-dirty`` where files differ; None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None

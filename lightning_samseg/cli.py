@@ -1,0 +1,271 @@
+"""``fit``, ``validate``, ``test`` and ``predict``: one LightningCLI, and the rules of a run folder."""
+
+import os
+import pickle
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
+
+from data_modules import SegmentationDataModule
+from lightning_samseg.callbacks import (
+    BestCheckpoint,
+    LastCheckpoint,
+    OverlayWriter,
+    PredictionWriter,
+    ResultsWriter,
+    SaveConfig,
+    StopOnNonFinite,
+)
+from lightning_samseg.errors import UserError
+from lightning_samseg.methods import BaseMethod
+
+
+@dataclass
+class Wandb:
+    """Log to Weights & Biases, too.
+
+    Args:
+        project: Project the run belongs to.
+        name: Shown name of the run; None for the run folder's.
+        group: Group of runs, for example of one grid.
+        offline: True keeps the run on disk for `wandb sync`; None is offline when no key is set.
+    """
+
+    project: str = "lightning_samseg"
+    name: str | None = None
+    group: str | None = None
+    offline: bool | None = None
+
+
+class SamsegCLI(LightningCLI):
+    """The command line. A config written for one verb serves the others: every verb knows the same keys."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """What a run has beside trainer, model and data."""
+        parser.add_argument("--test_after_fit", type=bool, default=False, help="test the best checkpoint after fit")
+        parser.add_argument("--checkpoint_every", type=int, default=200, help="iterations between two last.ckpt")
+        parser.add_argument("--overlays", type=int, default=24, help="most pictures of a test")
+        parser.add_argument("--wandb", type=Wandb | None, default=None, help="log to Weights & Biases, too")
+        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+        parser.link_arguments("data.init_args.image_size", "model.init_args.image_size")
+        parser.link_arguments("data", "model.init_args.num_classes", compute_fn=_num_classes, apply_on="instantiate")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The verbs, without what only some of them would know or what is decided here."""
+        decided = {"weights_only", "verbose", "return_predictions"}
+        return {verb: skipped | decided for verb, skipped in LightningCLI.subcommands().items()}
+
+    def _parse_ckpt_path(self) -> None:
+        """Resolve ``last`` and ``best`` in the run folder. The model's arguments come from the config, not from the checkpoint."""
+
+    def before_instantiate_classes(self) -> None:
+        """Settle the folder of the results and the checkpoint before anything heavy is built."""
+        config = self.config[self.subcommand]
+        trainer = config.trainer
+        if trainer.default_root_dir is None:
+            trainer.default_root_dir = f"runs/{config.model.class_path.rsplit('.', 1)[-1].lower()}"
+        self.run_dir = Path(trainer.default_root_dir)
+        config.ckpt_path = self._find_checkpoint(config.ckpt_path)
+        self.results_dir = self._claim_folder(config)
+        interval, steps = trainer.val_check_interval, trainer.max_steps
+        if isinstance(interval, int) and 0 < steps < interval:
+            trainer.val_check_interval = steps  # a run shorter than the interval is validated once, at its end
+
+    def _find_checkpoint(self, ckpt_path: str | None) -> str | None:
+        if ckpt_path in ("last", "best"):
+            path = self.run_dir / "checkpoints" / f"{ckpt_path}.ckpt"
+            if not path.is_file() and self.subcommand == "fit":
+                _say(f"No {path} yet: the run starts from the beginning.")
+                return None
+            ckpt_path = str(path)
+        if ckpt_path is not None:
+            read_checkpoint(ckpt_path)
+        elif self.subcommand != "fit":
+            raise UserError(
+                f"{self.subcommand} needs trained weights.",
+                expected="--ckpt_path FILE, or --ckpt_path best or last for those of the run folder",
+                fix=f"add --ckpt_path {self.run_dir}/checkpoints/best.ckpt",
+            )
+        return ckpt_path
+
+    def _claim_folder(self, config: Any) -> Path:
+        """The folder this verb writes to. ``fit`` owns an unused run folder or resumes in it; the others never overwrite."""
+        used = any((self.run_dir / name).exists() for name in ("metrics.json", "checkpoints"))
+        if self.subcommand == "fit":
+            if used and config.ckpt_path is None and not config.trainer.fast_dev_run and _is_main_process():
+                raise UserError(
+                    f"The run folder {self.run_dir} holds an earlier run.",
+                    fix="choose another --trainer.default_root_dir, go on with --ckpt_path last, or delete the folder",
+                )
+            return self.run_dir
+        if not used:
+            return self.run_dir
+        attempt = 1
+        while (folder := self.run_dir / f"{self.subcommand}-{attempt}").exists():
+            attempt += 1
+        return folder
+
+    def instantiate_classes(self) -> None:
+        """Build everything; a checkpoint that does not fit the model is explained before the run starts."""
+        self.save_config_kwargs = {"folder": self.results_dir}
+        super().instantiate_classes()
+        if path := self.config[self.subcommand].ckpt_path:
+            check_fit(read_checkpoint(path), self.model, path)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
+        """Add what every run has: loggers, result files, checkpoints, guards."""
+        if not config["logger"]:
+            config["logger"] = self._loggers()
+        config["use_distributed_sampler"] = False  # the data module shards its streams and whole cases itself
+        return super()._instantiate_trainer(config, [*callbacks, *self._own_callbacks(config)])
+
+    def _own_callbacks(self, trainer: dict[str, Any]) -> list[pl.Callback]:
+        config = self.config[self.subcommand]
+        own: list[pl.Callback] = [
+            StopOnNonFinite(),
+            ResultsWriter(self.results_dir),
+            OverlayWriter(self.results_dir, config.overlays),
+        ]
+        if self.subcommand == "predict":
+            own.append(PredictionWriter(self.results_dir))
+        if self.subcommand == "fit":
+            own.append(LearningRateMonitor("step"))
+            if not trainer["fast_dev_run"]:
+                folder = self.run_dir / "checkpoints"
+                own += [BestCheckpoint(folder), LastCheckpoint(folder, config.checkpoint_every)]
+        if trainer["enable_progress_bar"] is not False:
+            # Refreshing the bar reads the loss back from the device, so not after every step of a GPU.
+            on_cpu = trainer["accelerator"] == "cpu" or not torch.cuda.is_available()
+            own.append(TQDMProgressBar(refresh_rate=1 if on_cpu else 20))
+        return own
+
+    def _loggers(self) -> list[Any]:
+        config = self.config_init[self.subcommand]
+        loggers: list[Any] = [CSVLogger(self.results_dir, name="logs")]
+        if config.wandb is not None:
+            offline = config.wandb.offline
+            if offline is None:
+                offline = not os.environ.get("WANDB_API_KEY") and not (Path.home() / ".netrc").is_file()
+                if offline:
+                    _say(f"No W&B key: the run stays in {self.results_dir}/wandb for `wandb sync`.")
+            self.results_dir.mkdir(parents=True, exist_ok=True)
+            loggers.append(
+                WandbLogger(
+                    name=config.wandb.name or self.run_dir.name,
+                    save_dir=self.results_dir,
+                    project=config.wandb.project,
+                    group=config.wandb.group,
+                    offline=offline,
+                )
+            )
+        return loggers
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand == "predict":
+            kwargs["return_predictions"] = False
+        return {**kwargs, "weights_only": True}
+
+    def after_fit(self) -> None:
+        """Test the best weights, or the last where no validation has taken place."""
+        config = self.config[self.subcommand]
+        if config.test_after_fit and not config.trainer.fast_dev_run:
+            best, last = (self.run_dir / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+            self.trainer.strategy.barrier()
+            path = best if best.is_file() else last
+            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, verbose=False)
+
+
+def run(argv: Sequence[str]) -> SamsegCLI:
+    """Run a verb of the command line.
+
+    Args:
+        argv: The verb and its options.
+
+    Returns:
+        The command line with its ``trainer``, ``model`` and ``datamodule``, after the run.
+
+    Raises:
+        UserError: For mistakes a user can mend.
+    """
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # ours is, by step count
+    arguments = sys.argv
+    sys.argv = [arguments[0]]  # LightningCLI warns when it is given arguments beside those of the process
+    try:
+        return SamsegCLI(
+            BaseMethod,
+            SegmentationDataModule,
+            save_config_callback=SaveConfig,
+            seed_everything_default=42,
+            trainer_defaults={"check_val_every_n_epoch": None, "num_sanity_val_steps": 0, "log_every_n_steps": 10},
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            parser_kwargs={"parser_mode": "omegaconf+"},
+            args=list(argv),
+        )
+    finally:
+        sys.argv = arguments
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Open a Lightning checkpoint without executing anything in it.
+
+    Raises:
+        UserError: If the file is missing, damaged, or something else.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"There is no checkpoint {path}.", fix="check --ckpt_path")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if "state_dict" not in checkpoint or "pytorch-lightning_version" not in checkpoint:
+            raise KeyError("no training state in it")
+    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"{path} is not a checkpoint of a run, or is damaged.",
+            expected="best.ckpt or last.ckpt of a run folder",
+            found=str(error).strip().splitlines()[0][:200],
+            fix="check --ckpt_path; pretrained SAM weights go to --model.checkpoint instead",
+        ) from error
+    return checkpoint
+
+
+def check_fit(checkpoint: dict[str, Any], model: torch.nn.Module, path: str | Path) -> None:
+    """Raise UserError, naming the differing entries, unless the checkpoint's weights are those of this model."""
+    theirs = {key: tuple(value.shape) for key, value in checkpoint["state_dict"].items()}
+    ours = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    if theirs == ours:
+        return
+    differing = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
+    examples = "; ".join(f"{key}: model {ours.get(key)}, checkpoint {theirs.get(key)}" for key in differing[:3])
+    raise UserError(
+        f"The checkpoint {path} belongs to another model.",
+        expected="the model, backbone, image size and classes it was trained with (config.yaml of its run folder)",
+        found=f"{len(differing)} differing entries; {examples}",
+        fix="use --config config.yaml of that run folder, or another checkpoint",
+    )
+
+
+def _num_classes(data: SegmentationDataModule) -> int:
+    return data.num_classes
+
+
+def _is_main_process() -> bool:
+    return not any(int(os.environ.get(name, "0") or 0) for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "RANK"))
+
+
+def _say(message: str) -> None:
+    if _is_main_process():
+        print(message)

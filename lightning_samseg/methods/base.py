@@ -1,0 +1,142 @@
+"""What every method shares: optimizer, schedule, and an evaluation that scores whole cases at their original size."""
+
+from functools import partial
+from typing import Any, Literal
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
+
+from lightning_samseg.metrics import CaseScores
+from lightning_samseg.optim import warmup_poly
+from lightning_samseg.types import Batch, Case
+
+Restore = Literal["probabilities", "labels"]
+
+
+class BaseMethod(lightning.LightningModule):
+    """A segmentation method. A subclass builds its network, a ``training_step`` and :meth:`predict_probabilities`.
+
+    Args:
+        num_classes: C, foreground classes; the command line fills it in from the data.
+        image_size: S, side of the network input in pixels; the command line fills it in from the data.
+        seed: Base of every random draw of the method; the command line fills it in from ``seed_everything``.
+        lr: Highest learning rate.
+        weight_decay: AdamW's, on every trained parameter.
+        lr_warmup_iters: Iterations of linear warm-up; None for 1/120 of the run, the authors' 250 of 30,000.
+        poly_power: Exponent of the polynomial decay after it.
+        max_iters: Iterations of the schedule; None for the length of the run.
+        convention: Metric convention: ``strict``, ``cpc_sam`` or ``aux_ol``.
+        restore: How a prediction comes back to the original size: ``probabilities`` are interpolated bilinearly before the argmax;
+            ``labels`` takes the argmax first and its nearest neighbour after, as CPC-SAM's code does.
+    """
+
+    uses_unlabelled = False
+    """Whether a training step takes a SemiBatch; the data module asks for it."""
+
+    def __init__(
+        self,
+        num_classes: int = 1,
+        image_size: int = 512,
+        seed: int = 42,
+        lr: float = 1e-3,
+        weight_decay: float = 0.1,
+        lr_warmup_iters: int | None = None,
+        poly_power: float = 0.9,
+        max_iters: int | None = None,
+        convention: Literal["strict", "cpc_sam", "aux_ol"] = "strict",
+        restore: Restore = "probabilities",
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.image_size = image_size
+        self.seed = seed
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.lr_warmup_iters = lr_warmup_iters
+        self.poly_power = poly_power
+        self.max_iters = max_iters
+        self.restore: Restore = restore
+        self.val_scores = CaseScores(num_classes, convention)
+        self.test_scores = CaseScores(num_classes, convention)
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Hash of the pretrained weights the network started from; None for random ones."""
+        return None
+
+    def predict_probabilities(self, image: Tensor) -> Tensor:
+        """Class probabilities ``(B, K, S, S)`` of ``(B, 3, S, S)``, without any prompt."""
+        raise NotImplementedError
+
+    def predict_labels(self, batch: Batch) -> list[np.ndarray]:
+        """Label maps uint8 ``(H, W)`` at the original size of every image of the batch."""
+        probabilities = self.predict_probabilities(batch["image"])
+        return [restore_size(p, case, self.restore) for p, case in zip(probabilities, batch["cases"], strict=True)]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect the scores of one batch."""
+        self.val_scores.update(batch["cases"], self.predict_labels(batch), batch["reference"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over cases and classes; a mean that does not exist is left out."""
+        self._log_summary("val", self.val_scores.compute().summary())
+        self.val_scores.reset()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> list[np.ndarray]:
+        """Collect the scores of one batch; the label maps go to the callbacks that draw them."""
+        predictions = self.predict_labels(batch)
+        self.test_scores.update(batch["cases"], predictions, batch["reference"])
+        return predictions
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the scores of an earlier test: they stay readable until then."""
+        self.test_scores.reset()
+
+    def on_test_epoch_end(self) -> None:
+        """Log the means; the callback ``ResultsWriter`` reads the table from ``test_scores``."""
+        self._log_summary("test", self.test_scores.compute().summary())
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[np.ndarray]:
+        """Label maps at the original size."""
+        return self.predict_labels(batch)
+
+    def _log_summary(self, stage: str, summary: dict[str, Any]) -> None:
+        for name in ("dsc", "jc", "hd95", "asd"):
+            if summary[name] is not None:
+                # CaseScores has gathered all ranks already.
+                self.log(f"{stage}/{name}", summary[name], prog_bar=name == "dsc", rank_zero_only=True)
+        self.log(f"{stage}/empty_predictions", float(summary["empty_predictions"]), rank_zero_only=True)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW on what is trained, with the schedule stepped every iteration."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.weight_decay)
+        total = self.max_iters or self.trainer.max_steps
+        warmup = total // 120 if self.lr_warmup_iters is None else self.lr_warmup_iters
+        factor = partial(warmup_poly, warmup=warmup, power=self.poly_power, max_iters=total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+
+def restore_size(probabilities: Tensor, case: Case, how: Restore) -> np.ndarray:
+    """Bring one prediction from the network's frame back to the source image's.
+
+    Args:
+        probabilities: ``(K, S, S)``.
+        case: Tells which part of the frame is image, and its original size.
+        how: See :class:`BaseMethod`.
+
+    Returns:
+        uint8 ``(H, W)`` class ids.
+    """
+    height, width = case.content_size
+    content = probabilities[None, :, :height, :width].float()
+    if how == "probabilities":
+        resized = F.interpolate(content, size=case.original_size, mode="bilinear", align_corners=False).argmax(1)
+    else:
+        labels = content.argmax(1, keepdim=True).float()
+        resized = F.interpolate(labels, size=case.original_size, mode="nearest-exact")[:, 0]
+    return resized[0].to(torch.uint8).cpu().numpy()

@@ -1,0 +1,124 @@
+"""Baselines trained on the labelled images alone: SAMed (SAM with LoRA and one decoder) and a U-Net."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_samseg.losses.dice_ce import dice_ce_loss
+from lightning_samseg.methods.base import BaseMethod
+from lightning_samseg.models.dual_branch import BranchedSam
+from lightning_samseg.models.mask_decoder import Upsampling
+from lightning_samseg.models.sam import BackboneName
+from lightning_samseg.types import Batch
+
+
+class SAMed(BaseMethod):
+    """SAMed (Zhang and Liu 2023): LoRA on SAM's encoder, prompt encoder and one mask decoder trained, never prompted.
+
+    Args:
+        backbone: Pretrained SAM to adapt.
+        checkpoint: Weights in official SAM's names instead of the cached ones.
+        decoder_init: ``pretrained`` as SAMed: SAM's decoder but for its mask tokens and hypernetworks.
+        upsampling: ``sam`` as SAMed: logits at four times the embedding, compared with the target at that size; ``full`` as CPC-SAM.
+        lora_rank: Rank of LoRA on the queries and values of the encoder.
+        lora_alpha: LoRA's scale numerator.
+        lora_blocks: Attention blocks with LoRA; None for all.
+        supervised_dice: Share of Dice in the loss (0.8, with 0.2 cross-entropy).
+        base: Arguments of :class:`BaseMethod`. SAMed's own learning rate is 5e-3.
+    """
+
+    def __init__(
+        self,
+        backbone: BackboneName = "sam_vit_b",
+        checkpoint: str | None = None,
+        decoder_init: Literal["random", "pretrained"] = "pretrained",
+        upsampling: Upsampling = "sam",
+        lora_rank: int = 4,
+        lora_alpha: float = 4.0,
+        lora_blocks: Sequence[int] | None = None,
+        supervised_dice: float = 0.8,
+        **base: Any,
+    ) -> None:
+        super().__init__(**base)
+        self.save_hyperparameters()
+        self.supervised_dice = supervised_dice
+        self.sam = BranchedSam(
+            backbone,
+            self.image_size,
+            self.num_classes,
+            branches=1,
+            decoder_init=decoder_init,
+            upsampling=upsampling,
+            lora_rank=lora_rank,
+            lora_alpha=lora_alpha,
+            lora_blocks=lora_blocks,
+            checkpoint=checkpoint,
+        )
+        # Without prompts their embeddings never get a gradient.
+        for parameter in self.sam.prompt_encoder.prompt_parameters():
+            parameter.requires_grad_(False)
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Hash of the pretrained weights."""
+        return self.sam.weights_sha256
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Supervised loss on the logits at their own size."""
+        logits = self.sam.decode(self.sam.encode(batch["image"]), 0)
+        loss = dice_ce_loss(logits, shrink_labels(batch["mask"], logits.shape[-1]), self.supervised_dice)
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def predict_probabilities(self, image: Tensor) -> Tensor:
+        """Softmax ``(B, K, S, S)`` of the logits, interpolated bilinearly where they are smaller."""
+        logits = self.sam.decode(self.sam.encode(image), 0).float()
+        return F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False).softmax(1)
+
+
+class UNet(BaseMethod):
+    """A U-Net from segmentation-models-pytorch.
+
+    Args:
+        arch: Decoder architecture, for example ``unet``, ``unetplusplus``, ``deeplabv3plus``.
+        encoder: Encoder name of segmentation-models-pytorch.
+        encoder_weights: ``imagenet`` for pretrained ones (fetched by the library), None for random.
+        supervised_dice: Share of Dice in the loss (0.5, with 0.5 cross-entropy, the recipe of SSL4MIS).
+        base: Arguments of :class:`BaseMethod`.
+    """
+
+    def __init__(
+        self,
+        arch: str = "unet",
+        encoder: str = "resnet34",
+        encoder_weights: str | None = None,
+        supervised_dice: float = 0.5,
+        **base: Any,
+    ) -> None:
+        super().__init__(**base)
+        self.save_hyperparameters()
+        self.supervised_dice = supervised_dice
+        self.network: torch.nn.Module = smp.create_model(
+            arch, encoder, encoder_weights=encoder_weights, in_channels=3, classes=self.num_classes + 1
+        )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Supervised loss."""
+        loss = dice_ce_loss(self.network(batch["image"]), batch["mask"], self.supervised_dice)
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def predict_probabilities(self, image: Tensor) -> Tensor:
+        """Softmax ``(B, K, S, S)``."""
+        return self.network(image).float().softmax(1)
+
+
+def shrink_labels(mask: Tensor, size: int) -> Tensor:
+    """Nearest-neighbour resize of int64 ``(B, S, S)`` class ids to ``(B, size, size)``."""
+    if mask.shape[-1] == size:
+        return mask
+    return F.interpolate(mask[:, None].float(), size=size, mode="nearest-exact")[:, 0].long()

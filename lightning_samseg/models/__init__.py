@@ -1,0 +1,1 @@
+"""Networks as plain modules: nothing here needs a Trainer."""

@@ -1,0 +1,98 @@
+"""SAM's image-encoder attention with q, k and v as three Linears and no N x N tensor.
+
+Two changes to ``segment_anything.modeling.image_encoder.Attention``, neither of which changes what it computes:
+
+* The fused ``qkv`` becomes ``q_proj``, ``k_proj``, ``v_proj``, so that peft can adapt q and v alone. Official checkpoints are split
+  while they load; :func:`fuse_qkv` joins them again for export.
+* The decomposed relative positions are folded into the dot product. SAM adds ``rel_h[q, row(k)] + rel_w[q, column(k)]`` to the
+  scores. With ``q' = [q / sqrt(d), rel_h, rel_w]`` and ``k' = [k, onehot(row), onehot(column)]`` the plain product ``q' k'`` already
+  is that sum, so a flash kernel, forward and backward, does the rest with memory linear in the number of tokens.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class RelPosAttention(nn.Module):
+    """Multi-head self-attention over a square window with decomposed relative positions.
+
+    Args:
+        dim: Channels.
+        num_heads: Heads; ``dim`` is a multiple of it.
+        side: Side of the token grid (the window, or the whole image in a global block).
+    """
+
+    def __init__(self, dim: int, num_heads: int, side: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        head_dim = dim // num_heads
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(dim, dim)
+        self.v_proj = nn.Linear(dim, dim)
+        self.proj = nn.Linear(dim, dim)
+        self.rel_pos_h = nn.Parameter(torch.zeros(2 * side - 1, head_dim))
+        self.rel_pos_w = nn.Parameter(torch.zeros(2 * side - 1, head_dim))
+        steps = torch.arange(side)
+        rows = torch.eye(side).repeat_interleave(side, dim=0)
+        columns = torch.eye(side).repeat(side, 1)
+        self.register_buffer("offsets", steps[:, None] - steps[None, :] + side - 1, persistent=False)
+        self.register_buffer("key_position", torch.cat([rows, columns], dim=1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend within the grid.
+
+        Args:
+            x: ``(B, side, side, dim)``.
+
+        Returns:
+            ``(B, side, side, dim)``.
+        """
+        batch, height, width, dim = x.shape
+        tokens, head_dim = height * width, dim // self.num_heads
+
+        def heads(projected: Tensor) -> Tensor:
+            return projected.view(batch, tokens, self.num_heads, head_dim).transpose(1, 2)
+
+        q, k, v = heads(self.q_proj(x)), heads(self.k_proj(x)), heads(self.v_proj(x))
+        grid = q.reshape(batch, self.num_heads, height, width, head_dim)
+        rel_h = torch.einsum("bnhwc,hkc->bnhwk", grid, self.rel_pos_h[self.offsets]).flatten(2, 3)
+        rel_w = torch.einsum("bnhwc,wkc->bnhwk", grid, self.rel_pos_w[self.offsets]).flatten(2, 3)
+        position = self.key_position.to(k.dtype).expand(batch, self.num_heads, -1, -1)
+        q = torch.cat([q * head_dim**-0.5, rel_h.to(q.dtype), rel_w.to(q.dtype)], dim=-1)
+        k = torch.cat([k, position], dim=-1)
+        # Flash kernels want one width for q, k and v.
+        v = F.pad(v, (0, height + width))
+        attended = F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :head_dim]
+        return self.proj(attended.transpose(1, 2).reshape(batch, height, width, dim))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        split_qkv(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def split_qkv(state_dict: dict[str, Tensor], prefix: str) -> None:
+    """Replace SAM's fused ``{prefix}qkv.*`` (rows q, k, v in this order) by three entries, in place."""
+    for kind in ("weight", "bias"):
+        fused = state_dict.pop(f"{prefix}qkv.{kind}", None)
+        if fused is not None:
+            for name, part in zip("qkv", fused.chunk(3), strict=True):
+                state_dict[f"{prefix}{name}_proj.{kind}"] = part
+
+
+def fuse_qkv(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of :func:`split_qkv` for a whole encoder: a copy with official SAM's names.
+
+    Args:
+        state_dict: Entries of an encoder; those without ``q_proj`` pass unchanged. LoRA must be merged before.
+    """
+    fused = {}
+    for key, value in state_dict.items():
+        if ".q_proj." in key:
+            parts = [value, *(state_dict[key.replace(".q_proj.", f".{name}_proj.")] for name in "kv")]
+            fused[key.replace(".q_proj.", ".qkv.")] = torch.cat(parts)
+        elif ".k_proj." not in key and ".v_proj." not in key:
+            fused[key] = value
+    return fused

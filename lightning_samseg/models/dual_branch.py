@@ -1,0 +1,89 @@
+"""SAM with one adapted image encoder, one prompt encoder and one mask decoder per branch (CPC-SAM section 2.1, Fig. 1)."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+from lightning_samseg.models.lora import add_lora
+from lightning_samseg.models.mask_decoder import ClassMaskDecoder, Upsampling
+from lightning_samseg.models.prompt_encoder import ClassPromptEncoder
+from lightning_samseg.models.sam import (
+    BackboneName,
+    build_image_encoder,
+    embedding_stride,
+    load_image_encoder,
+    load_pretrained,
+)
+
+
+class BranchedSam(nn.Module):
+    """One encoder pass serves any number of decoder passes: call :meth:`encode` once, then :meth:`decode` as often as needed.
+
+    Args:
+        backbone: Which image encoder.
+        image_size: S, a multiple of 16.
+        num_classes: C, foreground classes.
+        branches: Mask decoders; two for CPC-SAM, one for SAMed. They have one structure and independent initial weights.
+        decoder_init: ``random`` as in CPC-SAM; ``pretrained`` starts each from SAM's decoder but for the class tokens and hypernetworks.
+        upsampling: See :class:`ClassMaskDecoder`.
+        lora_rank: Rank of LoRA on q and v; 0 freezes the encoder.
+        lora_alpha: LoRA's scale numerator.
+        lora_blocks: Attention blocks with LoRA; None for all.
+        checkpoint: Pretrained weights in official names instead of the cached ones.
+        pretrained: False leaves everything at random, for tests.
+
+    Raises:
+        UserError: If the image size is impossible, or the weights are missing or of another backbone.
+    """
+
+    def __init__(
+        self,
+        backbone: BackboneName,
+        image_size: int,
+        num_classes: int,
+        branches: int = 2,
+        decoder_init: Literal["random", "pretrained"] = "random",
+        upsampling: Upsampling = "full",
+        lora_rank: int = 4,
+        lora_alpha: float = 4.0,
+        lora_blocks: Sequence[int] | None = None,
+        checkpoint: str | None = None,
+        pretrained: bool = True,
+    ) -> None:
+        super().__init__()
+        channels = num_classes + 1
+        self.image_encoder = build_image_encoder(backbone, image_size)
+        self.prompt_encoder = ClassPromptEncoder(channels, image_size)
+        stride = embedding_stride(backbone)
+        self.mask_decoders = nn.ModuleList(ClassMaskDecoder(channels, stride, upsampling) for _ in range(branches))
+        self.weights_sha256: str | None = None
+        if pretrained and (backbone != "tiny" or checkpoint is not None):
+            states = load_pretrained(backbone, checkpoint)
+            self.weights_sha256 = states.sha256
+            load_image_encoder(self.image_encoder, states.image_encoder, checkpoint or backbone)
+            self.prompt_encoder.load_pretrained(states.prompt_encoder)
+            if decoder_init == "pretrained":
+                for decoder in self.mask_decoders:
+                    decoder.load_pretrained(states.mask_decoder)
+        add_lora(self.image_encoder, lora_rank, lora_alpha, lora_blocks)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Image embedding ``(B, 256, E, E)`` of ``(B, 3, S, S)``."""
+        return self.image_encoder(image)
+
+    def decode(self, embedding: Tensor, branch: int, points: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+        """Class logits of one branch, unprompted or prompted by class-wise points.
+
+        Args:
+            embedding: ``(B, 256, E, E)``.
+            branch: Which decoder, from 0.
+            points: ``(B, N, 2)`` as (x, y) in input pixels, or None for no prompt.
+            labels: int64 ``(B, N)`` class ids of the points.
+
+        Returns:
+            Logits ``(B, K, S, S)``, or ``(B, K, 4E, 4E)`` with ``upsampling="sam"``.
+        """
+        sparse = None if points is None or labels is None else self.prompt_encoder.sparse(points, labels)
+        image_pe = self.prompt_encoder.dense_pe(embedding.shape[-1])
+        return self.mask_decoders[branch](embedding, image_pe, sparse, self.prompt_encoder.dense())

@@ -1,0 +1,173 @@
+"""Image encoders of the SAM family by name, at any input size, with their pretrained weights.
+
+The Vision Transformers are built from the package ``segment_anything`` with :class:`RelPosAttention` in place of its attention. Official
+checkpoints are made for 1024 px; :func:`resize_positions` fits their position tables to the size asked for.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from segment_anything.modeling import ImageEncoderViT
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_samseg.errors import UserError
+from lightning_samseg.io import weights
+from lightning_samseg.models.attention import RelPosAttention
+from lightning_samseg.models.tiny_vit import TinyViT
+
+BackboneName = Literal["sam_vit_b", "sam_vit_l", "sam_vit_h", "medsam_vit_b", "lite_medsam", "tiny"]
+WINDOW = 14
+EMBED_DIM = 256
+
+
+class ViTShape(NamedTuple):
+    """Width, depth, heads and global-attention blocks of a SAM Vision Transformer (SAM paper, appendix A)."""
+
+    dim: int
+    depth: int
+    heads: int
+    global_blocks: tuple[int, ...]
+
+
+VIT_SHAPES: dict[str, ViTShape] = {
+    "sam_vit_b": ViTShape(768, 12, 12, (2, 5, 8, 11)),
+    "sam_vit_l": ViTShape(1024, 24, 16, (5, 11, 17, 23)),
+    "sam_vit_h": ViTShape(1280, 32, 16, (7, 15, 23, 31)),
+    "medsam_vit_b": ViTShape(768, 12, 12, (2, 5, 8, 11)),
+    # Random weights, for tests: the shape of the recorded reference model.
+    "tiny": ViTShape(48, 4, 4, (1, 3)),
+}
+
+
+class Pretrained(NamedTuple):
+    """A checkpoint in official SAM's names, split by part, without the prefix. Empty parts where there are no weights."""
+
+    image_encoder: dict[str, Tensor]
+    prompt_encoder: dict[str, Tensor]
+    mask_decoder: dict[str, Tensor]
+    sha256: str | None
+
+
+def embedding_stride(backbone: BackboneName) -> int:
+    """Input pixels per embedding cell: 16 for Vision Transformers, 4 for LiteMedSAM."""
+    return 4 if backbone == "lite_medsam" else 16
+
+
+def check_image_size(image_size: int) -> None:
+    """Raise UserError unless ``image_size`` is a positive multiple of 16, SAM's patch size."""
+    if image_size <= 0 or image_size % 16:
+        nearest = max(16, round(image_size / 16) * 16)
+        raise UserError(
+            "The network input has an impossible size.",
+            expected="image_size, a positive multiple of 16 (SAM's patch size)",
+            found=str(image_size),
+            fix=f"set --data.image_size {nearest}",
+        )
+
+
+def build_image_encoder(backbone: BackboneName, image_size: int) -> nn.Module:
+    """An image encoder ``(B, 3, S, S) -> (B, 256, E, E)`` with random weights.
+
+    Raises:
+        UserError: If ``image_size`` is not a multiple of 16.
+    """
+    check_image_size(image_size)
+    if backbone == "lite_medsam":
+        return TinyViT()
+    shape = VIT_SHAPES[backbone]
+    encoder = ImageEncoderViT(
+        img_size=image_size,
+        embed_dim=shape.dim,
+        depth=shape.depth,
+        num_heads=shape.heads,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=WINDOW,
+        global_attn_indexes=shape.global_blocks,
+        out_chans=EMBED_DIM,
+    )
+    for block in encoder.blocks:
+        block.attn = RelPosAttention(shape.dim, shape.heads, block.window_size or image_size // 16)
+    return encoder
+
+
+def load_pretrained(backbone: BackboneName, checkpoint: str | Path | None = None) -> Pretrained:
+    """Read the backbone's pretrained weights.
+
+    Args:
+        backbone: Name of the backbone; ``tiny`` has no weights of its own.
+        checkpoint: A file in official SAM's names instead of the cached one.
+
+    Raises:
+        UserError: If the file is missing, corrupt, or belongs to another architecture.
+    """
+    if checkpoint is None:
+        if backbone == "tiny":
+            return Pretrained({}, {}, {}, None)
+        path = weights.resolve(backbone)
+    else:
+        path = Path(checkpoint)
+    state = weights.load_state_dict(path)
+
+    def part(name: str) -> dict[str, Tensor]:
+        return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+
+    parts = Pretrained(part("image_encoder"), part("prompt_encoder"), part("mask_decoder"), weights.sha256_file(path))
+    if not parts.image_encoder:
+        raise UserError(
+            f"{path} holds no image encoder.",
+            expected="entries named image_encoder.*, as in the official SAM checkpoints",
+            found=", ".join(list(state)[:3]) or "no entries",
+            fix=f"check the file, or leave the checkpoint out to use the cached weights of {backbone}",
+        )
+    return parts
+
+
+def load_image_encoder(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load pretrained entries strictly, resizing position tables where only they differ in size.
+
+    Raises:
+        UserError: If entries are missing, unknown or of another shape: the checkpoint is of another backbone.
+    """
+    fitted = resize_positions(encoder, dict(state))
+    try:
+        encoder.load_state_dict(fitted, strict=True)
+    except RuntimeError as error:
+        details = [line.strip() for line in str(error).splitlines()[1:]]
+        raise UserError(
+            f"The checkpoint does not fit the backbone ({source}).",
+            expected="every entry of the image encoder with the same shape",
+            found=" ".join(details)[:300],
+            fix="choose the --model.backbone that the checkpoint was made for, or another checkpoint",
+        ) from error
+
+
+def resize_positions(encoder: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Fit ``pos_embed`` (bilinear) and the global blocks' ``rel_pos_*`` (linear) to the encoder's input size.
+
+    The tables that need it are those whose length differs, which is right for every depth; the authors of SAMed and CPC-SAM search the
+    block number in the key, which is right for ViT-B only. Windowed blocks keep theirs.
+    """
+    own = encoder.state_dict()
+    for key, value in state.items():
+        if key not in own or value.shape == own[key].shape:
+            continue
+        if key.endswith("pos_embed") and value.ndim == 4:
+            size = own[key].shape[1:3]
+            grid = value.permute(0, 3, 1, 2)
+            state[key] = F.interpolate(grid, size=size, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
+        elif key.endswith(("rel_pos_h", "rel_pos_w")) and value.shape[1] == own[key].shape[1]:
+            line = value.T[None]
+            state[key] = F.interpolate(line, size=own[key].shape[0], mode="linear", align_corners=False)[0].T
+    return state
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """Switch gradients off for every parameter of ``module``; returns it."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return module
+

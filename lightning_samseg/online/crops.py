@@ -1,0 +1,93 @@
+"""From image and logits to what the auxiliary network sees, and back."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_samseg.prompts.boxes import Box
+
+ExtraChannel = Literal["mask", "probability", "logits"]
+
+
+def network_input(
+    image: Tensor, sam_logits: Tensor, crops: Sequence[Box], size: int, extra_channel: ExtraChannel | None
+) -> Tensor:
+    """Cut out the crops and resize them, bilinear with antialiasing as PIL does it in the authors' code.
+
+    Args:
+        image: Float ``(3, H, W)`` in [0, 1].
+        sam_logits: Float ``(m, H, W)``, one map per prompt.
+        crops: ``m`` boxes inside the image.
+        size: ``S``, side of the network's input in pixels.
+        extra_channel: SAM's output as a fourth channel (Sec. 3.3): its ``mask`` in {0, 1} before resizing (authors'
+            code), its ``probability``, or its ``logits`` as they are.
+
+    Returns:
+        Float ``(m, C, S, S)`` with C = 3, or 4 with the extra channel.
+    """
+    pieces = [image.new_empty(0, 3 if extra_channel is None else 4, size, size)]
+    for logits, crop in zip(sam_logits, crops, strict=True):
+        rows, columns = crop.slices
+        piece = image[:, rows, columns]
+        if extra_channel is not None:
+            sam = logits[rows, columns].unsqueeze(0)
+            if extra_channel == "mask":
+                sam = (sam > 0).to(image.dtype)
+            elif extra_channel == "probability":
+                sam = sam.sigmoid()
+            piece = torch.cat([piece, sam])
+        pieces.append(_resized(piece.unsqueeze(0), (size, size)))
+    return torch.cat(pieces)
+
+
+def network_target(mask: Tensor, size: int) -> Tensor:
+    """Resize a mask to the network's output: a pixel is foreground where at least half of it was.
+
+    Args:
+        mask: bool ``(h, w)``, the mask inside the crop.
+        size: ``S``.
+
+    Returns:
+        Float ``(1, S, S)`` in {0, 1}.
+    """
+    return (_resized(mask.float()[None, None], (size, size))[0] >= 0.5).float()
+
+
+def crop_logits(network_logits: Tensor, crop: Box) -> Tensor:
+    """Resize the network's output for one crop to the crop's own size, bilinear.
+
+    Args:
+        network_logits: Float ``(1, S, S)``.
+        crop: The crop.
+
+    Returns:
+        Float ``(crop.height, crop.width)``.
+    """
+    return F.interpolate(
+        network_logits.unsqueeze(0), size=(crop.height, crop.width), mode="bilinear", align_corners=False
+    )[0, 0]
+
+
+def paste(pieces: Sequence[Tensor], crops: Sequence[Box], image_size: tuple[int, int], device: torch.device) -> Tensor:
+    """Union of thresholded crops; background outside every crop.
+
+    Args:
+        pieces: Logits ``(h, w)`` of every crop.
+        crops: Their boxes.
+        image_size: ``(H, W)``.
+        device: Where the logits are.
+
+    Returns:
+        bool ``(H, W)``.
+    """
+    mask = torch.zeros(image_size, dtype=torch.bool, device=device)
+    for logits, crop in zip(pieces, crops, strict=True):
+        mask[crop.slices] |= logits > 0
+    return mask
+
+
+def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False, antialias=True)

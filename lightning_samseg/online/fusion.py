@@ -1,0 +1,128 @@
+"""Fusion of SAM's logits with the auxiliary network's, and the weight between them (Eqs. 1 and 3)."""
+
+from collections import deque
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lightning_samseg.errors import UserError
+from lightning_samseg.losses.binary import soft_dice
+
+FeedbackSource = Literal["expert", "pseudo", "none"]
+
+PIXELS_AT_ONCE = 2**22
+"""Pixels times grid values in one piece of the search: 16 MiB of float32."""
+
+
+def fuse(sam_logits: Tensor, aux_logits: Tensor, alpha: Tensor) -> Tensor:
+    """``alpha * s + (1 - alpha) * u``, the logits inside Eq. 1; exactly ``s`` for alpha 1 and ``u`` for alpha 0.
+
+    Args:
+        sam_logits: ``s``, any shape.
+        aux_logits: ``u``, the same shape.
+        alpha: Broadcastable, in [0, 1].
+
+    Returns:
+        Fused logits.
+    """
+    return torch.lerp(aux_logits, sam_logits, alpha)
+
+
+def optimal_alpha(sam_logits: Tensor, aux_logits: Tensor, target: Tensor, grid_step: float = 0.05) -> Tensor:
+    """``alpha*`` of Eq. 3: the weight whose fusion has the largest soft Dice (smooth 1), by exhaustive search.
+
+    Args:
+        sam_logits: Float ``(h, w)`` inside the crop.
+        aux_logits: Float ``(h, w)``.
+        target: ``(h, w)``, bool or {0, 1}.
+        grid_step: Distance of the values tried, from 0 to 1; divides 1.
+
+    Returns:
+        Float ``()`` on the device of the logits; the smallest of equally good values, as in the authors' code.
+    """
+    grid = torch.linspace(0, 1, round(1 / grid_step) + 1, device=sam_logits.device)
+    target = target.to(sam_logits.dtype).unsqueeze(0)
+    dice = torch.cat(
+        [
+            soft_dice(fuse(sam_logits, aux_logits, alphas.view(-1, 1, 1)).sigmoid(), target)
+            for alphas in torch.split(grid, max(1, PIXELS_AT_ONCE // sam_logits.numel()))
+        ]
+    )
+    return torch.where(dice == dice.amax(), grid, 1.0).amin()
+
+
+class Fusion:
+    """The weight of SAM in the fusion, fixed or following the best weights of the instances before.
+
+    Args:
+        kind: ``fixed``: always ``alpha``. ``adaptive`` (Sec. 3.3): mean of the last ``window`` alpha*.
+        alpha: The fixed weight, and the weight before the first alpha* with ``start="half"``. The paper uses 0.5.
+        window: ``K``; the paper uses 5.
+        grid_step: Of the search for alpha*; the authors use 0.05.
+        start: With fewer than ``window`` alpha* so far. ``half``: the mean of those there are, ``alpha`` if there is
+            none. ``sam`` (authors' code): 1, that is SAM alone. The paper does not say.
+        alpha_from: Which instances have an alpha*. ``rectified``: those that an expert rectified. ``every`` (authors'
+            code): all of them, which with partial feedback uses masks that nobody has drawn.
+
+    Raises:
+        UserError: A number outside its range, or a grid step that does not divide 1.
+    """
+
+    def __init__(
+        self,
+        kind: Literal["fixed", "adaptive"] = "fixed",
+        alpha: float = 0.5,
+        window: int = 5,
+        grid_step: float = 0.05,
+        start: Literal["half", "sam"] = "half",
+        alpha_from: Literal["rectified", "every"] = "rectified",
+    ) -> None:
+        if not 0 <= alpha <= 1:
+            raise UserError(f"fusion: alpha {alpha}", expected="a number in [0, 1]", fix="use 0.5 as the paper does")
+        if window < 1:
+            raise UserError(f"fusion: window {window}", expected="at least 1", fix="use 5 as the paper does")
+        if not 0 < grid_step <= 1 or abs(1 / grid_step - round(1 / grid_step)) > 1e-6:
+            raise UserError(f"fusion: grid step {grid_step}", expected="a number that divides 1", fix="use 0.05")
+        self.kind = kind
+        self.alpha = alpha
+        self.window = window
+        self.grid_step = grid_step
+        self.start = start
+        self.alpha_from = alpha_from
+        self._history: deque[Tensor] = deque(maxlen=window)
+
+    def value(self, device: torch.device) -> Tensor:
+        """Weight of SAM for the next instance: float ``()`` on the device, computed without waiting for it."""
+        if self.kind == "fixed" or (self.start == "half" and not self._history):
+            return torch.full((), self.alpha, device=device)
+        if self.start == "sam" and len(self._history) < self.window:
+            return torch.ones((), device=device)
+        return torch.stack([alpha.to(device) for alpha in self._history]).mean()
+
+    def wants(self, source: FeedbackSource) -> bool:
+        """Whether an instance with feedback from this source has its alpha* searched for."""
+        return self.kind == "adaptive" and (self.alpha_from == "every" or source == "expert")
+
+    def observe(self, sam_logits: Tensor, aux_logits: Tensor, target: Tensor) -> Tensor:
+        """Find the instance's alpha* and remember it.
+
+        Args:
+            sam_logits: Float ``(h, w)`` inside the crop.
+            aux_logits: Float ``(h, w)``, of the prediction made before any update.
+            target: ``(h, w)``, bool or {0, 1}.
+
+        Returns:
+            alpha*, float ``()``.
+        """
+        best = optimal_alpha(sam_logits, aux_logits, target, self.grid_step)
+        self._history.append(best)
+        return best
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last alpha*, oldest first, as a float tensor ``(n,)`` with n at most ``window``."""
+        return {"history": torch.stack(list(self._history)) if self._history else torch.empty(0)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore ``state_dict()``; of a longer history the newest ``window`` values."""
+        self._history = deque(state["history"].clone().unbind(), maxlen=self.window)

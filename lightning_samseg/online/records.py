@@ -1,0 +1,120 @@
+"""What passes between learner, expert and whoever writes results: predictions, feedback, outcomes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_samseg.online.crops import paste
+from lightning_samseg.online.fusion import FeedbackSource, fuse
+from lightning_samseg.prompts.boxes import Box
+
+
+@dataclass(frozen=True)
+class PromptPrediction:
+    """Prediction for one prompt, made before anything was learned from its image. Nobody writes to the tensors."""
+
+    crop: Box
+    """Where the auxiliary network looked, ``h x w`` pixels of the image."""
+    network_input: Tensor
+    """Float ``(C, S, S)``, what it saw."""
+    network_logits: Tensor
+    """Float ``(1, S, S)``, what it answered."""
+    sam_logits: Tensor
+    """Float ``(h, w)``: ``s`` of Eq. 1 inside the crop."""
+    aux_logits: Tensor
+    """Float ``(h, w)``: ``u`` of Eq. 1."""
+    alpha: Tensor
+    """Float ``()``, the weight used."""
+
+    @property
+    def fused_logits(self) -> Tensor:
+        """Float ``(h, w)``: the argument of the sigmoid in Eq. 1."""
+        return fuse(self.sam_logits, self.aux_logits, self.alpha)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Prediction for one image of the stream: the record that is scored."""
+
+    position: int
+    """Of the image in the stream, from 0."""
+    prompts: tuple[PromptPrediction, ...]
+    """One per prompt; empty for an image without a prompt, which is background."""
+    mask: Tensor
+    """bool ``(H, W)``, SAM + AuxOL: union over prompts of the thresholded crops, background outside every crop."""
+    sam_clipped: Tensor
+    """bool ``(H, W)``, the same with SAM's logits in place of the fused ones: what clipping alone gains."""
+    sam_probability: Tensor
+    """Float ``(H, W)``, sum over prompts of SAM's probabilities; may exceed 1."""
+
+    @property
+    def sam(self) -> Tensor:
+        """SAM alone, bool ``(H, W)``: the sum over prompts thresholded at 0.5, as in the authors' code."""
+        return self.sam_probability > 0.5
+
+
+def record(position: int, prompts: tuple[PromptPrediction, ...], sam_probability: Tensor) -> Prediction:
+    """Put the image-size masks of a prediction together.
+
+    Args:
+        position: Of the image in the stream.
+        prompts: Predictions for the image's prompts.
+        sam_probability: Float ``(H, W)``, sum over prompts.
+
+    Returns:
+        The record.
+    """
+    crops = [prompt.crop for prompt in prompts]
+    height, width = sam_probability.shape
+    device = sam_probability.device
+    mask = paste([prompt.fused_logits for prompt in prompts], crops, (height, width), device)
+    sam_clipped = paste([prompt.sam_logits for prompt in prompts], crops, (height, width), device)
+    return Prediction(position, prompts, mask, sam_clipped, sam_probability)
+
+
+def merge(predictions: Sequence[Prediction]) -> Prediction:
+    """One image's record from predictions for its prompts made one at a time, with learning in between.
+
+    That is the literal order of Listing 1 and of the authors' code, in which an image's later prompts profit from the
+    rectified masks of its earlier ones.
+
+    Args:
+        predictions: At least one, all for the same image.
+
+    Returns:
+        The record.
+    """
+    prompts = tuple(prompt for prediction in predictions for prompt in prediction.prompts)
+    total = torch.stack([prediction.sam_probability for prediction in predictions]).sum(0)
+    return record(predictions[0].position, prompts, total)
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What becomes known about an image after its prediction, one entry per prompt."""
+
+    source: FeedbackSource
+    """Who speaks: the expert, the network's own confidence, or nobody."""
+    masks: tuple[Tensor | None, ...]
+    """bool ``(h, w)`` inside the prompt's crop, to learn from; None where there is nothing to learn."""
+    reference: tuple[Tensor, ...] | None = None
+    """What the expert would draw, even where nobody asked: seen only by ``Fusion(alpha_from="every")``."""
+
+    def only(self, prompt: int) -> "Feedback":
+        """The part that concerns one prompt, for learning prompt by prompt."""
+        reference = None if self.reference is None else (self.reference[prompt],)
+        return Feedback(self.source, (self.masks[prompt],), reference)
+
+
+class PromptOutcome(NamedTuple):
+    """What learning from one prompt did: tensors ``()`` on the network's device, None where the step did not occur."""
+
+    loss: Tensor | None
+    """Loss of the prediction, before any update (Listing 1, line 10)."""
+    slot: Tensor | None
+    """int64, entry of the online batch that was written; -1 where the batch stayed as it was."""
+    alpha_star: Tensor | None
+    """Best weight in hindsight (Eq. 3)."""

@@ -1,0 +1,158 @@
+"""Class-wise point prompts from label maps: the centre of each class's largest component, and random points in it.
+
+CPC-SAM, Sec. 2.2 (cross prompting: centre) and 2.3 (prompt consistency: random).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_samseg.errors import UserError
+from lightning_samseg.prompts.components import Component, deepest_pixels, inner_pixels, largest_component
+
+NOT_A_POINT = -1
+"""Label of a token that stands for no point, as in SAM."""
+
+Absent = Literal["background_point", "not_a_point"]
+Draw = Callable[[int], int]
+"""Uniform draw of an integer from 0..n-1."""
+
+
+class ClassPoints(NamedTuple):
+    """Point prompts of a batch, on the device of the label maps. Class ids ascend along the second axis."""
+
+    center: Tensor
+    """float32 ``(B, K * num_center, 2)``, (x, y) in pixels of the label map."""
+    center_labels: Tensor
+    """int64 ``(B, K * num_center)``, class ids, or -1 for no point."""
+    random: Tensor
+    """float32 ``(B, K * num_random, 2)``."""
+    random_labels: Tensor
+    """int64 ``(B, K * num_random)``."""
+
+
+def class_points(
+    labels: Tensor,
+    num_classes: int,
+    rng: np.random.Generator | Sequence[np.random.Generator],
+    num_center: int = 1,
+    num_random: int = 1,
+    include_background: bool = True,
+    absent: Absent = "background_point",
+) -> ClassPoints:
+    """Choose centre and random points of every class's largest 8-connected component, image by image.
+
+    The centre is the pixel deepest inside the component, ties broken at random. A second centre is the deepest pixel of
+    what is left when the disc inscribed at the first is taken away, and so on; where nothing is left the first is
+    repeated. Random points are drawn independently, uniform over the component's pixels. Table 3 of the paper varies
+    both numbers; the authors' code has one of each and no rule for more centres.
+
+    The whole batch goes to the host and its points come back in one copy each.
+
+    Args:
+        labels: Integer ``(B, H, W)`` class ids, as from the argmax of the logits; any device.
+        num_classes: ``K``, with background, at most 256.
+        rng: Source of all draws, advanced in place; or one per image, so that an image's points do not depend on
+            which others share its batch or process.
+        num_center: Centre points per class; 0 gives an empty ``center``.
+        num_random: Random points per class; 0 gives an empty ``random``.
+        include_background: Whether class 0 has points of its own (the authors' code), or only classes 1..K-1 have, so
+            that ``K - 1`` stands for ``K`` in every shape.
+        absent: What stands in for all points of a class without pixels. ``background_point`` (the authors' code): the
+            background's centre with label 0, or (0, 0) with label 0 where there is no background either.
+            ``not_a_point``: (0, 0) with label -1; always so without ``include_background``.
+
+    Returns:
+        The points.
+
+    Raises:
+        UserError: A number of points is negative, or both are 0.
+    """
+    if num_center < 0 or num_random < 0 or num_center + num_random == 0:
+        raise UserError(
+            "No point prompt can be made from these numbers of points per class.",
+            expected="two numbers >= 0, at least one of them positive",
+            found=f"{num_center} centre and {num_random} random points",
+            fix="ask for at least one centre or one random point.",
+        )
+    rngs = [rng] * len(labels) if isinstance(rng, np.random.Generator) else rng
+    tokens = np.stack(
+        [
+            image_points(image, num_classes, _draw_from(image_rng), num_center, num_random, include_background, absent)
+            for image, image_rng in zip(labels.to(torch.uint8).cpu().numpy(), rngs, strict=True)
+        ]
+    )
+    on_device = torch.from_numpy(tokens).to(labels.device)
+    center, random = on_device[:, :, :num_center].flatten(1, 2), on_device[:, :, num_center:].flatten(1, 2)
+    return ClassPoints(center[..., :2], center[..., 2].long(), random[..., :2], random[..., 2].long())
+
+
+def image_points(
+    labels: NDArray[np.uint8],
+    num_classes: int,
+    draw: Draw,
+    num_center: int = 1,
+    num_random: int = 1,
+    include_background: bool = True,
+    absent: Absent = "background_point",
+) -> NDArray[np.float32]:
+    """Choose the points of one image; the arguments are those of :func:`class_points`.
+
+    Draws follow the authors' order: class by class, its random points first. With ``draw`` the ``randint`` of
+    ``numpy.random.RandomState(seed)`` the points are those of their code under ``numpy.random.seed(seed)``.
+
+    Args:
+        labels: uint8 ``(H, W)`` class ids.
+        num_classes: ``K``.
+        draw: Uniform draw from 0..n-1.
+        num_center: Centre points per class.
+        num_random: Random points per class.
+        include_background: Whether class 0 has points of its own.
+        absent: What stands in for a class without pixels.
+
+    Returns:
+        float32 ``(K, num_center + num_random, 3)`` of (x, y, label), centres first; ``K - 1`` rows without background.
+    """
+    first_class = 0 if include_background else 1
+    stand_in = (0, 0, 0 if include_background and absent == "background_point" else NOT_A_POINT)
+    tokens = np.empty((num_classes - first_class, num_center + num_random, 3), np.float32)
+    for class_id in range(first_class, num_classes):
+        component = largest_component(labels == class_id)
+        token = tokens[class_id - first_class]
+        if component is None:
+            token[:] = stand_in
+            continue
+        pixels = inner_pixels(component)
+        token[num_center:, :2] = component.points([pixels[draw(len(pixels))] for _ in range(num_random)])
+        is_stand_in = class_id == 0 and absent == "background_point"
+        centers = _centers(component, max(num_center, int(is_stand_in)), draw)
+        token[:num_center, :2] = centers[:num_center]
+        token[:, 2] = class_id
+        if is_stand_in:
+            stand_in = (*centers[0], 0)
+    return tokens
+
+
+def _centers(component: Component, count: int, draw: Draw) -> NDArray[np.int64]:
+    rest = component._replace(mask=component.mask.copy())
+    centers = np.empty((count, 2), np.int64)
+    for i in range(count):
+        if not rest.mask.any():
+            centers[i:] = centers[0]
+            break
+        deepest, radius = deepest_pixels(rest)
+        pixel = deepest[draw(len(deepest))]
+        centers[i] = rest.points(pixel)
+        if i + 1 < count:
+            row, column = divmod(pixel, rest.mask.shape[1])
+            rows, columns = np.ogrid[: rest.mask.shape[0], : rest.mask.shape[1]]
+            rest.mask[(rows - row) ** 2 + (columns - column) ** 2 < radius**2] = 0
+    return centers
+
+
+def _draw_from(rng: np.random.Generator) -> Draw:
+    return lambda n: int(rng.integers(n))

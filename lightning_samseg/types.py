@@ -1,0 +1,52 @@
+"""The data that travels through the framework, described once.
+
+Symbols used in every docstring: ``B`` images per batch, ``S`` side of the square network input in pixels, ``C`` foreground
+classes, ``K = C + 1`` channels (channel 0 is background), ``E`` side of the image embedding, ``(H, W)`` size of the source image.
+Points are ``(x, y)`` = (column, row) in pixels of the network input, as in SAM.
+"""
+
+from typing import NamedTuple, TypedDict
+
+import numpy as np
+from torch import Tensor
+
+
+class Case(NamedTuple):
+    """Where one 2-D network input comes from. A named tuple, so that Lightning can move a batch without touching it."""
+
+    case_id: str
+    """Unit of evaluation: one image of a 2-D data set, or one volume whose slices share the id."""
+    source: str
+    """File the pixels were read from, for messages and overlays."""
+    original_size: tuple[int, int]
+    """``(H, W)`` of the source image or slice in pixels; predictions are scored at this size."""
+    content_size: tuple[int, int]
+    """``(h, w)`` of the top-left part of the ``S x S`` input that shows the image; ``(S, S)`` unless the input is padded."""
+    spacing: tuple[float, ...] | None = None
+    """Voxel size in mm in array order, (row, column) or (slice, row, column); None where the data set does not tell."""
+    slice_index: int = 0
+    """Position of the slice in its volume, from 0."""
+    num_slices: int = 1
+    """Slices of the volume; 1 for an image. A volume is scored when all of its slices have arrived."""
+
+
+class Batch(TypedDict, total=False):
+    """What every loader yields and every method takes. Keys that a data set cannot fill are absent, never empty."""
+
+    image: Tensor
+    """float32 ``(B, 3, S, S)``, normalised (in [0, 1] for ``minmax``)."""
+    mask: Tensor
+    """int64 ``(B, S, S)``, class ids 0..C at network size. Absent from unlabelled batches: no label can leak into them."""
+    cases: list[Case]
+    """One entry per image."""
+    reference: list[np.ndarray]
+    """uint8 ``(H, W)`` class ids at the original size, evaluation batches only. NumPy on purpose: it stays on the host."""
+    original: list[np.ndarray]
+    """uint8 ``(H, W, 3)`` picture to draw overlays on, evaluation batches only."""
+
+
+class SemiBatch(TypedDict):
+    """What a semi-supervised training step receives: one batch of each stream."""
+
+    labelled: Batch
+    unlabelled: Batch

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_samseg.losses.dice_ce import dice_ce_loss, dice_loss
+
+
+@pytest.fixture
+def case() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(2, 4, 7, 9, generator=generator)
+    return logits, torch.randint(0, 4, (2, 7, 9), generator=generator)
+
+
+def numpy_dice(logits: Tensor, target: Tensor) -> float:
+    """The definition, one class at a time, in float64."""
+    scores = np.exp(logits.double().numpy())
+    p = scores / scores.sum(1, keepdims=True)
+    losses = []
+    for k in range(p.shape[1]):
+        t = (target.numpy() == k).astype(float)
+        losses.append(1 - (2 * (p[:, k] * t).sum() + 1e-5) / ((p[:, k] ** 2).sum() + (t**2).sum() + 1e-5))
+    return float(np.mean(losses))
+
+
+def test_dice_equals_definition_and_monai(case: tuple[Tensor, Tensor]) -> None:
+    losses = pytest.importorskip("monai.losses")
+    logits, target = case
+    monai_dice = losses.DiceLoss(
+        softmax=True, to_onehot_y=True, squared_pred=True, batch=True, smooth_nr=1e-5, smooth_dr=1e-5
+    )
+    ours = dice_loss(logits, target).item()
+    assert ours == pytest.approx(numpy_dice(logits, target), abs=1e-6)
+    assert ours == pytest.approx(monai_dice(logits, target[:, None]).item(), abs=1e-6)
+
+
+def test_class_without_target_pixels_costs_almost_one() -> None:
+    logits = torch.zeros(1, 2, 4, 4)
+    target = torch.zeros(1, 4, 4, dtype=torch.int64)
+    # p = 1/2 everywhere: class 0 overlaps 8, sizes 4 + 16; class 1 overlaps nothing.
+    assert dice_loss(logits, target).item() == pytest.approx(((1 - 16 / 20) + 1) / 2, abs=1e-5)
+
+
+def test_perfect_prediction_costs_nothing() -> None:
+    target = torch.arange(4).repeat(1, 4, 1)
+    logits = 100 * F.one_hot(target, 4).permute(0, 3, 1, 2).float()
+    assert dice_ce_loss(logits, target, 0.5).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 0.8, 1.0])
+def test_weighted_sum(case: tuple[Tensor, Tensor], weight: float) -> None:
+    logits, target = case
+    expected = weight * numpy_dice(logits, target) + (1 - weight) * F.cross_entropy(logits, target).item()
+    assert dice_ce_loss(logits, target, weight).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_gradient_is_that_of_finite_differences(case: tuple[Tensor, Tensor]) -> None:
+    logits, target = case[0][:, :, :3, :3].double().requires_grad_(), case[1][:, :3, :3]
+    assert torch.autograd.gradcheck(lambda x: dice_ce_loss(x, target, 0.8), (logits,))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_logits_are_computed_in_float32(case: tuple[Tensor, Tensor], dtype: torch.dtype) -> None:
+    logits, target = case[0].to(dtype).requires_grad_(), case[1]
+    loss = dice_ce_loss(logits, target, 0.8)
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, dice_ce_loss(logits.float(), target, 0.8))
+    loss.backward()
+    assert logits.grad is not None
+    assert logits.grad.dtype == dtype
+    assert logits.grad.isfinite().all()
+
+
+def test_extreme_logits_stay_finite() -> None:
+    logits = torch.tensor([1e4, -1e4]).view(1, 2, 1, 1).requires_grad_()
+    loss = dice_ce_loss(logits, torch.ones(1, 1, 1, dtype=torch.int64), 0.8)
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
