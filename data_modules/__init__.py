@@ -4,12 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from data_modules.acdc import AcdcDataModule as AcdcDataModule
     from data_modules.base import SegmentationDataModule as SegmentationDataModule
     from data_modules.busi import BusiDataModule as BusiDataModule
     from data_modules.demo import DemoDataModule as DemoDataModule
     from data_modules.folder import FolderDataModule as FolderDataModule
 
 _WHERE = {
+    "AcdcDataModule": "acdc",
     "SegmentationDataModule": "base",
     "BusiDataModule": "busi",
     "DemoDataModule": "demo",

@@ -13,6 +13,7 @@ from data_modules.layouts.base import Item, Layout, Splits, list_images
 from data_modules.streams import CaseSampler, Loader, StreamLoader, StreamSampler
 from data_modules.views import Normalise, Resize, View
 from lightning_samseg.errors import UserError
+from lightning_samseg.io.geometry import Geometry
 
 LABELLED, UNLABELLED = 0, 1  # stream numbers: part of every random key
 
@@ -38,8 +39,11 @@ class SegmentationDataModule(LightningDataModule):
         augment: cpc_sam: half of the samples turned by 90 degrees and flipped, a quarter rotated by -20..19 degrees
             (CPC-SAM's published code). none: images as they are.
         normalise: minmax: each image to 0..1 (CPC-SAM). sam: SAM's mean and deviation. percentile: each image clipped
-            to its percentiles 0.5 and 99.5, then to 0..1.
+            to its percentiles 0.5 and 99.5, then to 0..1. stored: values as in the file, for volumes that were
+            normalised as a whole (integers are divided by their type's maximum).
         resize: squash: to S x S (CPC-SAM). longest_side: aspect kept, padded right and bottom (SAM).
+        geometry: half_pixel: resized as OpenCV and PyTorch do. corner_aligned: as scipy.ndimage.zoom does, by a cubic
+            B-spline (CPC-SAM's published code).
         grey: Turn colour images into grey ones.
         predict_from: Image or folder of images to predict; the test images where not given.
 
@@ -60,6 +64,7 @@ class SegmentationDataModule(LightningDataModule):
         augment: Literal["cpc_sam", "none"] = "cpc_sam",
         normalise: Normalise = "minmax",
         resize: Resize = "squash",
+        geometry: Geometry = "half_pixel",
         grey: bool = False,
         predict_from: str | None = None,
     ) -> None:
@@ -90,7 +95,7 @@ class SegmentationDataModule(LightningDataModule):
                 found=str(num_labelled),
                 fix="set --data.num_labelled 10, or null for all training images",
             )
-        self.view = View(image_size, resize, normalise, grey)
+        self.view = View(image_size, resize, normalise, grey, geometry)
         self._splits: Splits | None = None
 
     @property
@@ -103,7 +108,7 @@ class SegmentationDataModule(LightningDataModule):
         """Number C of foreground classes."""
         return len(self.class_names)
 
-    def setup(self, stage: str) -> None:  # noqa: ARG002
+    def setup(self, stage: str) -> None:
         """List and divide the files, once; no image is opened.
 
         Raises:
@@ -125,8 +130,9 @@ class SegmentationDataModule(LightningDataModule):
 
     @property
     def splits(self) -> Splits:
-        """The divided data set; set up on first use."""
+        """The divided data set; prepared and set up on first use, where no trainer has done so."""
         if self._splits is None:
+            self.prepare_data()
             self.setup("")
         assert self._splits is not None
         return self._splits
@@ -256,7 +262,7 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _single_threaded(worker: int) -> None:  # noqa: ARG001
+def _single_threaded(worker: int) -> None:
     import cv2
 
     cv2.setNumThreads(0)  # one process per worker is enough; OpenCV would start one thread per core in each

@@ -67,7 +67,7 @@ class SamsegCLI(LightningCLI):
         return {verb: skipped | decided for verb, skipped in LightningCLI.subcommands().items()}
 
     def _parse_ckpt_path(self) -> None:
-        """Resolve ``last`` and ``best`` in the run folder. The model's arguments come from the config, not from the checkpoint."""
+        """Leave the model's arguments to the config; Lightning would take them from the checkpoint."""
 
     def before_instantiate_classes(self) -> None:
         """Settle the folder of the results and the checkpoint before anything heavy is built."""
@@ -100,7 +100,7 @@ class SamsegCLI(LightningCLI):
         return ckpt_path
 
     def _claim_folder(self, config: Any) -> Path:
-        """The folder this verb writes to. ``fit`` owns an unused run folder or resumes in it; the others never overwrite."""
+        """Where this verb writes: ``fit`` owns an unused run folder or resumes in it; the others never overwrite."""
         used = any((self.run_dir / name).exists() for name in ("metrics.json", "checkpoints"))
         if self.subcommand == "fit":
             if used and config.ckpt_path is None and not config.trainer.fast_dev_run and _is_main_process():

@@ -1,8 +1,8 @@
 """The data that travels through the framework, described once.
 
-Symbols used in every docstring: ``B`` images per batch, ``S`` side of the square network input in pixels, ``C`` foreground
-classes, ``K = C + 1`` channels (channel 0 is background), ``E`` side of the image embedding, ``(H, W)`` size of the source image.
-Points are ``(x, y)`` = (column, row) in pixels of the network input, as in SAM.
+Symbols used in every docstring: ``B`` images per batch, ``S`` side of the square network input in pixels, ``C``
+foreground classes, ``K = C + 1`` channels (channel 0 is background), ``E`` side of the image embedding, ``(H, W)`` size
+of the source image. Points are ``(x, y)`` = (column, row) in pixels of the network input, as in SAM.
 """
 
 from typing import NamedTuple, TypedDict
@@ -21,7 +21,7 @@ class Case(NamedTuple):
     original_size: tuple[int, int]
     """``(H, W)`` of the source image or slice in pixels; predictions are scored at this size."""
     content_size: tuple[int, int]
-    """``(h, w)`` of the top-left part of the ``S x S`` input that shows the image; ``(S, S)`` unless the input is padded."""
+    """``(h, w)`` of the top-left part of the ``S x S`` input that shows the image; ``(S, S)`` unless it is padded."""
     spacing: tuple[float, ...] | None = None
     """Voxel size in mm in array order, (row, column) or (slice, row, column); None where the data set does not tell."""
     slice_index: int = 0
@@ -36,11 +36,11 @@ class Batch(TypedDict, total=False):
     image: Tensor
     """float32 ``(B, 3, S, S)``, normalised (in [0, 1] for ``minmax``)."""
     mask: Tensor
-    """int64 ``(B, S, S)``, class ids 0..C at network size. Absent from unlabelled batches: no label can leak into them."""
+    """int64 ``(B, S, S)``, class ids 0..C at network size. Absent from unlabelled batches: no label can leak."""
     cases: list[Case]
     """One entry per image."""
     reference: list[np.ndarray]
-    """uint8 ``(H, W)`` class ids at the original size, evaluation batches only. NumPy on purpose: it stays on the host."""
+    """uint8 ``(H, W)`` class ids at the original size, evaluation batches only. NumPy, so that it stays on the host."""
     original: list[np.ndarray]
     """uint8 ``(H, W, 3)`` picture to draw overlays on, evaluation batches only."""
 

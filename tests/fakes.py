@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import h5py
+import nibabel
 import numpy as np
 from PIL import Image
 
@@ -45,6 +47,66 @@ def write_folder(
     for index in range(unlabelled):
         Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(root / "unlabelled" / f"extra{index}.png")
     return root
+
+
+def acdc_volume(slices: int, size=(24, 20), seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Image of whole numbers 0..1000 and label with all classes in every slice, axes (z, y, x)."""
+    image = np.random.default_rng(seed).integers(1, 1000, (slices, *size)).astype(np.int16)
+    image[0, 0, 0], image[-1, -1, -1] = 0, 1000
+    label = np.zeros((slices, *size), np.uint8)
+    label[:, 3:9, 2:6], label[:, 8:18, 6:16], label[:, 10:15, 9:13] = 1, 2, 3
+    return image, label
+
+
+def write_acdc(root: Path, train: dict[str, int], val: dict[str, int], test: dict[str, int] | None = None) -> Path:
+    """ACDC in SSL4MIS's layout: patients with their number of slices, two frames each; no spacing is stored."""
+    (root / "data" / "slices").mkdir(parents=True)
+    lists: dict[str, list[str]] = {"train_slices.list": [], "val.list": []}
+    parts = {"train_slices.list": train, "val.list": val} | ({} if test is None else {"test.list": test})
+    for name, patients in parts.items():
+        lists[name] = []
+        for patient, slices in patients.items():
+            for case in (f"{patient}_frame01", f"{patient}_frame02"):
+                image, label = acdc_volume(slices, seed=int(case[7:10]) * 10 + int(case[-1]))
+                image = (image / 1000).astype(np.float32)
+                if name != "train_slices.list":
+                    write_h5(root / "data" / f"{case}.h5", image=image, label=label)
+                    lists[name].append(case)
+                    continue
+                for index in reversed(range(slices)):
+                    stem = f"{case}_slice_{index + 1}"
+                    write_h5(root / "data" / "slices" / f"{stem}.h5", image=image[index], label=label[index])
+                    lists[name].append(stem)
+        (root / name).write_text("".join(f"{line}\n" for line in lists[name]))
+    return root
+
+
+def write_acdc_native(root: Path, patients: dict[str, int], frames=(("ED", 1), ("ES", 12))) -> Path:
+    """ACDC as released: Info.cfg, two labelled frames and a 4-D series for each patient; voxels (10, 1.5, 1.25) mm."""
+    for patient, slices in patients.items():
+        folder = root / "training" / patient
+        folder.mkdir(parents=True)
+        info = "".join(f"{phase}: {number}\n" for phase, number in frames)
+        (folder / "Info.cfg").write_text(f"{info}Group: DCM\nHeight: 184.0\nNbFrame: 30\nWeight: 95.0\n")
+        for _, number in frames:
+            arrays = acdc_volume(slices, seed=number)
+            for array, mark in zip(arrays, ("", "_gt"), strict=True):
+                write_nifti(folder / f"{patient}_frame{number:02d}{mark}.nii.gz", array)
+        (folder / f"{patient}_4d.nii.gz").write_bytes(b"not needed")
+    return root
+
+
+def write_nifti(path: Path, array: np.ndarray, spacing=(10.0, 1.5, 1.25)) -> None:
+    """Write a volume (z, y, x) with its voxel size in mm."""
+    image = nibabel.Nifti1Image(array.T, np.diag([*spacing[::-1], 1.0]))
+    image.header.set_zooms(spacing[::-1])
+    nibabel.save(image, path)
+
+
+def write_h5(path: Path, **datasets: np.ndarray) -> None:
+    with h5py.File(path, "w") as file:
+        for name, array in datasets.items():
+            file.create_dataset(name, data=array, compression="gzip")
 
 
 def write_mask(path: Path, mask: np.ndarray, mode: str) -> None:

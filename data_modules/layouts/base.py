@@ -81,7 +81,7 @@ class Layout:
             label[mask] = item.class_id
         return label
 
-    def spacing(self, item: Item) -> tuple[float, ...] | None:  # noqa: ARG002
+    def spacing(self, item: Item) -> tuple[float, ...] | None:
         """Voxel size of an item in mm in array order, None where the data set does not tell."""
         return None
 

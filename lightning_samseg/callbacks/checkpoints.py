@@ -48,6 +48,6 @@ class LastCheckpoint(Callback):
         self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        if trainer.global_step != self._saved_step and not trainer.fast_dev_run:
+        if trainer.global_step != self._saved_step:
             self._saved_step = trainer.global_step
             trainer.save_checkpoint(self.path)

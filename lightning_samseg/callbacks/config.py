@@ -18,7 +18,7 @@ class SaveConfig(SaveConfigCallback):
     """
 
     def __init__(self, *args: Any, folder: str | Path = ".", **kwargs: Any) -> None:
-        super().__init__(*args, save_to_log_dir=False, **kwargs)
+        super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
         self.folder = Path(folder)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -12,8 +12,8 @@ from lightning_samseg.errors import UserError
 class StopOnNonFinite(Callback):
     """Stops with a message when the training loss is NaN or infinite, before any checkpoint of that state is written.
 
-    The check costs no synchronisation in a step: the first bad iteration is remembered on the device and read back every ``every``
-    iterations (every one on a CPU), and before each checkpoint.
+    The check costs no synchronisation in a step: the first bad iteration is remembered on the device and read back
+    every ``every`` iterations (every one on a CPU), and before each checkpoint.
 
     Args:
         every: Iterations between two readings.
@@ -49,5 +49,6 @@ class StopOnNonFinite(Callback):
                 f"The training loss is not a number since iteration {step}; the run stops.",
                 expected="a finite loss",
                 found="NaN or infinity",
-                fix="lower --model.lr, or use --trainer.precision 32-true; checkpoints/last.ckpt holds the last good state",
+                fix="lower --model.lr, or use --trainer.precision 32-true; "
+                "checkpoints/last.ckpt holds the last good state",
             )

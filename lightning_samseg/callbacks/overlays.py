@@ -40,7 +40,7 @@ class OverlayWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Draw the chosen images of the batch."""
-        if self.limit == 0 or trainer.fast_dev_run or outputs is None or "original" not in batch:
+        if self.limit == 0 or outputs is None or "original" not in batch:
             return
         batches = int(trainer.num_test_batches[dataloader_idx])
         # Every `stride`-th image: enough batches lie ahead that `limit` pictures cover the whole test set.
@@ -76,7 +76,8 @@ def draw_overlay(image: np.ndarray, reference: np.ndarray, prediction: np.ndarra
     panels = np.concatenate([image, expected, predicted], axis=1)
     caption = np.full((CAPTION_HEIGHT, panels.shape[1], 3), 24, np.uint8)
     slice_note = f" slice {case.slice_index}" if case.num_slices > 1 else ""
-    text = f"{case.case_id}{slice_note}: image | reference | prediction (reference white), DSC {foreground_dsc(reference, prediction)}"
+    score = foreground_dsc(reference, prediction)
+    text = f"{case.case_id}{slice_note}: image | reference | prediction (reference white), DSC {score}"
     scale = min(0.5, panels.shape[1] / 1400)
     cv2.putText(caption, text, (6, 19), cv2.FONT_HERSHEY_SIMPLEX, scale, (235, 235, 235), 1, cv2.LINE_AA)
     return np.concatenate([caption, panels])

@@ -25,11 +25,12 @@ class ResultsWriter(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the test's scores."""
-        self._write(trainer, pl_module, pl_module.test_scores)
+        module: Any = pl_module
+        self._write(trainer, module, module.test_scores)
 
     def _write(self, trainer: Trainer, pl_module: Any, scores: CaseScores) -> None:
         table = scores.compute()  # gathers all ranks, so every rank calls it
-        if not trainer.is_global_zero or trainer.fast_dev_run:
+        if not trainer.is_global_zero:
             return
         details = table.summary()
         headline = ("dsc", "jc", "hd95", "asd")

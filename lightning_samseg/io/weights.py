@@ -1,7 +1,7 @@
 """Pretrained checkpoints: where they come from, a cache whose files are known to be right, and how they are read.
 
 Nothing is downloaded unless :func:`fetch` is called (``python -m lightning_samseg weights fetch NAME``): a training run
-never starts 2.5 GB of traffic on its own, and the ranks of a job never race for one file. Importing this module does not
+never starts 2.5 GB of traffic by itself, and the ranks of a job never race for a file. Importing this module does not
 import torch.
 """
 
@@ -88,8 +88,8 @@ CHECKPOINTS: dict[str, Checkpoint] = {
             file="medsam_vit_b.pth",
             url="https://zenodo.org/records/10689643/files/medsam_vit_b.pth",
             size=375_049_145,
-            # Zenodo publishes an MD5 only. This is the hash of the file of the same name and size as Hugging Face shows it
-            # for its copies, and as several projects that use it have recorded it.
+            # Zenodo publishes an MD5 only. This is the hash that Hugging Face shows for copies of the file of this name
+            # and size, and that several projects that use it have recorded.
             sha256="34b34b78c1d18cb8c6bf84cf9c00e135d6d6c965699f3c0e31ef1bc9dcb5be74",
             licence="CC-BY-4.0",
             citation=_MEDSAM,
@@ -151,7 +151,8 @@ def resolve(name: str) -> Path:
         Path of the verified file.
 
     Raises:
-        UserError: If the name is unknown, the file is missing (the message says how to get it) or not the published one.
+        UserError: If the name is unknown, or the file is missing (the message tells how to get it) or not the published
+            one.
     """
     return locate(name) if is_verified(name) else verify(name)
 

@@ -30,8 +30,8 @@ class BaseMethod(lightning.LightningModule):
         poly_power: Exponent of the polynomial decay after it.
         max_iters: Iterations of the schedule; None for the length of the run.
         convention: Metric convention: ``strict``, ``cpc_sam`` or ``aux_ol``.
-        restore: How a prediction comes back to the original size: ``probabilities`` are interpolated bilinearly before the argmax;
-            ``labels`` takes the argmax first and its nearest neighbour after, as CPC-SAM's code does.
+        restore: How a prediction comes back to the original size: ``probabilities`` are interpolated bilinearly before
+            the argmax; ``labels`` takes the argmax first and its nearest neighbour after, as CPC-SAM's code does.
     """
 
     uses_unlabelled = False
@@ -86,7 +86,7 @@ class BaseMethod(lightning.LightningModule):
         self._log_summary("val", self.val_scores.compute().summary())
         self.val_scores.reset()
 
-    def test_step(self, batch: Batch, batch_idx: int) -> list[np.ndarray]:
+    def test_step(self, batch: Batch, batch_idx: int) -> list[np.ndarray]:  # type: ignore[override]
         """Collect the scores of one batch; the label maps go to the callbacks that draw them."""
         predictions = self.predict_labels(batch)
         self.test_scores.update(batch["cases"], predictions, batch["reference"])
@@ -111,7 +111,7 @@ class BaseMethod(lightning.LightningModule):
                 self.log(f"{stage}/{name}", summary[name], prog_bar=name == "dsc", rank_zero_only=True)
         self.log(f"{stage}/empty_predictions", float(summary["empty_predictions"]), rank_zero_only=True)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """AdamW on what is trained, with the schedule stepped every iteration."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.weight_decay)

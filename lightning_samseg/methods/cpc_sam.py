@@ -1,13 +1,13 @@
 """CPC-SAM: cross prompting consistency with SAM (Miao et al., MICCAI 2024), section by section.
 
-Two mask decoders share one image encoder with LoRA and one prompt encoder (section 2.1). The unprompted output of one branch chooses
-points that prompt the other (2.2); a centre and a random point give two prompted outputs, whose mean is the pseudo label of the
-unprompted output of the first branch (Eq. 1) and of the randomly prompted output itself (Eq. 2). Labelled images supervise every output
-(Eq. 3). At test time both branches are unprompted, and averaged.
+Two mask decoders share one image encoder with LoRA and one prompt encoder (section 2.1). The unprompted output of one
+branch chooses points that prompt the other (2.2); a centre and a random point give two prompted outputs, whose mean is
+the pseudo label of the unprompted output of the first branch (Eq. 1) and of the randomly prompted output itself (Eq.
+2). Labelled images supervise every output (Eq. 3). At test time both branches are unprompted, and averaged.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,13 +18,22 @@ from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.models.dual_branch import BranchedSam
 from lightning_samseg.models.sam import BackboneName
 from lightning_samseg.prompts.points import class_points
-from lightning_samseg.types import SemiBatch
+from lightning_samseg.types import Batch, SemiBatch
 
-BRANCHES = (0, 1)
+
+class Terms(NamedTuple):
+    """One direction's losses: a branch prompted by the other one."""
+
+    prompted: Tensor
+    """Its part of Eq. 3, on labelled images."""
+    cross: Tensor
+    """Its half of L_cross, Eq. 1, on unlabelled images."""
+    consistency: Tensor
+    """Its half of L_c, Eq. 2, on unlabelled images."""
 
 
 class CpcSam(BaseMethod):
-    """CPC-SAM with the joint update: one encoder pass, one total loss, one AdamW step.
+    """CPC-SAM. Defaults reproduce the paper; every difference of the authors' code and every ablation is an argument.
 
     Args:
         backbone: Pretrained SAM to adapt.
@@ -33,17 +42,28 @@ class CpcSam(BaseMethod):
         lora_rank: Rank of LoRA on the queries and values of the encoder.
         lora_alpha: LoRA's scale numerator.
         lora_blocks: Attention blocks with LoRA; None for all, as in the paper.
-        ssl_start_iter: First iteration with prompts and unlabelled images; before it only the unprompted supervised loss acts. None
-            for a sixth of the run: the authors' 5,000 of 30,000.
+        update: ``joint``, the paper: one total loss, one encoder pass, one AdamW step. ``sequential``, the authors'
+            code: a supervised round, then one for each direction, each with its own encoder pass, predictions and AdamW
+            step.
+        architecture: Fig. 4: ``two_branches`` (the method), ``one_branch`` that prompts itself, or ``two_models`` that
+            share nothing.
+        cross: Table 2: ``prompted`` (the method), ``unprompted`` outputs that supervise each other (row 2), ``none``
+            (row 1).
+        num_center: Centre points per class (Table 3); with 0 the random points alone make the pseudo label.
+        num_random: Random points per class (Table 3); with 0 there is no consistency loss (Table 2, row 3).
+        ensemble: Fig. 3: whether the pseudo label is the mean of both prompted outputs, or the centre's alone.
+        consistency_on: Fig. 3: outputs that the consistency loss acts on, ``random`` (the method) or ``both``.
+        ssl_start_iter: First iteration with prompts and unlabelled images; before it only the unprompted supervised
+            loss acts. None for a sixth of the run: the authors' 5,000 of 30,000.
         lambda_cross: lambda_1, weight of the cross prompting loss (0.4).
         lambda_consistency: lambda_2, weight of the prompt consistency loss (0.05).
         supervised_dice: Share of Dice in the supervised loss of unprompted outputs (0.8, with 0.2 cross-entropy).
-        prompted_dice: The same for prompted outputs: 0.5 in the paper, 0.8 in the authors' code.
-        branch: Which prediction is evaluated: ``ensemble`` (the paper), or one branch.
+        prompted_dice: The same for prompted outputs: 0.5 in the paper (Eq. 3), 0.8 in the authors' code.
+        branch: Which prediction is tested: ``ensemble`` (the paper), or one branch.
+        select_branch: Which prediction validation selects ``best.ckpt`` by: ``ensemble``, or one branch; the authors'
+            code takes 1.
         base: Arguments of :class:`BaseMethod`.
     """
-
-    uses_unlabelled = True
 
     def __init__(
         self,
@@ -53,100 +73,217 @@ class CpcSam(BaseMethod):
         lora_rank: int = 4,
         lora_alpha: float = 4.0,
         lora_blocks: Sequence[int] | None = None,
+        update: Literal["joint", "sequential"] = "joint",
+        architecture: Literal["two_branches", "one_branch", "two_models"] = "two_branches",
+        cross: Literal["prompted", "unprompted", "none"] = "prompted",
+        num_center: int = 1,
+        num_random: int = 1,
+        ensemble: bool = True,
+        consistency_on: Literal["random", "both"] = "random",
         ssl_start_iter: int | None = None,
         lambda_cross: float = 0.4,
         lambda_consistency: float = 0.05,
         supervised_dice: float = 0.8,
         prompted_dice: float = 0.5,
         branch: Literal["ensemble", "1", "2"] = "ensemble",
+        select_branch: Literal["ensemble", "1", "2"] = "ensemble",
         **base: Any,
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
+        self.update = update
+        self.cross = cross
+        self.num_center = num_center
+        self.num_random = num_random
+        self.ensemble = ensemble
+        self.consistency_on = consistency_on
         self.ssl_start_iter = ssl_start_iter
         self.lambda_cross = lambda_cross
         self.lambda_consistency = lambda_consistency
         self.supervised_dice = supervised_dice
         self.prompted_dice = prompted_dice
-        self.branches = {"ensemble": BRANCHES, "1": (0,), "2": (1,)}[branch]
-        self.sam = BranchedSam(
-            backbone,
-            self.image_size,
-            self.num_classes,
-            branches=2,
-            decoder_init=decoder_init,
-            lora_rank=lora_rank,
-            lora_alpha=lora_alpha,
-            lora_blocks=lora_blocks,
-            checkpoint=checkpoint,
-        )
+        self.branch = branch
+        self.select_branch = select_branch
+        self.uses_unlabelled = cross != "none"
+        self.automatic_optimization = update == "joint"
+
+        def build(branches: int) -> BranchedSam:
+            return BranchedSam(
+                backbone,
+                self.image_size,
+                self.num_classes,
+                branches=branches,
+                decoder_init=decoder_init,
+                lora_rank=lora_rank,
+                lora_alpha=lora_alpha,
+                lora_blocks=lora_blocks,
+                checkpoint=checkpoint,
+            )
+
+        self.sam = build(2 if architecture == "two_branches" else 1)
+        self.second_sam = build(1) if architecture == "two_models" else None
+        self.branches = (0,) if architecture == "one_branch" else (0, 1)
+        if cross != "prompted":
+            for parameter in self.prompt_parameters():
+                parameter.requires_grad_(False)
 
     @property
     def weights_sha256(self) -> str | None:
         """Hash of the pretrained weights."""
         return self.sam.weights_sha256
 
-    def training_step(self, batch: SemiBatch, batch_idx: int) -> Tensor:
-        """One iteration of the total loss ``L_s + lambda_1 L_cross + lambda_2 L_c``."""
-        target = batch["labelled"]["mask"]
-        if self.ssl_active:
-            images = torch.cat([batch["labelled"]["image"], batch["unlabelled"]["image"]])
-        else:
-            images = batch["labelled"]["image"]  # the unlabelled half would be thrown away
-        embedding = self.sam.encode(images)
-        unprompted = [self.sam.decode(embedding, branch) for branch in BRANCHES]
-        supervised = sum(dice_ce_loss(o[: len(target)], target, self.supervised_dice) for o in unprompted)
-        if self.ssl_active:
-            prompted, cross, consistency = self.cross_prompting(embedding, unprompted, target)
-            loss = supervised + prompted + self.lambda_cross * cross + self.lambda_consistency * consistency
-            parts = {"prompted": prompted, "cross": cross, "consistency": consistency}
-            self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()})
-        else:
-            # Under DDP every trained parameter takes part in every backward pass; on_before_optimizer_step takes the zeros away.
-            loss = supervised + 0.0 * sum(p.sum() for p in self.sam.prompt_encoder.prompt_parameters())
-        self.log("train/supervised", supervised.detach())
+    def training_step(self, batch: SemiBatch | Batch, batch_idx: int) -> Tensor:
+        """One iteration of ``L_s + lambda_1 L_cross + lambda_2 L_c``, in one step or in three."""
+        labelled: Batch = batch["labelled"] if self.uses_unlabelled else batch  # type: ignore[typeddict-item, assignment]
+        images, target = labelled["image"], labelled["mask"]
+        ssl = self.ssl_active
+        if ssl:  # before that the unlabelled images would be encoded and thrown away
+            images = torch.cat([images, batch["unlabelled"]["image"]])  # type: ignore[typeddict-item]
+        step = self.joint_loss if self.update == "joint" else self.sequential_update
+        loss = step(images, target, ssl)
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
-    def cross_prompting(
-        self, embedding: Tensor, unprompted: Sequence[Tensor], target: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Prompt each branch by the other and compare (sections 2.2 and 2.3).
+    def joint_loss(self, images: Tensor, target: Tensor, ssl: bool) -> Tensor:
+        """The paper's total loss, on one encoder pass.
 
         Args:
-            embedding: ``(B, 256, E, E)``, the L labelled images first.
-            unprompted: Logits ``(B, K, S, S)`` of both branches.
+            images: ``(B, 3, S, S)``, the L labelled ones first.
             target: int64 ``(L, S, S)``.
+            ssl: Whether this iteration uses prompts and unlabelled images.
+        """
+        embeddings = self.encode(images)
+        unprompted = [self.decode(embeddings, branch) for branch in self.branches]
+        loss = self.supervised_loss(unprompted, target)
+        if not ssl or self.cross != "prompted":
+            loss = loss + self.zero_of_prompts()
+        if ssl:
+            for branch in self.branches:
+                loss = loss + self.weighted(
+                    self.direction(embeddings, unprompted[self.other(branch)], branch, target), branch
+                )
+        return loss
+
+    def sequential_update(self, images: Tensor, target: Tensor, ssl: bool) -> Tensor:
+        """The authors' three rounds, each with the weights that the round before has just written.
 
         Returns:
-            The prompted part of Eq. 3 (on labelled images), ``L_cross`` of Eq. 1 and ``L_c`` of Eq. 2 (on unlabelled images).
+            The sum of the rounds' losses, to be logged.
+        """
+        embeddings = self.encode(images[: len(target)])
+        loss = self.supervised_loss([self.decode(embeddings, branch) for branch in self.branches], target)
+        total = self.optimize(loss + self.zero_of_prompts(), last=not ssl, prompts_used=False)
+        if ssl:
+            for branch in self.branches:
+                embeddings = self.encode(images)
+                unprompted = self.decode(embeddings, self.other(branch), train_prompt=False)
+                loss = self.weighted(self.direction(embeddings, unprompted, branch, target), branch)
+                total = total + self.optimize(
+                    loss, last=branch == self.branches[-1], prompts_used=self.cross == "prompted"
+                )
+        self.lr_schedulers().step()  # type: ignore[union-attr]
+        return total
+
+    def supervised_loss(self, unprompted: Sequence[Tensor], target: Tensor) -> Tensor:
+        """The unprompted part of Eq. 3: the sum over branches of 0.8 Dice + 0.2 cross-entropy on labelled images."""
+        losses = [dice_ce_loss(output[: len(target)], target, self.supervised_dice) for output in unprompted]
+        loss = torch.stack(losses).sum()
+        self.log("train/supervised", loss.detach())
+        return loss
+
+    def direction(self, embeddings: Sequence[Tensor], unprompted: Tensor, branch: int, target: Tensor) -> Terms:
+        """Prompt one branch by the other and compare (sections 2.2 and 2.3).
+
+        Args:
+            embeddings: Of each branch, ``(B, 256, E, E)``, the L labelled images first.
+            unprompted: Logits ``(B, K, S, S)`` of the other branch.
+            branch: The branch that is prompted, and whose outputs teach the other.
+            target: int64 ``(L, S, S)``.
         """
         labelled = len(target)
-        supervised, cross, consistency = [], [], []
-        for branch in BRANCHES:
-            other = 1 - branch
-            points = class_points(unprompted[other].detach().argmax(1), self.num_classes + 1, self.prompt_rng(branch))
-            random = self.sam.decode(embedding, branch, points.random, points.random_labels)
-            center = self.sam.decode(embedding[:labelled], branch, points.center[:labelled], points.center_labels[:labelled])
-            supervised += [dice_ce_loss(o, target, self.prompted_dice) for o in (center, random[:labelled])]
-            with torch.no_grad():  # on unlabelled images the centre only helps to make the pseudo label
-                sure = self.sam.decode(
-                    embedding[labelled:], branch, points.center[labelled:], points.center_labels[labelled:]
-                )
-                pseudo = ((sure.float().softmax(1) + random[labelled:].float().softmax(1)) / 2).argmax(1)
-            cross.append(dice_ce_loss(unprompted[other][labelled:], pseudo, 0.5))
-            consistency.append(dice_ce_loss(random[labelled:], pseudo, 0.5))
-        return torch.stack(supervised).sum(), torch.stack(cross).sum(), torch.stack(consistency).sum()
+        if self.cross == "unprompted":
+            with torch.no_grad():
+                pseudo = self.decode([e[labelled:] for e in embeddings], branch).argmax(1)
+            zero = unprompted.new_zeros(())
+            return Terms(zero, dice_ce_loss(unprompted[labelled:], pseudo, 0.5), zero)
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Leave the prompt embeddings alone, decay included, until prompts are used."""
-        if not self.ssl_active:
-            for parameter in self.sam.prompt_encoder.prompt_parameters():
-                parameter.grad = None
+        points = class_points(
+            unprompted.detach().argmax(1),
+            self.num_classes + 1,
+            self.prompt_rng(branch),
+            self.num_center,
+            self.num_random,
+        )
+        prompts = []
+        if self.num_center:
+            prompts.append((points.center, points.center_labels, self.consistency_on == "both"))
+        if self.num_random:
+            prompts.append((points.random, points.random_labels, True))
+        supervised, taught, teachers = [], [], []
+        for place, label, gets_taught in prompts:
+            if gets_taught:
+                output = self.decode(embeddings, branch, place, label)
+                on_labelled, on_unlabelled = output[:labelled], output[labelled:]
+                taught.append(on_unlabelled)
+            else:  # on unlabelled images this output only helps to make the pseudo label
+                on_labelled = self.decode(
+                    [e[:labelled] for e in embeddings], branch, place[:labelled], label[:labelled]
+                )
+                with torch.no_grad():
+                    on_unlabelled = self.decode(
+                        [e[labelled:] for e in embeddings], branch, place[labelled:], label[labelled:]
+                    )
+            supervised.append(dice_ce_loss(on_labelled, target, self.prompted_dice))
+            teachers.append(on_unlabelled.detach().float().softmax(1))
+        # The first teacher is the centre's where there is one.
+        pseudo = (torch.stack(teachers).mean(0) if self.ensemble else teachers[0]).argmax(1)
+        consistency = [dice_ce_loss(output, pseudo, 0.5) for output in taught]
+        return Terms(
+            torch.stack(supervised).sum(),
+            dice_ce_loss(unprompted[labelled:], pseudo, 0.5),
+            torch.stack(consistency).sum() if consistency else unprompted.new_zeros(()),
+        )
+
+    def weighted(self, terms: Terms, branch: int) -> Tensor:
+        """One direction's share of the total loss."""
+        self.log_dict({f"train/{name}_{branch + 1}": value.detach() for name, value in terms._asdict().items()})
+        return terms.prompted + self.lambda_cross * terms.cross + self.lambda_consistency * terms.consistency
+
+    def other(self, branch: int) -> int:
+        """The branch that prompts this one; with one branch, itself."""
+        return self.branches[-1 - branch]
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """The embedding each branch decodes from: one tensor for all, or one per model."""
+        shared = self.sam.encode(images)
+        return [shared, shared] if self.second_sam is None else [shared, self.second_sam.encode(images)]
+
+    def decode(
+        self,
+        embeddings: Sequence[Tensor],
+        branch: int,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        train_prompt: bool = True,
+    ) -> Tensor:
+        """Logits ``(B, K, S, S)`` of one branch."""
+        if self.second_sam is not None and branch == 1:
+            return self.second_sam.decode(embeddings[1], 0, points, labels, train_prompt)
+        return self.sam.decode(embeddings[branch], branch, points, labels, train_prompt)
+
+    def predict_probabilities(self, image: Tensor) -> Tensor:
+        """Mean softmax ``(B, K, S, S)`` of the unprompted branches that are evaluated."""
+        in_fit = self._trainer is not None and self.trainer.validating and self.trainer.state.fn == "fit"
+        chosen = self.select_branch if in_fit else self.branch
+        branches = self.branches if chosen == "ensemble" else (min(int(chosen) - 1, self.branches[-1]),)
+        embeddings = self.encode(image)
+        return torch.stack([self.decode(embeddings, branch).float().softmax(1) for branch in branches]).mean(0)
 
     @property
     def ssl_active(self) -> bool:
         """Whether this iteration uses prompts and unlabelled images."""
+        if not self.uses_unlabelled:
+            return False
         start = self.trainer.max_steps // 6 if self.ssl_start_iter is None else self.ssl_start_iter
         return self.global_step >= start
 
@@ -154,7 +291,35 @@ class CpcSam(BaseMethod):
         """The generator of this iteration's draws, keyed by counters alone, so that a resumed run draws the same."""
         return np.random.default_rng((self.seed, self.global_step, self.global_rank, branch))
 
-    def predict_probabilities(self, image: Tensor) -> Tensor:
-        """Mean softmax ``(B, K, S, S)`` of the unprompted branches that are evaluated."""
-        embedding = self.sam.encode(image)
-        return torch.stack([self.sam.decode(embedding, branch).float().softmax(1) for branch in self.branches]).mean(0)
+    def optimize(self, loss: Tensor, last: bool, prompts_used: bool) -> Tensor:
+        """One AdamW step of the sequential schedule; Lightning counts the last one of an iteration.
+
+        Returns:
+            ``loss``, detached.
+        """
+        optimizer = self.optimizers()
+        optimizer.zero_grad()  # type: ignore[union-attr]
+        self.manual_backward(loss)
+        if not prompts_used:
+            self.forget_prompt_gradients()
+        (optimizer if last else optimizer.optimizer).step()  # type: ignore[union-attr]
+        return loss.detach()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """In the joint update, leave the prompt embeddings alone, decay included, until prompts are used."""
+        if self.update == "joint" and not self.ssl_active:
+            self.forget_prompt_gradients()
+
+    def prompt_parameters(self) -> list[Tensor]:
+        """Parameters that only prompted passes reach."""
+        models = [self.sam] if self.second_sam is None else [self.sam, self.second_sam]
+        return [parameter for model in models for parameter in model.prompt_encoder.prompt_parameters()]
+
+    def zero_of_prompts(self) -> Tensor:
+        """Zero, made from the prompt embeddings: DDP wants every trained parameter in every backward pass."""
+        return 0.0 * torch.stack([parameter.sum() for parameter in self.prompt_parameters()]).sum()
+
+    def forget_prompt_gradients(self) -> None:
+        """Drop those zeros again: a parameter without a gradient is not decayed either."""
+        for parameter in self.prompt_parameters():
+            parameter.grad = None

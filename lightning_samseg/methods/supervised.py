@@ -23,7 +23,8 @@ class SAMed(BaseMethod):
         backbone: Pretrained SAM to adapt.
         checkpoint: Weights in official SAM's names instead of the cached ones.
         decoder_init: ``pretrained`` as SAMed: SAM's decoder but for its mask tokens and hypernetworks.
-        upsampling: ``sam`` as SAMed: logits at four times the embedding, compared with the target at that size; ``full`` as CPC-SAM.
+        upsampling: ``sam`` as SAMed: logits at four times the embedding, compared with the target at that size;
+            ``full`` as CPC-SAM.
         lora_rank: Rank of LoRA on the queries and values of the encoder.
         lora_alpha: LoRA's scale numerator.
         lora_blocks: Attention blocks with LoRA; None for all.

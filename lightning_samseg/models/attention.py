@@ -2,11 +2,12 @@
 
 Two changes to ``segment_anything.modeling.image_encoder.Attention``, neither of which changes what it computes:
 
-* The fused ``qkv`` becomes ``q_proj``, ``k_proj``, ``v_proj``, so that peft can adapt q and v alone. Official checkpoints are split
-  while they load; :func:`fuse_qkv` joins them again for export.
-* The decomposed relative positions are folded into the dot product. SAM adds ``rel_h[q, row(k)] + rel_w[q, column(k)]`` to the
-  scores. With ``q' = [q / sqrt(d), rel_h, rel_w]`` and ``k' = [k, onehot(row), onehot(column)]`` the plain product ``q' k'`` already
-  is that sum, so a flash kernel, forward and backward, does the rest with memory linear in the number of tokens.
+* The fused ``qkv`` becomes ``q_proj``, ``k_proj``, ``v_proj``, so that peft can adapt q and v alone. Official
+  checkpoints are split while they load; :func:`fuse_qkv` joins them again for export.
+* The decomposed relative positions are folded into the dot product. SAM adds ``rel_h[q, row(k)] + rel_w[q, column(k)]``
+  to the scores. With ``q' = [q / sqrt(d), rel_h, rel_w]`` and ``k' = [k, onehot(row), onehot(column)]`` the plain
+  product ``q' k'`` already is that sum, so a flash kernel, forward and backward, does the rest with memory linear in
+  the number of tokens.
 """
 
 from typing import Any
@@ -35,6 +36,8 @@ class RelPosAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * side - 1, head_dim))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * side - 1, head_dim))
+        self.offsets: Tensor
+        self.key_position: Tensor
         steps = torch.arange(side)
         rows = torch.eye(side).repeat_interleave(side, dim=0)
         columns = torch.eye(side).repeat(side, 1)

@@ -1,8 +1,9 @@
-"""SAM with one adapted image encoder, one prompt encoder and one mask decoder per branch (CPC-SAM section 2.1, Fig. 1)."""
+"""SAM with one adapted image encoder, one prompt encoder and a mask decoder per branch (CPC-SAM section 2.1)."""
 
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from lightning_samseg.models.lora import add_lora
@@ -18,14 +19,16 @@ from lightning_samseg.models.sam import (
 
 
 class BranchedSam(nn.Module):
-    """One encoder pass serves any number of decoder passes: call :meth:`encode` once, then :meth:`decode` as often as needed.
+    """One encoder pass serves any number of decoder passes: :meth:`encode` once, :meth:`decode` as often as needed.
 
     Args:
         backbone: Which image encoder.
         image_size: S, a multiple of 16.
         num_classes: C, foreground classes.
-        branches: Mask decoders; two for CPC-SAM, one for SAMed. They have one structure and independent initial weights.
-        decoder_init: ``random`` as in CPC-SAM; ``pretrained`` starts each from SAM's decoder but for the class tokens and hypernetworks.
+        branches: Mask decoders; two for CPC-SAM, one for SAMed. They have one structure and independent initial
+            weights.
+        decoder_init: ``random`` as in CPC-SAM; ``pretrained`` starts each from SAM's decoder but for the class tokens
+            and hypernetworks.
         upsampling: See :class:`ClassMaskDecoder`.
         lora_rank: Rank of LoRA on q and v; 0 freezes the encoder.
         lora_alpha: LoRA's scale numerator.
@@ -56,7 +59,8 @@ class BranchedSam(nn.Module):
         self.image_encoder = build_image_encoder(backbone, image_size)
         self.prompt_encoder = ClassPromptEncoder(channels, image_size)
         stride = embedding_stride(backbone)
-        self.mask_decoders = nn.ModuleList(ClassMaskDecoder(channels, stride, upsampling) for _ in range(branches))
+        decoders = [ClassMaskDecoder(channels, stride, upsampling) for _ in range(branches)]
+        self.mask_decoders = nn.ModuleList(decoders)
         self.weights_sha256: str | None = None
         if pretrained and (backbone != "tiny" or checkpoint is not None):
             states = load_pretrained(backbone, checkpoint)
@@ -64,7 +68,7 @@ class BranchedSam(nn.Module):
             load_image_encoder(self.image_encoder, states.image_encoder, checkpoint or backbone)
             self.prompt_encoder.load_pretrained(states.prompt_encoder)
             if decoder_init == "pretrained":
-                for decoder in self.mask_decoders:
+                for decoder in decoders:
                     decoder.load_pretrained(states.mask_decoder)
         add_lora(self.image_encoder, lora_rank, lora_alpha, lora_blocks)
 
@@ -72,7 +76,14 @@ class BranchedSam(nn.Module):
         """Image embedding ``(B, 256, E, E)`` of ``(B, 3, S, S)``."""
         return self.image_encoder(image)
 
-    def decode(self, embedding: Tensor, branch: int, points: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+    def decode(
+        self,
+        embedding: Tensor,
+        branch: int = 0,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        train_prompt: bool = True,
+    ) -> Tensor:
         """Class logits of one branch, unprompted or prompted by class-wise points.
 
         Args:
@@ -80,10 +91,13 @@ class BranchedSam(nn.Module):
             branch: Which decoder, from 0.
             points: ``(B, N, 2)`` as (x, y) in input pixels, or None for no prompt.
             labels: int64 ``(B, N)`` class ids of the points.
+            train_prompt: Whether the prompt embeddings of this pass get a gradient.
 
         Returns:
             Logits ``(B, K, S, S)``, or ``(B, K, 4E, 4E)`` with ``upsampling="sam"``.
         """
-        sparse = None if points is None or labels is None else self.prompt_encoder.sparse(points, labels)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and train_prompt):
+            sparse = None if points is None or labels is None else self.prompt_encoder.sparse(points, labels)
+            dense = self.prompt_encoder.dense()
         image_pe = self.prompt_encoder.dense_pe(embedding.shape[-1])
-        return self.mask_decoders[branch](embedding, image_pe, sparse, self.prompt_encoder.dense())
+        return self.mask_decoders[branch](embedding, image_pe, sparse, dense)

@@ -1,7 +1,8 @@
 """Low-rank adaptation of an image encoder's query and value projections, by peft.
 
-LoRA (Hu et al. 2022): a frozen Linear ``W x`` becomes ``W x + (alpha / r) B A x`` with ``A`` (r x d) drawn at random and ``B`` (d x r) zero.
-SAMed and CPC-SAM use r = 4 and scale 1 on q and v of every block, without dropout and without touching k: here ``alpha = r``.
+LoRA (Hu et al. 2022): a frozen Linear ``W x`` becomes ``W x + (alpha / r) B A x`` with ``A`` (r x d) drawn at random
+and ``B`` (d x r) zero. SAMed and CPC-SAM use r = 4 and scale 1 on q and v of every block, without dropout and without
+touching k: here ``alpha = r``.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,9 @@ def add_lora(encoder: nn.Module, rank: int = 4, alpha: float = 4.0, blocks: Sequ
     for parameter in encoder.parameters():
         parameter.requires_grad_(False)
     if rank < 0:
-        raise UserError("LoRA has an impossible rank.", expected="0 or more", found=str(rank), fix="set --model.lora_rank 4")
+        raise UserError(
+            "LoRA has an impossible rank.", expected="0 or more", found=str(rank), fix="set --model.lora_rank 4"
+        )
     names = attention_names(encoder)
     chosen = range(len(names)) if blocks is None else blocks
     wrong = [block for block in chosen if not -len(names) <= block < len(names)]

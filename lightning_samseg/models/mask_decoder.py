@@ -4,8 +4,9 @@ Differences from ``segment_anything.MaskDecoder``:
 
 * Mask token k belongs to class k, background included, and all K masks come out as logits for one softmax.
 * B images go with B prompt sets (SAM repeats one image for every prompt set).
-* ``upsampling="full"`` goes on doubling until the logits have the size of the input (the progressive upsampling of MA-SAM that CPC-SAM
-  uses; its last stage keeps 16 channels as in CPC-SAM's code). ``"sam"`` stops at four times the embedding, as SAM and SAMed do.
+* ``upsampling="full"`` goes on doubling until the logits have the size of the input (the progressive upsampling of
+  MA-SAM that CPC-SAM uses; its last stage keeps 16 channels as in CPC-SAM's code). ``"sam"`` stops at four times the
+  embedding, as SAM and SAMed do.
 * There is no head that predicts mask quality: nothing ever supervises it.
 """
 
@@ -69,7 +70,7 @@ class ClassMaskDecoder(nn.Module):
         return torch.einsum("bkc,bchw->bkhw", weights, pixels)
 
     def load_pretrained(self, state: Mapping[str, Tensor]) -> None:
-        """Start from SAM's decoder wherever name and shape agree, except its mask tokens and hypernetworks (SAMed's rule)."""
+        """Start from SAM's decoder where name and shape agree; tokens and hypernetworks stay random, as in SAMed."""
         own = self.state_dict()
         fresh = ("mask_tokens", "output_hypernetworks_mlps")
         shared = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape and not k.startswith(fresh)}

@@ -1,8 +1,9 @@
-"""SAM's prompt encoder for class-wise points: one learned embedding per class instead of positive and negative (CPC-SAM section 2.2).
+"""SAM's prompt encoder for class-wise points: one learned embedding per class (CPC-SAM section 2.2).
 
-"We expand the number of point prompt embeddings in the prompt encoder to the number of semantic classes" (section 3). A point of class c
-is the Fourier encoding of its place plus embedding c. With pretrained weights, classes 0 to 3 start from SAM's own embeddings in SAM's
-order (negative point, positive point, two box corners), as in the authors' code; further classes start at random.
+"We expand the number of point prompt embeddings in the prompt encoder to the number of semantic classes" (section 3): a
+point of class c is the Fourier encoding of its place plus embedding c. With pretrained weights, classes 0 to 3 start
+from SAM's own embeddings in SAM's order (negative point, positive point, two box corners), as in the authors' code;
+further classes start at random.
 """
 
 from collections.abc import Mapping
@@ -57,7 +58,7 @@ class ClassPromptEncoder(nn.Module):
         with torch.autocast(self.no_mask_embed.weight.device.type, enabled=False):
             return self.pe_layer((side, side))[None]
 
-    def prompt_parameters(self) -> list[nn.Parameter]:
+    def prompt_parameters(self) -> list[Tensor]:
         """What receives a gradient only from prompted passes."""
         return [self.class_embeddings.weight, self.not_a_point_embed.weight]
 
@@ -66,7 +67,9 @@ class ClassPromptEncoder(nn.Module):
         if not state:
             return
         with torch.no_grad():
-            self.pe_layer.positional_encoding_gaussian_matrix.copy_(state["pe_layer.positional_encoding_gaussian_matrix"])
+            self.pe_layer.positional_encoding_gaussian_matrix.copy_(
+                state["pe_layer.positional_encoding_gaussian_matrix"]
+            )
             self.not_a_point_embed.weight.copy_(state["not_a_point_embed.weight"])
             self.no_mask_embed.weight.copy_(state["no_mask_embed.weight"])
             for index in range(min(4, self.class_embeddings.num_embeddings)):

@@ -1,7 +1,8 @@
 """Image encoders of the SAM family by name, at any input size, with their pretrained weights.
 
-The Vision Transformers are built from the package ``segment_anything`` with :class:`RelPosAttention` in place of its attention. Official
-checkpoints are made for 1024 px; :func:`resize_positions` fits their position tables to the size asked for.
+The Vision Transformers are built from the package ``segment_anything`` with :class:`RelPosAttention` in place of its
+attention. Official checkpoints are made for 1024 px; :func:`resize_positions` fits their position tables to the size
+asked for.
 """
 
 from collections.abc import Mapping
@@ -43,7 +44,7 @@ VIT_SHAPES: dict[str, ViTShape] = {
 
 
 class Pretrained(NamedTuple):
-    """A checkpoint in official SAM's names, split by part, without the prefix. Empty parts where there are no weights."""
+    """A checkpoint in official SAM's names, split by part, without the prefix. A part may be empty."""
 
     image_encoder: dict[str, Tensor]
     prompt_encoder: dict[str, Tensor]
@@ -148,8 +149,8 @@ def load_image_encoder(encoder: nn.Module, state: Mapping[str, Tensor], source: 
 def resize_positions(encoder: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Fit ``pos_embed`` (bilinear) and the global blocks' ``rel_pos_*`` (linear) to the encoder's input size.
 
-    The tables that need it are those whose length differs, which is right for every depth; the authors of SAMed and CPC-SAM search the
-    block number in the key, which is right for ViT-B only. Windowed blocks keep theirs.
+    The tables that need it are those whose length differs, which is right for every depth; the authors of SAMed and
+    CPC-SAM search the block number in the key, which is right for ViT-B only. Windowed blocks keep theirs.
     """
     own = encoder.state_dict()
     for key, value in state.items():
@@ -170,4 +171,3 @@ def freeze(module: nn.Module) -> nn.Module:
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     return module
-

@@ -1,8 +1,8 @@
 """LiteMedSAM's image encoder: a TinyViT whose embedding has a quarter of the input's resolution.
 
 TinyViT (Wu et al., ECCV 2022) is one stage of inverted bottlenecks, then three of windowed attention with a depthwise
-convolution between attention and MLP. LiteMedSAM changes the patch embedding to two 1x1 convolutions of stride 1 and, like
-MobileSAM, lets the last merging keep the resolution. The parameters are those under ``image_encoder.`` in LiteMedSAM's
+convolution between attention and MLP. LiteMedSAM changes the patch embedding to two 1x1 convolutions of stride 1 and,
+like MobileSAM, lets the last merging keep the resolution. The parameters are those under ``image_encoder.`` in its
 checkpoint, except that the fused ``qkv`` of each attention is held as three Linears, which peft can target one by one.
 """
 
@@ -20,9 +20,9 @@ class TinyViT(nn.Module):
     """Image encoder of LiteMedSAM.
 
     Works on every square input whose side ``S`` is a multiple of 16; LiteMedSAM was trained at 256 on images scaled to
-    [0, 1]. At multiples of 112 the windows fit without padding, which is the cheapest per pixel. BatchNorm statistics never
-    move, in ``train()`` as in ``eval()``: see :class:`ConvBN`. Feature maps are kept in channels-last memory, the layout in
-    which convolutions and attention windows are both cheap.
+    [0, 1]. At multiples of 112 the windows fit without padding, which is cheapest per pixel. BatchNorm statistics
+    never move, in ``train()`` as in ``eval()``: see :class:`ConvBN`. Feature maps are kept in channels-last memory,
+    the layout in which convolutions and attention windows are both cheap.
 
     Args:
         dims: Channels of the four stages; the first is convolutional, the others use attention.
@@ -94,8 +94,8 @@ def fuse_qkv_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Undo the split of q, k and v: the layout in which LiteMedSAM publishes its checkpoint.
 
     Args:
-        state: State dict of a :class:`TinyViT`, or of a model that contains one under any prefix. The number of heads is
-            read off the ``attention_biases`` of each attention, so projections of other attentions are left as they are.
+        state: State dict of a :class:`TinyViT`, or of a model that contains one under any prefix. The number of heads
+            is read off the ``attention_biases`` of each attention; projections of other attentions are left alone.
 
     Returns:
         A new dict with the other entries untouched and in the same order; loading it again gives the same bits.
@@ -215,9 +215,9 @@ class ConvBN(nn.Module):
     """Convolution without bias, then BatchNorm with the statistics of pre-training.
 
     A pretrained encoder meets batches that are small and unlike its training data, so the running mean and variance are
-    constants here, in ``train()`` as in ``eval()``. Gradients still reach the affine parameters where asked for.
-    The BatchNorm is not folded into the convolution: that gains a tenth in fp32 and nothing in bf16, where it makes the error of the
-    embedding 1.7 times as large, because the folded bias is rounded to bf16.
+    constants here, in ``train()`` as in ``eval()``. Gradients still reach the affine parameters where asked for. The
+    BatchNorm is not folded into the convolution: that gains a tenth in fp32 on a CPU and nothing in bf16, where it
+    makes the error of the embedding 1.7 times as large, because the folded bias is rounded to bf16.
     """
 
     def __init__(self, dim: int, out_dim: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> None:

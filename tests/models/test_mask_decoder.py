@@ -3,9 +3,9 @@
 import pytest
 import torch
 from segment_anything.modeling import MaskDecoder, TwoWayTransformer
-from tests.models.test_sam import generated
 
 from lightning_samseg.models.mask_decoder import ClassMaskDecoder
+from tests.models.test_sam import generated
 
 
 @pytest.fixture
@@ -48,4 +48,6 @@ def test_pretrained_start_leaves_the_class_tokens_random(official: MaskDecoder) 
     ours.load_pretrained(official.state_dict())
     assert torch.equal(ours.mask_tokens.weight, tokens)
     assert torch.equal(ours.output_upscaling[0].weight, official.output_upscaling[0].weight)
-    assert torch.equal(ours.get_parameter("transformer.norm_final_attn.bias"), official.transformer.norm_final_attn.bias)
+    assert torch.equal(
+        ours.get_parameter("transformer.norm_final_attn.bias"), official.transformer.norm_final_attn.bias
+    )

@@ -72,7 +72,10 @@ def test_vit_b_equals_the_package(image_size: int) -> None:
         torch.testing.assert_close(ours(image), official(image), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("shape", "global_blocks"), [(name, VIT_SHAPES[name].global_blocks) for name in ("sam_vit_b", "sam_vit_l", "sam_vit_h")])
+@pytest.mark.parametrize(
+    ("shape", "global_blocks"),
+    [(name, VIT_SHAPES[name].global_blocks) for name in ("sam_vit_b", "sam_vit_l", "sam_vit_h")],
+)
 def test_positions_are_resized_in_the_global_blocks_only(shape: str, global_blocks: tuple[int, ...]) -> None:
     with torch.device("meta"):
         official, ours = package_encoder(shape, 1024), build_image_encoder(shape, 512)  # type: ignore[arg-type]

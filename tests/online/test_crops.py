@@ -52,7 +52,9 @@ def test_logits_return_to_the_crops_size():
     assert torch.equal(crop_logits(logits, Box(4, 4, 36, 36)), logits[0])
     assert crop_logits(logits, Box(3, 4, 4, 5)).shape == (1, 1)
     ramp = torch.arange(32.0).expand(1, 32, 32)
-    enlarged = crop_logits(ramp, Box(0, 0, 64, 7))  # pixel centres stay where they are: column x is at (x + 0.5) / 2 - 0.5
+    enlarged = crop_logits(
+        ramp, Box(0, 0, 64, 7)
+    )  # pixel centres stay where they are: column x is at (x + 0.5) / 2 - 0.5
     torch.testing.assert_close(enlarged, ((torch.arange(64.0) + 0.5) / 2 - 0.5).clamp(0, 31).expand(7, 64))
 
 

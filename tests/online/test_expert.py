@@ -8,9 +8,10 @@ from lightning_samseg.online.records import PromptPrediction, record
 from lightning_samseg.prompts.boxes import Box
 
 SIZE = (40, 60)
+CROP = Box(5, 5, 35, 35)
 
 
-def predicted(position=0, crops=(Box(5, 5, 35, 35),), logit=2.0, sam=None):
+def predicted(position=0, crops=(CROP,), logit=2.0, sam=None):
     prompts = tuple(
         PromptPrediction(
             crop,

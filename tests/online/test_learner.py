@@ -43,7 +43,6 @@ def test_learning_raises_dice_over_clipped_sam(make_stream, make_learner, settin
         for name in ("sam", "sam_clipped", "mask")
     }
     mean = {name: sum(values) / len(values) for name, values in scores.items()}
-    print(mean)
     assert mean["sam"] <= mean["sam_clipped"] < 0.65
     assert mean["mask"] > mean["sam_clipped"] + 0.15
 
@@ -78,6 +77,53 @@ def test_one_round_step_by_step(make_stream, make_learner):
     assert (outcome.slot, outcome.alpha_star) == (0, None)
     for ours, theirs in zip(learner.auxiliary.parameters(), network.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("policy", ["smallest_loss", "fifo"])
+def test_a_stream_against_listing_1_in_plain_python(make_stream, make_learner, policy):
+    samples = make_stream(12, prompts=2)
+    learner = make_learner(fusion=Fusion("adaptive", window=3), batch=OnlineBatch(3, policy), lr=2e-3)
+    network = copy.deepcopy(learner.auxiliary)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=5e-4)
+    entries, best = [], []  # entries: [crop, mask, last loss], oldest first
+    refused = 0
+
+    predictions, outcomes = run(learner, Expert(), samples)
+    for sample, prediction, outcome in zip(samples, predictions, outcomes, strict=True):
+        alpha = sum(best[-3:]) / len(best[-3:]) if best else 0.5
+        with torch.no_grad():
+            answers = [network(prompt.network_input.unsqueeze(0))[0] for prompt in prediction.prompts]
+        for prompt, answer, result in zip(prediction.prompts, answers, outcome, strict=True):
+            torch.testing.assert_close(prompt.network_logits, answer, atol=2e-4, rtol=1e-3)
+            assert float(prompt.alpha) == pytest.approx(alpha)
+            mask = torch.from_numpy(sample.reference[prompt.crop.slices] > 0)
+            target = network_target(mask, 32)
+            loss = float(1 - (2 * (answer.sigmoid() * target).sum() + 1) / (answer.sigmoid().sum() + target.sum() + 1))
+            assert float(result.loss) == pytest.approx(loss, abs=1e-4)
+            if len(entries) < 3:
+                entries.append([prompt.network_input, target, loss])
+            elif policy == "fifo":
+                entries = [*entries[1:], [prompt.network_input, target, loss]]
+            else:
+                smallest = min(entries, key=lambda entry: entry[2])
+                if smallest[2] <= loss:
+                    smallest[:] = [prompt.network_input, target, loss]
+                else:
+                    refused += 1
+            optimizer.zero_grad()
+            losses = dice_loss(network(torch.stack([e[0] for e in entries])), torch.stack([e[1] for e in entries]))
+            for entry, value in zip(entries, losses.tolist(), strict=True):
+                entry[2] = value
+            losses.mean().backward()
+            optimizer.step()
+            scores = []
+            for step in range(21):
+                p = torch.sigmoid(step / 20 * prompt.sam_logits + (1 - step / 20) * prompt.aux_logits)
+                scores.append(float((2 * (p * mask).sum() + 1) / (p.sum() + mask.sum() + 1)))
+            best.append(float(result.alpha_star))
+            assert scores[round(best[-1] * 20)] == pytest.approx(max(scores), abs=1e-6)
+    assert sorted(learner.batch.losses.tolist()) == pytest.approx(sorted(e[2] for e in entries), abs=1e-4)
+    assert refused > 0 or policy == "fifo"
 
 
 def test_losses_are_those_before_any_update_and_the_batch_keeps_the_latest(make_stream, make_learner):
@@ -118,18 +164,12 @@ def test_an_update_follows_also_when_the_batch_refuses_the_sample(make_stream, m
 def test_without_feedback(make_stream, make_learner, replay, expected):
     steps = []
     learner = make_learner(replay_without_feedback=replay, optimise=steps.append)
-    samples = make_stream(5)
-    # positions 0 and 1: nobody; 2 to 4: every second; nothing can be replayed before position 2
-    learner.learn(*[(p := learner.predict(samples[0].image, samples[0].sam_logits, samples[0].crops)), nobody(p)])
-    learner.learn(*[(p := learner.predict(samples[1].image, samples[1].sam_logits, samples[1].crops)), nobody(p)])
+    samples = make_stream(4)
+    run(learner, Expert(rate=0), samples[:2])  # positions 0 and 1: there is nothing to replay yet
     assert steps == []
-    _, outcomes = run(learner, Expert(every=2), [*samples[:4], samples[4]], start=1)  # positions 2, 3, 4, 5
+    _, outcomes = run(learner, Expert(every=2), samples)  # positions 2 to 5
     assert len(steps) == expected
-    assert [o.loss is None for (o,) in outcomes] == [False, True, False, True]
-
-
-def nobody(prediction):
-    return Feedback("none", (None,) * len(prediction.prompts))
+    assert [outcome.loss is None for (outcome,) in outcomes] == [False, True, False, True]
 
 
 def test_alpha_follows_rectified_masks_only(make_stream, make_learner):

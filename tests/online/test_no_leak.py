@@ -1,7 +1,7 @@
 """Nothing of y_t reaches the record of step t: two streams that differ in y_t alone have equal records up to t.
 
-Records are compared after the whole stream has run, as they are handed out: a record that learning changes later is a leak
-like any other. The leaking learners at the end show that each way is caught.
+Records are compared after the whole stream has run, as they were handed out: a record that learning changes later is a
+leak like any other. The leaking learners at the end show that each way is caught.
 """
 
 import numpy as np
@@ -63,9 +63,7 @@ def compare(make_stream, make_learner, expert=None, prompts=2, network=lambda: N
     both = []
     for changed in (False, True):
         torch.manual_seed(1)
-        learner = make_learner(
-            network=network(), fusion=Fusion("adaptive", window=2), batch=OnlineBatch(3), **settings
-        )
+        learner = make_learner(network=network(), fusion=Fusion("adaptive", window=2), batch=OnlineBatch(3), **settings)
         both.append(run(learner, expert, samples, changed))
     return first_difference(*both)
 

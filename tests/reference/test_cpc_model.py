@@ -1,8 +1,9 @@
 """Groups A and B of the recording: embeddings, prompt tokens and logits of the authors' model.
 
-The weight rule draws the attention matrices of the decoders at unit scale, so their softmax is close to saturation, and rounding errors grow: two correct
-float32 programs differ by up to a few hundredths in some images. So the logits are compared with a float64 run of our model, and the
-recording may be as far from it as float32 rounding puts us: 1e-4, plus what relative weight changes of one unit in the last place do.
+The weight rule draws the attention matrices of the decoders at unit scale, so their softmax is close to saturation, and
+rounding errors grow: two correct float32 programs differ by up to a few hundredths in some images. So the logits are
+compared with a float64 run of our model, and the recording may be as far from it as float32 rounding puts us: 1e-4,
+plus what relative weight changes of one unit in the last place do.
 """
 
 from collections.abc import Callable
@@ -74,6 +75,4 @@ def test_prompt_tokens(sam: BranchedSam, oracle: Oracle) -> None:
 def test_prompted_logits(sam: BranchedSam, embedding: Tensor, oracle: Oracle, branch: int) -> None:
     count = len(embedding)
     points, labels = oracle.tensor("B_points")[:count].float(), oracle.tensor("B_labels")[:count].long()
-    assert_logits(
-        oracle, f"B_prompted{branch + 1}", sam, embedding, lambda m, e: m.decode(e, branch, points, labels)
-    )
+    assert_logits(oracle, f"B_prompted{branch + 1}", sam, embedding, lambda m, e: m.decode(e, branch, points, labels))

@@ -1,0 +1,65 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+from lightning_samseg.io.files import atomic_folder, atomic_write, cache_dir
+
+
+def write_half(path):
+    path.write_text("half")
+    raise OSError("disk full after half")
+
+
+def test_atomic_write_replaces_at_once(tmp_path):
+    path = tmp_path / "new" / "table.csv"
+    for text in ("first", "second"):
+        with atomic_write(path) as temporary:
+            temporary.write_text(text)
+            assert temporary.suffix == ".csv"
+            assert temporary.parent == path.parent
+            assert not path.exists() or path.read_text() == "first"
+        assert path.read_text() == text
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with pytest.raises(OSError, match="half"), atomic_write(path) as temporary:
+        write_half(temporary)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_atomic_folder_is_complete_or_absent(tmp_path):
+    target = tmp_path / "deep" / "data"
+    with pytest.raises(OSError, match="half"), atomic_folder(target) as temporary:
+        write_half(temporary / "a")
+    assert list(target.parent.iterdir()) == []
+    with atomic_folder(target) as temporary:
+        (temporary / "a").touch()
+        assert not target.exists()
+    assert [path.name for path in target.iterdir()] == ["a"]
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_the_first_process_wins(tmp_path):
+    target = tmp_path / "data"
+    with atomic_folder(target) as slow:
+        (slow / "slow").touch()
+        with atomic_folder(target) as fast:
+            (fast / "fast").touch()
+    assert [path.name for path in target.iterdir()] == ["fast"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_cache_dir(monkeypatch, tmp_path):
+    monkeypatch.setenv("SAMSEG_CACHE", str(tmp_path))
+    assert cache_dir() == tmp_path
+    monkeypatch.delenv("SAMSEG_CACHE")
+    if sys.platform == "linux":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+        assert cache_dir() == tmp_path / "xdg" / "lightning_samseg"
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        assert cache_dir() == Path.home() / ".cache" / "lightning_samseg"
