@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
 from data_modules.base import SegmentationDataModule
 from data_modules.layouts.acdc import LIST_NAMES, LISTS, AcdcLayout
@@ -64,6 +64,10 @@ class AcdcDataModule(SegmentationDataModule):
         super().setup(stage)
         lists = self.layout.lists
         if not self.layout.has_test_list:
-            rank_zero_warn(f"{lists} has no test.list: the test volumes are the validation volumes, so scores flatter.")
+            rank_zero_info(
+                f"warning: no test.list in {lists}: validation volumes are tested, which flatters the scores"
+            )
         elif any(read_list(lists / name) != read_list(LISTS / name) for name in LIST_NAMES):
-            rank_zero_warn(f"The lists in {lists} differ from SSL4MIS's: scores do not compare with published ones.")
+            rank_zero_info(
+                f"warning: the lists in {lists} are not SSL4MIS's: scores do not compare with published ones"
+            )

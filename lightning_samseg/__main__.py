@@ -59,21 +59,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             expected=", ".join([*TRAINING_VERBS, *OTHER_VERBS]),
             fix="python -m lightning_samseg --help",
         )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        message = message_from_worker(error)
+    except Exception as error:
+        message = explained(error)
         if message is None:
             raise
         print(f"error: {message}", file=sys.stderr)
         return 2
 
 
-def message_from_worker(error: RuntimeError) -> str | None:
-    """The message of a UserError raised in a loader's worker process, which arrives as text inside a RuntimeError."""
-    _, marker, message = str(error).rpartition("lightning_samseg.errors.UserError: ")
-    return message.rstrip() if marker else None
+def explained(error: BaseException | None) -> str | None:
+    """The message of the UserError behind an exception, also where a library or a loader's worker has wrapped it."""
+    while error is not None:
+        if isinstance(error, UserError):
+            return str(error)
+        # A worker process sends its exceptions as text.
+        _, marker, message = str(error).rpartition("lightning_samseg.errors.UserError: ")
+        if marker:
+            return message.rstrip()
+        error = error.__cause__ or error.__context__
+    return None
 
 
 if __name__ == "__main__":

@@ -104,7 +104,8 @@ def prepare_acdc(source: Path, out: Path) -> None:
         raise UserError(f"--source and --out are the same folder, {out}.", fix="give --out another folder")
     out = out.expanduser()
     frames, missing = find_frames(source)
-    written = sum(prepare_frame(frame, out) for frame in tqdm(frames, desc="acdc", unit="volume"))
+    with tqdm(frames, desc="acdc", unit="volume") as progress:
+        written = sum(prepare_frame(frame, out) for frame in progress)
     write_lists([frame.case for frame in frames], out)
     print(
         f"{len(frames)} volumes of {len(frames) // 2} patients in {out}: {written} files written, the others were there"

@@ -1,11 +1,21 @@
-"""``python -m lightning_samseg weights``: list, fetch and verify pretrained checkpoints. Starts without torch."""
+"""``python -m lightning_samseg weights``: list, fetch and verify pretrained checkpoints. Starts without torch.
+
+The verbs that open checkpoints need it, and are in ``adapters_cli``.
+"""
 
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.weights import CHECKPOINTS, fetch, is_verified, locate, verify, weights_dir
+
+ADAPTER_VERBS = {
+    "export": "the trained part of a run's checkpoint, as one file to share",
+    "import": "take in a published SAM or MedSAM file, or a checkpoint of SAMed or CPC-SAM",
+    "merge": "work an adapter into its base weights: a plain SAM for other programs",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     fetching.add_argument("--all", action="store_true", help="every checkpoint in the list")
     verifying = verbs.add_parser("verify", help="hash files again; status 2 if one is missing or wrong")
     verifying.add_argument("names", nargs="*", metavar="NAME", help=f"{names}; all of them if none is named")
-    args = parser.parse_args(argv)
+    for name, text in ADAPTER_VERBS.items():
+        verbs.add_parser(name, help=text, add_help=False)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] in ADAPTER_VERBS:
+        return int(import_module("lightning_samseg.adapters_cli").main(arguments))
+    args = parser.parse_args(arguments)
     if args.verb == "list":
         print(_table())
         return 0

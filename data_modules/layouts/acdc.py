@@ -210,14 +210,15 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _dataset(file: Any, key: str, path: Path) -> Any:
-    if not isinstance(file.get(key), h5py.Dataset):
+    dataset = file.get(key)
+    if not isinstance(dataset, h5py.Dataset):
         raise UserError(
             f"{path} has no dataset {key!r}.",
             expected="image and label, as in SSL4MIS's files",
             found=", ".join(file) or "an empty file",
             fix=_FIX_FILE,
         )
-    return file[key]
+    return dataset
 
 
 def _as_spacing(stored: Any, path: Path) -> tuple[float, ...]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -312,15 +313,15 @@ def _differences(expected: Mapping[str, torch.Size], found: Mapping[str, torch.S
 
 
 def _lora_alpha(sam: BranchedSam) -> float | None:
-    alphas = (module.lora_alpha["default"] for module in sam.modules() if hasattr(module, "lora_alpha"))
-    return next(alphas, None)
+    layers = [module for module in sam.modules() if isinstance(module, LoraLayer)]
+    return float(layers[0].lora_alpha["default"]) if layers else None
 
 
 def _backbones_of(sam: BranchedSam) -> list[str]:
     encoder = sam.image_encoder
     if isinstance(encoder, TinyViT):
         return ["lite_medsam"]
-    shape = (encoder.pos_embed.shape[-1], len(encoder.blocks))  # type: ignore[union-attr, arg-type]
+    shape = (encoder.get_parameter("pos_embed").shape[-1], len(encoder.get_submodule("blocks")))  # type: ignore[arg-type]
     return [name for name, vit in VIT_SHAPES.items() if (vit.dim, vit.depth) == shape]
 
 

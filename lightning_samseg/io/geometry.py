@@ -39,8 +39,8 @@ def resize_image(
         return np.stack(channels, axis=-1)
     # Sparse products, not dense ones: they start no threads of their own, of which every worker would have a set.
     spline = spline_filter(image, order=3, output=np.float32)
-    rows = _spline_matrix(image.shape[0], size[0]) @ spline
-    return np.asarray((_spline_matrix(image.shape[1], size[1]) @ rows.T).T)
+    columns = _spline_matrix(image.shape[1], size[1]) @ spline.T
+    return np.asarray(_spline_matrix(image.shape[0], size[0]) @ columns.T)
 
 
 def resize_labels(

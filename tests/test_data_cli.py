@@ -1,0 +1,200 @@
+"""``data list`` and ``data prepare acdc``, from NIfTI files as released to a data set that trains."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import nibabel
+import numpy as np
+import pytest
+
+from data_modules import AcdcDataModule
+from data_modules.layouts.acdc import LISTS
+from data_modules.layouts.acdc_native import find_frames, read_frame
+from data_modules.layouts.base import read_list
+from lightning_samseg import data_cli
+from lightning_samseg.errors import UserError
+from tests.fakes import acdc_volume, truncate, write_acdc_native, write_nifti
+
+PATIENTS = {"patient089": 6, "patient041": 6, "patient028": 3, "patient011": 2}
+"""Two patients to train on, with as many slices as SSL4MIS's list has; one each to validate and test."""
+
+
+@pytest.fixture
+def release(tmp_path):
+    return write_acdc_native(tmp_path / "release", PATIENTS)
+
+
+def prepare(release, out):
+    return data_cli.main(["prepare", "acdc", "--source", str(release), "--out", str(out)])
+
+
+def test_list_names_licence_citation_and_layout_without_heavy_imports():
+    code = "import sys; from lightning_samseg.data_cli import main; status = main(['list'])\n"
+    code += "assert not {'torch', 'numpy', 'h5py', 'nibabel'} & set(sys.modules); sys.exit(status)"
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    for name, data_set in data_cli.DATA_SETS.items():
+        for text in (name, *data_set):
+            assert text in done.stdout
+
+
+def test_every_listed_data_set_exists():
+    import data_modules
+
+    for data_set in data_cli.DATA_SETS.values():
+        package, _, name = data_set.module.partition(".")
+        assert package == "data_modules"
+        assert getattr(data_modules, name).__name__ == name
+
+
+def test_prepared_files(release, tmp_path, capsys):
+    out = tmp_path / "acdc"
+    assert prepare(release, out) == 0
+    assert "warning: 96 of 100 patients are not in" in capsys.readouterr().out
+    lines = read_list(LISTS / "train_slices.list")
+    slices = [name for name in lines if name[:10] in PATIENTS]
+    assert read_list(out / "train_slices.list") == slices
+    assert len(slices) == 24
+    assert read_list(out / "val.list") == ["patient028_frame01", "patient028_frame02"]
+    assert read_list(out / "test.list") == ["patient011_frame01", "patient011_frame02"]
+    assert {path.stem for path in (out / "data" / "slices").iterdir()} == set(slices)
+    volumes = {f"{patient}_frame0{number}.h5" for patient in PATIENTS for number in (1, 2)}
+    assert {path.name for path in (out / "data").glob("*.h5")} == volumes
+
+    image, label = acdc_volume(6, seed=12)
+    with h5py.File(out / "data" / "patient041_frame02.h5") as file:
+        assert dict(file.attrs) == {"spacing": pytest.approx((10, 1.5, 1.25)), "frame": 12, "phase": "ES"}
+        assert (file["image"].dtype, file["label"].dtype) == ("float32", "uint8")
+        assert file["image"].chunks == (1, 24, 20)
+        np.testing.assert_allclose(file["image"][()], image / 1000, atol=1e-7)
+        np.testing.assert_array_equal(file["label"][()], label)
+    with h5py.File(out / "data" / "slices" / "patient041_frame02_slice_1.h5") as file:
+        np.testing.assert_allclose(file["image"][()], image[0] / 1000, atol=1e-7)
+    with h5py.File(out / "data" / "slices" / "patient041_frame02_slice_6.h5") as file:
+        np.testing.assert_array_equal(file["label"][()], label[5])
+        assert file.attrs["frame"] == 12
+
+
+def test_prepared_data_set_trains_and_is_scored_in_mm(release, tmp_path):
+    prepare(release, tmp_path / "acdc")
+    data = AcdcDataModule(str(tmp_path / "acdc"), labelled_patients=1, image_size=32)
+    assert (len(data.labelled_items), len(data.unlabelled_items)) == (12, 12)
+    cases = [case for batch in data.test_dataloader() for case in batch["cases"]]
+    assert {case.spacing for case in cases} == {(10.0, 1.5, 1.25)}
+    assert [(case.case_id, case.slice_index, case.num_slices) for case in cases] == [
+        (f"patient011_frame0{frame}", index, 2) for frame in (1, 2) for index in (0, 1)
+    ]
+
+
+def test_it_goes_on_where_it_was_stopped(release, tmp_path, capsys):
+    out = tmp_path / "acdc"
+    (release / "training" / "patient011" / "patient011_frame12_gt.nii.gz").rename(tmp_path / "later.nii.gz")
+    with pytest.raises(UserError, match=r"patient011_frame12_gt\.nii\.gz is missing"):
+        prepare(release, out)
+    shutil.move(tmp_path / "later.nii.gz", release / "training" / "patient011" / "patient011_frame12_gt.nii.gz")
+    whole = release / "training" / "patient011" / "patient011_frame12.nii.gz"
+    kept = whole.read_bytes()
+    truncate(whole)
+    with pytest.raises(UserError, match="cannot be read"):
+        prepare(release, out)
+    assert not [path for path in out.rglob("*") if path.name.startswith(".")]
+    made = {path: path.stat().st_mtime_ns for path in out.rglob("*.h5")}
+    assert made
+    assert not (out / "test.list").exists()  # lists come last: a folder with lists is whole
+    whole.write_bytes(kept)
+    assert prepare(release, out) == 0
+    assert all(path.stat().st_mtime_ns == time for path, time in made.items())
+    assert f"{32 - len(made)} files written" in capsys.readouterr().out
+    assert prepare(release, out) == 0
+    assert "0 files written" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("inside", ["", "training", "database"])
+def test_source_may_be_any_folder_of_the_release(release, tmp_path, inside):
+    if inside == "database":
+        (tmp_path / "ACDC").mkdir()
+        release = release.rename(tmp_path / "ACDC" / "database").parent
+        inside = ""
+    frames, missing = find_frames(release / inside)
+    assert len(frames) == 8
+    assert len(missing) == 96
+
+
+def test_frames_are_numbered_by_time(tmp_path):
+    """Patient 090: end-diastole is frame 11, end-systole frame 04, and the published frame01 is frame 04."""
+    release = write_acdc_native(tmp_path, {"patient090": 7}, frames=(("ED", 11), ("ES", 4)))
+    frames, _ = find_frames(release)
+    assert [(frame.case, frame.number, frame.phase) for frame in frames] == [
+        ("patient090_frame01", 4, "ES"),
+        ("patient090_frame02", 11, "ED"),
+    ]
+    assert frames[0].image.name == "patient090_frame04.nii.gz"
+
+
+def test_scaled_nifti_and_integer_valued_float_label(release):
+    frame = find_frames(release)[0][0]
+    image, label = acdc_volume(len(read_frame(frame).image), seed=1)
+    scaled = nibabel.Nifti1Image(image.T, np.diag([1.25, 1.5, 10, 1]))
+    scaled.header.set_slope_inter(2.0, 30.0)
+    nibabel.save(scaled, frame.image)
+    write_nifti(frame.label, label.astype(np.float32))
+    volume = read_frame(frame)
+    np.testing.assert_allclose(volume.image, image / 1000, atol=1e-6)
+    np.testing.assert_array_equal(volume.label, label)
+    assert volume.label.dtype == np.uint8
+    assert volume.spacing == pytest.approx((10, 1.5, 1.25))
+
+
+IMAGE, LABEL = acdc_volume(6)
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "message"),
+    [
+        (IMAGE, LABEL[:5], "another shape"),
+        (IMAGE, LABEL.transpose(0, 2, 1), "another shape"),
+        (IMAGE[:1], LABEL[:1], "at least 2 slices"),
+        (np.stack([IMAGE, IMAGE]), LABEL, "not a volume"),
+        (IMAGE, LABEL + 1, "no class"),
+        (IMAGE, LABEL * np.float32(0.5), "no class"),
+        (IMAGE * 0, LABEL, "cannot be normalised"),
+        (np.where(LABEL == 3, np.float32("nan"), IMAGE), LABEL, "cannot be normalised"),
+        (IMAGE[:5], LABEL[:5], "has 5 slices"),
+    ],
+)
+def test_volume_that_does_not_fit(release, tmp_path, image, label, message):
+    folder = release / "training" / "patient089"
+    for array, name in ((image, "patient089_frame01.nii.gz"), (label, "patient089_frame01_gt.nii.gz")):
+        if array.ndim == 4:
+            nibabel.save(nibabel.Nifti1Image(array.T, np.eye(4)), folder / name)
+        else:
+            write_nifti(folder / name, array)
+    with pytest.raises(UserError, match=message) as raised:
+        prepare(release, tmp_path / "acdc")
+    assert "patient089_frame01" in str(raised.value)
+    assert not list((tmp_path / "acdc").rglob("patient089_frame01*"))
+
+
+def test_release_that_does_not_fit(release, tmp_path):
+    with pytest.raises(UserError, match="No ACDC patients found"):
+        prepare(tmp_path / "absent", tmp_path / "acdc")
+    with pytest.raises(UserError, match="same folder"):
+        prepare(release, release)
+    info = release / "training" / "patient041" / "Info.cfg"
+    info.write_text("ED: 1\nGroup: NOR\n")
+    with pytest.raises(UserError, match=r"Info\.cfg does not tell"):
+        prepare(release, tmp_path / "acdc")
+    info.unlink()
+    with pytest.raises(UserError, match=r"Info\.cfg does not tell"):
+        prepare(release, tmp_path / "acdc")
+
+
+def test_unknown_verb_and_missing_option_end_with_status_2(capsys):
+    for arguments in (["fetch"], ["prepare", "acdc"], []):
+        with pytest.raises(SystemExit) as ended:
+            data_cli.main(arguments)
+        assert ended.value.code == 2
+    assert "--source" in capsys.readouterr().err
