@@ -13,7 +13,7 @@ from data_modules.layouts.base import Item, Layout, Splits, list_images
 from data_modules.streams import CaseSampler, Loader, StreamLoader, StreamSampler
 from data_modules.views import Normalise, Resize, View
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.geometry import Geometry
+from lightning_samseg.types import Geometry
 
 LABELLED, UNLABELLED = 0, 1  # stream numbers: part of every random key
 

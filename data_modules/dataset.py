@@ -88,6 +88,7 @@ class SegmentationDataset(Dataset[Any]):
                 spacing=self.layout.spacing(item),
                 slice_index=item.slice_index,
                 num_slices=item.num_slices,
+                geometry=self.view.geometry,
             ),
             mask=None if label is None else self.view.fit_mask(label),
             reference=reference if self.contents == "evaluation" else None,

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.images import write_image
 
-VERSION = 2  # part of the cached folder's name: raise it whenever the pictures change
+VERSION = 3  # part of the cached folder's name: raise it whenever the pictures change
 
 _CATEGORIES = ("benign", "malignant", "normal")
 
@@ -181,7 +181,7 @@ def _add_lesion(
     soft = cv2.GaussianBlur(area, (0, 0), edge)
 
     surround = float(np.median(echo[cv2.dilate(mask.astype(np.uint8), np.ones((15, 15))) > mask]))
-    level = surround - (rng.uniform(8, 14) if malignant else rng.uniform(8, 17))
+    level = surround - (rng.uniform(10, 16) if malignant else rng.uniform(10, 18))
     inside = level + _smooth(
         rng,
         height,

@@ -5,8 +5,9 @@ from typing import Literal
 
 import numpy as np
 
-from lightning_samseg.io.geometry import Geometry, resize_image, resize_labels
+from lightning_samseg.io.geometry import resize_image, resize_labels
 from lightning_samseg.io.images import to_grey
+from lightning_samseg.types import Geometry
 
 Normalise = Literal["minmax", "sam", "percentile", "stored"]
 Resize = Literal["squash", "longest_side"]

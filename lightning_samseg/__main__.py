@@ -8,6 +8,7 @@ from lightning_samseg.errors import UserError
 
 TRAINING_VERBS = ("fit", "validate", "test", "predict")
 OTHER_VERBS = {
+    "data": "lightning_samseg.data_cli",
     "weights": "lightning_samseg.weights_cli",
     "benchmark": "lightning_samseg.benchmark_cli",
 }
@@ -21,7 +22,8 @@ train and evaluate (options: VERB --help, and VERB --config FILE --print_config)
   predict    write the masks a checkpoint predicts
 
 look after things
-  weights    list, fetch and verify pretrained weights
+  data       list data sets, prepare them
+  weights    list, fetch and verify pretrained weights; import, export and merge adapters
   benchmark  measure speed side by side: metrics, prompts, attention
 
 A run starts with a configuration, for example

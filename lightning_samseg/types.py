@@ -5,10 +5,16 @@ foreground classes, ``K = C + 1`` channels (channel 0 is background), ``E`` side
 of the source image. Points are ``(x, y)`` = (column, row) in pixels of the network input, as in SAM.
 """
 
-from typing import NamedTuple, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 import numpy as np
 from torch import Tensor
+
+Geometry = Literal["half_pixel", "corner_aligned"]
+"""How the pixels of two grids lie on each other when one is resized to the other. ``half_pixel``: the outer borders of both
+coincide, as in OpenCV and in PyTorch with ``align_corners=False``. ``corner_aligned``: the centres of their corner pixels
+coincide, output ``k`` is read at ``k (n_in - 1) / (n_out - 1)`` as in ``scipy.ndimage.zoom``, which CPC-SAM's published
+code uses both ways."""
 
 
 class Case(NamedTuple):
@@ -28,6 +34,8 @@ class Case(NamedTuple):
     """Position of the slice in its volume, from 0."""
     num_slices: int = 1
     """Slices of the volume; 1 for an image. A volume is scored when all of its slices have arrived."""
+    geometry: Geometry = "half_pixel"
+    """How the image was resized to the network's input; the prediction goes back the same way."""
 
 
 class Batch(TypedDict, total=False):

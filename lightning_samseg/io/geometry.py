@@ -1,7 +1,6 @@
 """Resizing of images and label maps under a named geometry: how the pixels of two grids lie on each other."""
 
 from functools import lru_cache
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -9,10 +8,7 @@ import numpy.typing as npt
 from scipy.ndimage import spline_filter, zoom
 from scipy.sparse import csr_array
 
-Geometry = Literal["half_pixel", "corner_aligned"]
-"""``half_pixel``: the outer borders of both grids coincide, as in OpenCV and in PyTorch with ``align_corners=False``.
-``corner_aligned``: the centres of their corner pixels coincide, output ``k`` is read at ``k (n_in - 1) / (n_out - 1)``
-as in ``scipy.ndimage.zoom``, which CPC-SAM's published code uses both ways."""
+from lightning_samseg.types import Geometry
 
 
 def resize_image(
@@ -27,7 +23,7 @@ def resize_image(
     Args:
         image: float32 ``(H, W)`` or ``(H, W, 3)``.
         size: ``(h, w)`` of the result in pixels.
-        geometry: See :data:`Geometry`.
+        geometry: See :data:`lightning_samseg.types.Geometry`.
 
     Returns:
         float32 ``(h, w)`` or ``(h, w, 3)``.
@@ -54,7 +50,7 @@ def resize_labels(
     Args:
         labels: uint8 ``(H, W)`` class ids.
         size: ``(h, w)`` of the result in pixels.
-        geometry: See :data:`Geometry`.
+        geometry: See :data:`lightning_samseg.types.Geometry`.
 
     Returns:
         uint8 ``(h, w)``.

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
+from lightning_samseg.io.geometry import resize_labels
 from lightning_samseg.metrics import CaseScores
 from lightning_samseg.optim import warmup_poly
 from lightning_samseg.types import Batch, Case
@@ -134,9 +135,8 @@ def restore_size(probabilities: Tensor, case: Case, how: Restore) -> np.ndarray:
     """
     height, width = case.content_size
     content = probabilities[None, :, :height, :width].float()
-    if how == "probabilities":
-        resized = F.interpolate(content, size=case.original_size, mode="bilinear", align_corners=False).argmax(1)
-    else:
-        labels = content.argmax(1, keepdim=True).float()
-        resized = F.interpolate(labels, size=case.original_size, mode="nearest-exact")[:, 0]
-    return resized[0].to(torch.uint8).cpu().numpy()
+    if how == "labels":
+        return resize_labels(content[0].argmax(0).to(torch.uint8).cpu().numpy(), case.original_size, case.geometry)
+    corners = case.geometry == "corner_aligned"
+    resized = F.interpolate(content, size=case.original_size, mode="bilinear", align_corners=corners)
+    return resized[0].argmax(0).to(torch.uint8).cpu().numpy()

@@ -224,7 +224,7 @@ def _wrong_type(tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
         (_with_nan, f"NaN or infinity in 1 entries: {TOKENS}"),
         (_newer, "found: adapter_format 2"),
         (_foreign, "found: no adapter_format"),
-        (_no_architecture, "description inside .*changed.safetensors is damaged"),
+        (_no_architecture, "is damaged.*KeyError: .architecture"),
         (_no_json, "is damaged.*JSONDecodeError"),
         (_unknown_backbone, "is damaged.*unknown backbone huge"),
         (_wrong_type, "is damaged"),
@@ -232,7 +232,7 @@ def _wrong_type(tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
 )
 def test_damaged_content(file: Path, tmp_path: Path, change: Any, message: str) -> None:
     changed = rewrite(file, tmp_path / "changed.safetensors", change)
-    with pytest.raises(UserError, match=f"(?s)changed.safetensors.*{message}|{message}"):
+    with pytest.raises(UserError, match=f"(?s)changed.safetensors.*{message}"):
         read_adapter(changed)
 
 

@@ -9,12 +9,17 @@ plus what relative weight changes of one unit in the last place do.
 from collections.abc import Callable
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from lightning_samseg.io.geometry import resize_image
+from lightning_samseg.methods import CpcSam
+from lightning_samseg.methods.base import restore_size
 from lightning_samseg.models.convert import from_authors
 from lightning_samseg.models.dual_branch import BranchedSam
+from lightning_samseg.types import Case
 from tests.reference.oracle import Oracle
 
 pytestmark = pytest.mark.reference
@@ -76,3 +81,18 @@ def test_prompted_logits(sam: BranchedSam, embedding: Tensor, oracle: Oracle, br
     count = len(embedding)
     points, labels = oracle.tensor("B_points")[:count].float(), oracle.tensor("B_labels")[:count].long()
     assert_logits(oracle, f"B_prompted{branch + 1}", sam, embedding, lambda m, e: m.decode(e, branch, points, labels))
+
+
+def test_prediction_of_a_volume(sam: BranchedSam, oracle: Oracle) -> None:
+    """Group F: slices resized, both branches averaged, the argmax brought back to the original size."""
+    volume, recorded = oracle["F_vol"], oracle["F_test_pred_mean"]
+    method = CpcSam(backbone="tiny", image_size=64, num_classes=3)
+    method.sam = sam
+    resized = np.stack([resize_image(image, (64, 64), "corner_aligned") for image in volume])
+    with torch.no_grad():
+        probabilities = method.predict_probabilities(torch.from_numpy(resized)[:, None].repeat(1, 3, 1, 1))
+    noise = 0.05  # of the logits, see above; a probability moves by a quarter of it
+    oracle.assert_close("F_test_probs_mean", probabilities, atol=noise / 4)
+    case = Case("volume", "recorded", volume.shape[1:], (64, 64), geometry="corner_aligned")
+    predicted = np.stack([restore_size(p, case, "labels") for p in probabilities])
+    assert (predicted == recorded).mean() > 0.999
