@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
 
 from data_modules.dataset import Augmentation, Contents, SegmentationDataset
 from data_modules.layouts.base import Item, Layout, Splits, list_images
+from data_modules.online import OnlineDataset, OnlineSampler, Place, StreamOrder, order_stream
 from data_modules.streams import CaseSampler, Loader, StreamLoader, StreamSampler
 from data_modules.views import Normalise, Resize, View
 from lightning_samseg.errors import UserError
@@ -23,7 +24,8 @@ class SegmentationDataModule(LightningDataModule):
 
     Training has no epochs: each stream is an endless row of permutations (``StreamSampler``), and its length is the
     trainer's ``max_steps``. A method that sets ``uses_unlabelled = True`` gets ``SemiBatch``es, any other labelled
-    ``Batch``es alone.
+    ``Batch``es alone. One that sets ``uses_stream = True`` walks once through the data set's stream, ``StreamItem`` by
+    ``StreamItem``, in training and in test; parts and labelled images mean nothing then.
 
     Args:
         layout: Where the files are and how they are split. The data sets' own modules make it from their arguments.
@@ -46,6 +48,11 @@ class SegmentationDataModule(LightningDataModule):
             B-spline (CPC-SAM's published code).
         grey: Turn colour images into grey ones.
         predict_from: Image or folder of images to predict; the test images where not given.
+        stream_sets: Sets that online learning walks through, in this order, such as [malignant]. None: all.
+        stream_order: sorted: set after set, each by file name (the authors of AuxOL). shuffled: set after set, each
+            in an order drawn from the seed. list: as stream_list says.
+        stream_list: File of the case ids that online learning walks through, one a line; with stream_order list.
+        stream_class: Class that online learning segments, by name. None: all foreground classes as one.
 
     Raises:
         UserError: If an argument is out of range.
@@ -67,6 +74,10 @@ class SegmentationDataModule(LightningDataModule):
         geometry: Geometry = "half_pixel",
         grey: bool = False,
         predict_from: str | None = None,
+        stream_sets: list[str] | None = None,
+        stream_order: StreamOrder = "sorted",
+        stream_list: str | None = None,
+        stream_class: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore="layout", logger=False)
@@ -75,6 +86,8 @@ class SegmentationDataModule(LightningDataModule):
         self.labelled_batch_size, self.unlabelled_batch_size = labelled_batch_size, unlabelled_batch_size
         self.eval_batch_size, self.num_workers = eval_batch_size, num_workers
         self.seed, self.augment, self.predict_from = seed, augment, predict_from
+        self.stream_sets, self.stream_order, self.stream_list = stream_sets, stream_order, stream_list
+        self.stream_class = stream_class
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise UserError(
@@ -114,7 +127,7 @@ class SegmentationDataModule(LightningDataModule):
         Raises:
             UserError: If data are missing or more labelled images are asked for than there are.
         """
-        if self._splits is not None:
+        if self._splits is not None or self._streams:
             return
         splits = self.layout.splits()
         available, wanted = len(splits.train), self.num_labelled
@@ -147,13 +160,60 @@ class SegmentationDataModule(LightningDataModule):
         """All other training images; their masks are never read."""
         return [*self.splits.train[len(self.labelled_items) :], *self.splits.unlabelled]
 
+    def stream_items(self, order: StreamOrder | None = None) -> list[Place]:
+        """List what online learning walks through, in order; nothing is opened.
+
+        Args:
+            order: Another order than ``stream_order``.
+
+        Raises:
+            UserError: If data are missing, or sets, order and list do not fit them (see ``order_stream``).
+        """
+        self.prepare_data()
+        return order_stream(
+            self.layout.stream_sets(),
+            self.stream_order if order is None else order,
+            chosen=self.stream_sets,
+            listed=self.stream_list,
+            seed=self.seed,
+        )
+
+    def stream_dataloader(self, start: int | None = None) -> StreamLoader:
+        """Give the stream of online learning, ``StreamItem`` by ``StreamItem``, each process its turns.
+
+        Args:
+            start: Round to begin at, the position where there is one process. None: where the trainer is.
+
+        Raises:
+            UserError: See ``stream_items``; also if ``stream_class`` is no class of the data set.
+        """
+        if self.stream_class is not None and self.stream_class not in self.class_names:
+            raise UserError(
+                f"data.stream_class {self.stream_class!r} is no class of {self.layout.name}.",
+                expected=f"one of {', '.join(self.class_names)}, or null for all as one",
+                fix="set --data.stream_class null",
+            )
+        class_id = None if self.stream_class is None else self.class_names.index(self.stream_class) + 1
+        dataset = OnlineDataset(self.layout, self.stream_items(), class_id, self.view.grey)
+        trainer = self.trainer
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        sampler = OnlineSampler(dataset, rank, world_size, self._steps_done if start is None else lambda: start)
+        loader = StreamLoader(dataset, sampler=sampler, **self._loading())
+        names = "\n".join(place.item.case_id for place in dataset.stream).encode()
+        loader.identity = f"stream of {len(dataset)} images of {sha256(names).hexdigest()[:12]}"
+        return loader
+
     def train_dataloader(self) -> CombinedLoader | StreamLoader:
         """Give the labelled stream, joined by the unlabelled one if the method's ``uses_unlabelled`` is true.
+
+        If its ``uses_stream`` is true, give the stream of online learning instead.
 
         Raises:
             UserError: If ``trainer.max_steps`` is not set, or there are no unlabelled images for a method that needs
                 them.
         """
+        if self._streams:
+            return self.stream_dataloader()
         labelled = self._stream(self.labelled_items, LABELLED)
         if not getattr(self.trainer and self.trainer.lightning_module, "uses_unlabelled", False):
             return labelled
@@ -173,7 +233,9 @@ class SegmentationDataModule(LightningDataModule):
         return self._once(self.splits.val, "evaluation")
 
     def test_dataloader(self) -> Loader:
-        """Give the test images, once each and in order."""
+        """Give the test images, once each and in order; to a method that ``uses_stream`` its stream, from the start."""
+        if self._streams:
+            return self.stream_dataloader(start=0)
         return self._once(self.splits.test, "evaluation")
 
     def predict_dataloader(self) -> Loader:
@@ -211,13 +273,22 @@ class SegmentationDataModule(LightningDataModule):
             stream=stream,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
-            # `processed` counts the batches that have been learned from; restored before loaders are asked for
-            start=lambda: trainer.fit_loop.epoch_loop.batch_progress.total.processed,  # type: ignore[attr-defined]
+            start=self._steps_done,
         )
         loader = StreamLoader(dataset, sampler=sampler, **self._loading())
         names = "\n".join(item.case_id for item in items).encode()
         loader.identity = f"{len(items)} {contents} images of {sha256(names).hexdigest()[:12]}, seed {self.seed}"
         return loader
+
+    @property
+    def _streams(self) -> bool:
+        return bool(getattr(self.trainer and self.trainer.lightning_module, "uses_stream", False))
+
+    def _steps_done(self) -> int:
+        """Batches that have been learned from; restored from a checkpoint before loaders are asked for."""
+        if self.trainer is None:
+            return 0
+        return int(self.trainer.fit_loop.epoch_loop.batch_progress.total.processed)  # type: ignore[attr-defined]
 
     def _once(self, items: list[Item], contents: Contents) -> Loader:
         dataset = SegmentationDataset(self.layout, items, self.view, contents)

@@ -12,7 +12,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.types import Batch
 
 Keys = list[tuple[int, int]]
 """One batch: for each image its index in the data set and its position in the stream."""
@@ -115,7 +114,7 @@ class Failure(NamedTuple):
     message: str
 
 
-class Loader(DataLoader[Batch]):
+class Loader(DataLoader[Any]):
     """A ``DataLoader`` that raises the ``UserError`` of a worker as such."""
 
     def __iter__(self) -> Any:
@@ -150,7 +149,7 @@ class StreamLoader(Loader):
             )
 
 
-def _raising(batches: Iterator[Batch | Failure]) -> Iterator[Batch]:
+def _raising(batches: Iterator[Any]) -> Iterator[Any]:
     for batch in batches:
         if isinstance(batch, Failure):
             raise UserError.__new__(UserError, batch.message)  # the message is complete: nothing to add

@@ -53,6 +53,23 @@ class Batch(TypedDict, total=False):
     """uint8 ``(H, W, 3)`` picture to draw overlays on, evaluation batches only."""
 
 
+class StreamItem(TypedDict, total=False):
+    """What online learning receives: one image at its own size. Keys that a data set cannot fill are absent."""
+
+    position: int
+    """Place in the stream from 0, the same whatever the number of processes."""
+    set_name: str
+    """Set that the image belongs to, such as CVC-ClinicDB or malignant; "" where there is no image."""
+    cases: list[Case]
+    """One entry; none, and no picture, where the stream ended before this process had its turn in the last round."""
+    original: np.ndarray
+    """uint8 ``(H, W, 3)``."""
+    reference: np.ndarray
+    """uint8 ``(H, W)``: 1 on the stream's class (or on any class), else 0."""
+    instances: np.ndarray
+    """int32 ``(H, W)``: number of the object, 0 outside the reference; absent where the data set knows no objects."""
+
+
 class SemiBatch(TypedDict):
     """What a semi-supervised training step receives: one batch of each stream."""
 

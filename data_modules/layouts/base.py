@@ -48,6 +48,12 @@ class Layout:
     name = "data set"
     class_names: tuple[str, ...] = ()
     """Names of the foreground classes 1..C in order."""
+    sliced = False
+    """Whether items are slices of volumes, of which some show no foreground."""
+    without_foreground: frozenset[str] = frozenset()
+    """Categories whose labels are empty."""
+    problems: list[UserError] | None = None
+    """Set by ``data verify``, which collects what is wrong with single files; None: the first of them is raised."""
 
     def splits(self) -> Splits:
         """List the files and divide them.
@@ -56,6 +62,26 @@ class Layout:
             UserError: If the data are missing or incomplete, or a list names what is not there.
         """
         raise NotImplementedError
+
+    def items(self) -> list[Item]:
+        """List all images that have a label, each once, whatever part they are in.
+
+        Raises:
+            UserError: As ``splits``, which this default asks.
+        """
+        splits = self.splits()
+        return list(dict.fromkeys([*splits.train, *splits.val, *splits.test]))
+
+    def stream_sets(self) -> dict[str, list[Item]]:
+        """List the images that online learning walks through, by set: the categories, or all in one set of this name.
+
+        Raises:
+            UserError: As ``items``.
+        """
+        sets: dict[str, list[Item]] = {}
+        for item in self.items():
+            sets.setdefault(item.category or self.name, []).append(item)
+        return sets
 
     def read_image(self, item: Item) -> np.ndarray:
         """Read the pixels of an item: ``(H, W)`` or ``(H, W, 3)``, values as stored."""
@@ -81,9 +107,32 @@ class Layout:
             label[mask] = item.class_id
         return label
 
+    def read_instances(self, item: Item, size: tuple[int, int]) -> np.ndarray | None:
+        """Read each pixel's object: int32 ``(H, W)``, 0 where there is none; None if the data set does not tell."""
+        return None
+
     def spacing(self, item: Item) -> tuple[float, ...] | None:
         """Voxel size of an item in mm in array order, None where the data set does not tell."""
         return None
+
+    def binary_masks(self, item: Item) -> tuple[Path, ...]:
+        """List the mask files of an item that are read as binary ones, for ``data verify``."""
+        return item.masks
+
+    def complain(self, error: UserError, *, harmless: bool = False) -> None:
+        """Raise an error that concerns a single file, or note it down and go on where problems are collected.
+
+        Args:
+            error: The problem.
+            harmless: Of no consequence for training; it is noted down but never raised.
+
+        Raises:
+            UserError: The error.
+        """
+        if self.problems is not None:
+            self.problems.append(error)
+        elif not harmless:
+            raise error
 
 
 def check_size(mask: np.ndarray, size: tuple[int, int], path: Path, image: Path) -> None:
@@ -172,6 +221,20 @@ def random_splits(items: list[Item], seed: int, train: float = 0.7, val: float =
     Raises:
         UserError: If a part would be empty.
     """
+    splits = divide(items, seed, train, val)
+    for name, part_items in zip(("training", "validation", "test"), splits[:3], strict=True):
+        if not part_items:
+            raise UserError(
+                f"The random split leaves no {name} images.",
+                expected="enough images (and groups) for 70 % training, 10 % validation and 20 % test: at least 5",
+                found=f"{len(items)} images in {len({item.group or item.case_id for item in items})} groups",
+                fix="add images, or write the lists splits/train.txt, val.txt and test.txt yourself (folder data)",
+            )
+    return splits
+
+
+def divide(items: list[Item], seed: int, train: float, val: float) -> Splits:
+    """Divide items as ``random_splits``, whatever becomes of small parts."""
     strata: dict[str, dict[str, list[Item]]] = {}
     category_of: dict[str, str] = {}
     for item in items:
@@ -190,16 +253,7 @@ def random_splits(items: list[Item], seed: int, train: float = 0.7, val: float =
         for part, side in zip(parts, sides, strict=True):
             part.append(side)
 
-    splits = Splits(*(mix_categories(part) for part in parts))
-    for name, part_items in zip(("training", "validation", "test"), splits[:3], strict=True):
-        if not part_items:
-            raise UserError(
-                f"The random split leaves no {name} images.",
-                expected="enough images (and groups) for 70 % training, 10 % validation and 20 % test: at least 5",
-                found=f"{len(items)} images in {sum(map(len, strata.values()))} groups",
-                fix="add images, or write the lists splits/train.txt, val.txt and test.txt yourself (folder data)",
-            )
-    return splits
+    return Splits(*(mix_categories(part) for part in parts))
 
 
 def listed_splits(items: list[Item], lists: Path, root: Path, fix: str) -> Splits:

@@ -1,5 +1,7 @@
 """Dice and cross-entropy over softmax channels, the only two terms in every loss of CPC-SAM."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -30,7 +32,7 @@ def dice_ce_loss(logits: Tensor, target: Tensor, dice_weight: float) -> Tensor:
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Multi-class soft Dice loss with squared denominators, mean over all classes including background.
 
-    Per class, over the pixels of the whole batch together: ``1 - (2 sum(p t) + s) / (sum(p^2) + sum(t^2) + s)`` with
+    Per class, over the pixels of the whole batch together, on all ranks: ``1 - (2 sum(p t) + s) / (sum(p^2) + sum(t^2) + s)`` with
     ``p`` the softmax, ``t`` the one-hot target and ``s = 1e-5``. A class without a target pixel costs almost 1.
 
     Args:
@@ -53,6 +55,27 @@ def _log_softmax_and_hits(logits: Tensor, target: Tensor) -> tuple[Tensor, Tenso
 
 def _dice(p: Tensor, hits: Tensor) -> Tensor:
     over = (0, 2, 3)
-    overlap = p.masked_fill(~hits, 0).sum(over)
-    size = p.square().sum(over) + hits.sum(over)
+    sums = torch.stack([p.masked_fill(~hits, 0).sum(over), p.square().sum(over) + hits.sum(over)])
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        sums = _SumOverRanks.apply(sums)
+    overlap, size = sums
     return (1 - (2 * overlap + SMOOTH) / (size + SMOOTH)).mean()
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """Sum over processes, so that the Dice of a step is that of the whole batch, on however many GPUs it lies.
+
+    Every rank then holds the whole loss, and the gradients that DDP averages are those of one process.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        total = local.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        total = gradient.clone()
+        torch.distributed.all_reduce(total)
+        return total

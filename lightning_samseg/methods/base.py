@@ -108,9 +108,9 @@ class BaseMethod(lightning.LightningModule):
     def _log_summary(self, stage: str, summary: dict[str, Any]) -> None:
         for name in ("dsc", "jc", "hd95", "asd"):
             if summary[name] is not None:
-                # CaseScores has gathered all ranks already.
-                self.log(f"{stage}/{name}", summary[name], prog_bar=name == "dsc", rank_zero_only=True)
-        self.log(f"{stage}/empty_predictions", float(summary["empty_predictions"]), rank_zero_only=True)
+                # CaseScores has gathered all ranks already: every rank holds the same number.
+                self.log(f"{stage}/{name}", summary[name], prog_bar=name == "dsc", sync_dist=True)
+        self.log(f"{stage}/empty_predictions", float(summary["empty_predictions"]), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """AdamW on what is trained, with the schedule stepped every iteration."""

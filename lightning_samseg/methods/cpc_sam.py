@@ -207,13 +207,9 @@ class CpcSam(BaseMethod):
             zero = unprompted.new_zeros(())
             return Terms(zero, dice_ce_loss(unprompted[labelled:], pseudo, 0.5), zero)
 
-        points = class_points(
-            unprompted.detach().argmax(1),
-            self.num_classes + 1,
-            self.prompt_rng(branch),
-            self.num_center,
-            self.num_random,
-        )
+        rngs = self.prompt_rngs(branch, labelled, len(unprompted) - labelled)
+        guessed = unprompted.detach().argmax(1)
+        points = class_points(guessed, self.num_classes + 1, rngs, self.num_center, self.num_random)
         prompts = []
         if self.num_center:
             prompts.append((points.center, points.center_labels, self.consistency_on == "both"))
@@ -287,9 +283,15 @@ class CpcSam(BaseMethod):
         start = self.trainer.max_steps // 6 if self.ssl_start_iter is None else self.ssl_start_iter
         return self.global_step >= start
 
-    def prompt_rng(self, branch: int) -> np.random.Generator:
-        """The generator of this iteration's draws, keyed by counters alone, so that a resumed run draws the same."""
-        return np.random.default_rng((self.seed, self.global_step, self.global_rank, branch))
+    def prompt_rngs(self, branch: int, labelled: int, unlabelled: int) -> list[np.random.Generator]:
+        """A generator per image for this iteration's draws, keyed by counters alone.
+
+        A resumed run draws the same points, and so do two ranks and one process with the whole batch.
+        """
+        places = [
+            (stream, self.global_rank * n + i) for stream, n in enumerate((labelled, unlabelled)) for i in range(n)
+        ]
+        return [np.random.default_rng((self.seed, self.global_step, branch, *place)) for place in places]
 
     def optimize(self, loss: Tensor, last: bool, prompts_used: bool) -> Tensor:
         """One AdamW step of the sequential schedule; Lightning counts the last one of an iteration.

@@ -1,0 +1,186 @@
+"""The stream that online learning walks through: one image after the other, at its own size, each exactly once."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from torch.utils.data import Dataset, DistributedSampler
+
+from data_modules.layouts.base import Item, Layout, read_list, shuffled
+from data_modules.streams import Failure, in_worker
+from lightning_samseg.errors import UserError
+from lightning_samseg.io.images import to_grey, to_rgb_uint8
+from lightning_samseg.types import Case, StreamItem
+
+StreamOrder = Literal["sorted", "shuffled", "list"]
+
+
+class Place(NamedTuple):
+    """One place of a stream."""
+
+    set_name: str
+    """Set that the image belongs to; scores are averaged over each."""
+    item: Item
+
+
+def order_stream(
+    sets: Mapping[str, Sequence[Item]],
+    order: StreamOrder = "sorted",
+    *,
+    chosen: Sequence[str] | None = None,
+    listed: str | Path | None = None,
+    seed: int = 0,
+) -> list[Place]:
+    """Put the images of a data set into the order in which they arrive.
+
+    Args:
+        sets: Images of each set, sets in the data set's own order.
+        order: ``sorted``: set after set, each by file name, letter by letter (10 before 2), as the authors of AuxOL do.
+            ``shuffled``: set after set, each in an order drawn from ``seed``. ``list``: as ``listed`` says, sets mixed
+            or not; images that it does not name are left out.
+        chosen: Names of the sets to walk through, in this order; None: all.
+        listed: File of case ids, one a line.
+        seed: Key of the shuffled order.
+
+    Returns:
+        The stream; every image once, the slices of a volume together and in their order.
+
+    Raises:
+        UserError: If a set is unknown, empty or named twice, a list is missing, not asked for, or names an image twice
+            or one that is not there.
+    """
+    if (order == "list") != (listed is not None):
+        raise UserError(
+            "data.stream_order list and data.stream_list belong together.",
+            found=f"stream_order {order}, stream_list {listed}",
+            fix="set both, or neither",
+        )
+    names = list(sets) if chosen is None else list(chosen)
+    strange = [name for name in names if not sets.get(name)]
+    if strange or not names or len(set(names)) < len(names):
+        raise UserError(
+            f"data.stream_sets cannot be {names}.",
+            expected=f"each at most once: {', '.join(name for name, items in sets.items() if items)}",
+            found=f"no images of {', '.join(strange)}" if strange else "a set twice, or none at all",
+            fix="name the sets as they are called here, or null for all of them",
+        )
+    cases: dict[str, list[Place]] = {}
+    for name in names:
+        of_set: dict[str, list[Place]] = {}
+        for item in sorted(sets[name], key=lambda item: (item.image.name, item.slice_index)):
+            of_set.setdefault(item.case_id, []).append(Place(name, item))
+        for case_id in shuffled(list(of_set), seed) if order == "shuffled" else of_set:
+            cases[case_id] = of_set[case_id]
+    if listed is None:
+        return [place for places in cases.values() for place in places]
+    wanted = read_list(Path(listed).expanduser())
+    absent = [case_id for case_id in wanted if case_id not in cases]
+    twice = [case_id for case_id in dict.fromkeys(wanted) if wanted.count(case_id) > 1] if not absent else []
+    if absent or twice:
+        problem = "names what is not in the stream" if absent else "names an image twice"
+        raise UserError(
+            f"{listed} {problem}: {(absent or twice)[0]}.",
+            expected=f"case ids such as {next(iter(cases))}, each at most once",
+            fix="mend the list",
+        )
+    return [place for case_id in wanted for place in cases[case_id]]
+
+
+class OnlineDataset(Dataset[Any]):
+    """``StreamItem``s of a stream.
+
+    Args:
+        layout: Reads pixels and labels.
+        stream: What arrives, in order.
+        class_id: Class 1..C that the reference shows; None: the union of all classes.
+        grey: Turn colour pictures into grey ones.
+    """
+
+    def __init__(
+        self, layout: Layout, stream: Sequence[Place], class_id: int | None = None, grey: bool = False
+    ) -> None:
+        self.layout, self.stream, self.class_id, self.grey = layout, stream, class_id, grey
+
+    def __len__(self) -> int:
+        """Images of the stream."""
+        return len(self.stream)
+
+    def __getitem__(self, position: int) -> StreamItem | Failure:
+        """Load the image at a position.
+
+        Args:
+            position: From 0. Positions behind the end give an item whose ``cases`` is empty and that has no pictures.
+
+        Returns:
+            The item, or in a worker process the ``Failure`` that stands for the error.
+
+        Raises:
+            UserError: If a file cannot be read or does not fit (in the main process).
+        """
+        if position >= len(self.stream):
+            return StreamItem(position=position, set_name="", cases=[])
+        try:
+            return self._load(position)
+        except UserError as error:
+            if in_worker():
+                return Failure(str(error))
+            raise
+
+    def _load(self, position: int) -> StreamItem:
+        set_name, item = self.stream[position]
+        picture = self.layout.read_image(item)
+        size = (picture.shape[0], picture.shape[1])
+        label = self.layout.read_label(item, size)
+        inside = label > 0 if self.class_id is None else label == self.class_id
+        case = Case(
+            case_id=item.case_id,
+            source=str(item.image),
+            original_size=size,
+            content_size=size,
+            spacing=self.layout.spacing(item),
+            slice_index=item.slice_index,
+            num_slices=item.num_slices,
+        )
+        loaded = StreamItem(
+            position=position,
+            set_name=set_name,
+            cases=[case],
+            original=to_rgb_uint8(to_grey(picture) if self.grey else picture),
+            reference=inside.astype(np.uint8),
+        )
+        instances = self.layout.read_instances(item, size)
+        if instances is not None:
+            loaded["instances"] = np.where(inside, instances, 0).astype(np.int32)
+        return loaded
+
+
+class OnlineSampler(DistributedSampler[Any]):
+    """Positions of a stream in order, dealt out to the processes in turn: rank r of R sees r, r + R, r + 2R and so on.
+
+    Every rank has the same number of rounds. Where the stream ends within the last one, the ranks behind its end get
+    positions behind it (see ``OnlineDataset``), so that no process waits for another that has left.
+
+    Args:
+        dataset: The stream.
+        rank: This process.
+        world_size: Number of processes.
+        start: Asked whenever iteration begins: the round to begin at; with one process, the position.
+    """
+
+    def __init__(
+        self, dataset: OnlineDataset, rank: int = 0, world_size: int = 1, start: Callable[[], int] = lambda: 0
+    ) -> None:
+        super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=False)
+        self.rounds = -(-len(dataset) // world_size)
+        self.start = start
+
+    def __len__(self) -> int:
+        """Rounds of the whole stream, whatever the start."""
+        return self.rounds
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield this rank's positions from the round that ``start`` names."""
+        return iter(
+            range(self.start() * self.num_replicas + self.rank, self.rounds * self.num_replicas, self.num_replicas)
+        )
