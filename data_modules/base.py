@@ -1,5 +1,6 @@
 """The DataModule behind all data sets: streams for training, whole cases for evaluation, one geometry for all."""
 
+from collections import Counter
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
 
 from data_modules.dataset import Augmentation, Contents, SegmentationDataset
 from data_modules.layouts.base import Item, Layout, Splits, list_images
-from data_modules.online import OnlineDataset, OnlineSampler, Place, StreamOrder, order_stream
+from data_modules.online import OnlineDataset, OnlineSampler, Place, StreamOrder, image_id, order_stream
 from data_modules.streams import CaseSampler, Loader, StreamLoader, StreamSampler
 from data_modules.views import Normalise, Resize, View
 from lightning_samseg.errors import UserError
@@ -140,6 +141,7 @@ class SegmentationDataModule(LightningDataModule):
         labelled, unlabelled = len(self.labelled_items), len(self.unlabelled_items)
         counts = f"{labelled} labelled, {unlabelled} unlabelled, {len(splits.val)} validation, {len(splits.test)} test"
         rank_zero_info(f"{self.layout.name}: {counts} images")
+        self._say_notes()
 
     @property
     def splits(self) -> Splits:
@@ -199,7 +201,10 @@ class SegmentationDataModule(LightningDataModule):
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         sampler = OnlineSampler(dataset, rank, world_size, self._steps_done if start is None else lambda: start)
         loader = StreamLoader(dataset, sampler=sampler, **self._loading())
-        names = "\n".join(place.item.case_id for place in dataset.stream).encode()
+        counts = Counter(place.set_name for place in dataset.stream)
+        rank_zero_info(f"{self.layout.name}: stream of {', '.join(f'{n} {name}' for name, n in counts.items())}")
+        self._say_notes()
+        names = "\n".join(image_id(place.item) for place in dataset.stream).encode()
         loader.identity = f"stream of {len(dataset)} images of {sha256(names).hexdigest()[:12]}"
         return loader
 
@@ -283,6 +288,10 @@ class SegmentationDataModule(LightningDataModule):
     @property
     def _streams(self) -> bool:
         return bool(getattr(self.trainer and self.trainer.lightning_module, "uses_stream", False))
+
+    def _say_notes(self) -> None:
+        for note in self.layout.notes():
+            rank_zero_info(f"warning: {self.layout.name}: {note}")
 
     def _steps_done(self) -> int:
         """Batches that have been learned from; restored from a checkpoint before loaders are asked for."""

@@ -1,5 +1,6 @@
 """The stream that online learning walks through: one image after the other, at its own size, each exactly once."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,6 +25,11 @@ class Place(NamedTuple):
     item: Item
 
 
+def image_id(item: Item) -> str:
+    """Name of one image of a stream: its case, with the number of the slice (from 1) where that is a volume."""
+    return item.case_id if item.num_slices == 1 else f"{item.case_id}_slice_{item.slice_index + 1}"
+
+
 def order_stream(
     sets: Mapping[str, Sequence[Item]],
     order: StreamOrder = "sorted",
@@ -40,11 +46,11 @@ def order_stream(
             ``shuffled``: set after set, each in an order drawn from ``seed``. ``list``: as ``listed`` says, sets mixed
             or not; images that it does not name are left out.
         chosen: Names of the sets to walk through, in this order; None: all.
-        listed: File of case ids, one a line.
+        listed: File of case ids, as ``image_id`` gives them, one a line.
         seed: Key of the shuffled order.
 
     Returns:
-        The stream; every image once, the slices of a volume together and in their order.
+        The stream; every image once. Unless there is a list, the slices of a volume are together and in their order.
 
     Raises:
         UserError: If a set is unknown, empty or named twice, a list is missing, not asked for, or names an image twice
@@ -65,26 +71,14 @@ def order_stream(
             found=f"no images of {', '.join(strange)}" if strange else "a set twice, or none at all",
             fix="name the sets as they are called here, or null for all of them",
         )
-    cases: dict[str, list[Place]] = {}
+    stream: list[Place] = []
     for name in names:
-        of_set: dict[str, list[Place]] = {}
-        for item in sorted(sets[name], key=lambda item: (item.image.name, item.slice_index)):
-            of_set.setdefault(item.case_id, []).append(Place(name, item))
-        for case_id in shuffled(list(of_set), seed) if order == "shuffled" else of_set:
-            cases[case_id] = of_set[case_id]
-    if listed is None:
-        return [place for places in cases.values() for place in places]
-    wanted = read_list(Path(listed).expanduser())
-    absent = [case_id for case_id in wanted if case_id not in cases]
-    twice = [case_id for case_id in dict.fromkeys(wanted) if wanted.count(case_id) > 1] if not absent else []
-    if absent or twice:
-        problem = "names what is not in the stream" if absent else "names an image twice"
-        raise UserError(
-            f"{listed} {problem}: {(absent or twice)[0]}.",
-            expected=f"case ids such as {next(iter(cases))}, each at most once",
-            fix="mend the list",
-        )
-    return [place for case_id in wanted for place in cases[case_id]]
+        cases: dict[str, list[Item]] = {}
+        for item in sorted(sets[name], key=lambda item: (str(item.image), item.slice_index)):
+            cases.setdefault(item.case_id, []).append(item)
+        case_ids = shuffled(list(cases), seed) if order == "shuffled" else list(cases)
+        stream += [Place(name, item) for case_id in case_ids for item in cases[case_id]]
+    return stream if listed is None else _as_listed(stream, Path(listed).expanduser())
 
 
 class OnlineDataset(Dataset[Any]):
@@ -133,14 +127,13 @@ class OnlineDataset(Dataset[Any]):
         size = (picture.shape[0], picture.shape[1])
         label = self.layout.read_label(item, size)
         inside = label > 0 if self.class_id is None else label == self.class_id
+        spacing = self.layout.spacing(item)
         case = Case(
-            case_id=item.case_id,
+            case_id=image_id(item),  # online learning scores image by image, slices of volumes, too
             source=str(item.image),
             original_size=size,
             content_size=size,
-            spacing=self.layout.spacing(item),
-            slice_index=item.slice_index,
-            num_slices=item.num_slices,
+            spacing=None if spacing is None else spacing[-2:],
         )
         loaded = StreamItem(
             position=position,
@@ -184,3 +177,18 @@ class OnlineSampler(DistributedSampler[Any]):
         return iter(
             range(self.start() * self.num_replicas + self.rank, self.rounds * self.num_replicas, self.num_replicas)
         )
+
+
+def _as_listed(stream: list[Place], file: Path) -> list[Place]:
+    places = {image_id(place.item): place for place in stream}
+    wanted = read_list(file)
+    absent = [name for name in wanted if name not in places]
+    twice = [name for name, count in Counter(wanted).items() if count > 1]
+    if absent or twice:
+        problem = "names what is not in the stream" if absent else "names an image twice"
+        raise UserError(
+            f"{file} {problem}: {(absent or twice)[0]}.",
+            expected=f"case ids such as {next(iter(places))}, each at most once",
+            fix="mend the list",
+        )
+    return [places[name] for name in wanted]

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from lightning_samseg.callbacks import (
     ResultsWriter,
     SaveConfig,
     StopOnNonFinite,
+    StreamFigures,
+    StreamWriter,
 )
 from lightning_samseg.errors import UserError
-from lightning_samseg.methods import BaseMethod
 
 
 @dataclass
@@ -73,6 +75,16 @@ class SamsegCLI(LightningCLI):
         """Settle the folder of the results and the checkpoint before anything heavy is built."""
         config = self.config[self.subcommand]
         trainer = config.trainer
+        if self.subcommand == "fit" and not self._method().needs_training:
+            raise UserError(
+                f"{self._method().__name__} learns nothing.",
+                fix="use the verb test, validate or predict instead of fit",
+            )
+        if self.subcommand != "fit" and self._uses_stream():
+            raise UserError(
+                f"{self._method().__name__} is scored while it learns.",
+                fix="use the verb fit; metrics.json in its run folder holds the scores",
+            )
         if trainer.default_root_dir is None:
             trainer.default_root_dir = f"runs/{config.model.class_path.rsplit('.', 1)[-1].lower()}"
         self.run_dir = Path(trainer.default_root_dir)
@@ -91,13 +103,22 @@ class SamsegCLI(LightningCLI):
             ckpt_path = str(path)
         if ckpt_path is not None:
             read_checkpoint(ckpt_path)
-        elif self.subcommand != "fit":
+        elif self.subcommand != "fit" and self._method().needs_training:
             raise UserError(
                 f"{self.subcommand} needs trained weights.",
                 expected="--ckpt_path FILE, or --ckpt_path best or last for those of the run folder",
                 fix=f"add --ckpt_path {self.run_dir}/checkpoints/best.ckpt",
             )
         return ckpt_path
+
+    def _method(self) -> Any:
+        """The class of the model, which is not built yet."""
+        module, _, name = self.config[self.subcommand].model.class_path.rpartition(".")
+        return getattr(import_module(module), name)
+
+    def _uses_stream(self) -> bool:
+        """Whether fitting is one walk through a stream, scored as it goes: no validation, best weights or test."""
+        return getattr(self._method(), "uses_stream", False)
 
     def _claim_folder(self, config: Any) -> Path:
         """Where this verb writes: ``fit`` owns an unused run folder or resumes in it; the others never overwrite."""
@@ -128,22 +149,29 @@ class SamsegCLI(LightningCLI):
         if not config["logger"]:
             config["logger"] = self._loggers()
         config["use_distributed_sampler"] = False  # the data module shards its streams and whole cases itself
+        if self._uses_stream():
+            length = len(self.datamodule.stream_items())
+            config["max_steps"] = length if config["max_steps"] < 0 else min(config["max_steps"], length)
         return super()._instantiate_trainer(config, [*callbacks, *self._own_callbacks(config)])
 
     def _own_callbacks(self, trainer: dict[str, Any]) -> list[pl.Callback]:
         config = self.config[self.subcommand]
-        own: list[pl.Callback] = [
-            StopOnNonFinite(),
-            ResultsWriter(self.results_dir),
-            OverlayWriter(self.results_dir, config.overlays),
-        ]
+        own: list[pl.Callback] = []
+        if self._uses_stream():
+            if not trainer["fast_dev_run"]:
+                own = [StreamWriter(self.results_dir), StreamFigures(self.results_dir)]
+        else:
+            overlays = OverlayWriter(self.results_dir, config.overlays)
+            own = [StopOnNonFinite(), ResultsWriter(self.results_dir), overlays]
         if self.subcommand == "predict":
             own.append(PredictionWriter(self.results_dir))
-        if self.subcommand == "fit":
+        folder = self.run_dir / "checkpoints"
+        if self.subcommand == "fit" and not self._uses_stream():
             own.append(LearningRateMonitor("step"))
             if not trainer["fast_dev_run"]:
-                folder = self.run_dir / "checkpoints"
-                own += [BestCheckpoint(folder), LastCheckpoint(folder, config.checkpoint_every)]
+                own.append(BestCheckpoint(folder))
+        if self.subcommand == "fit" and not trainer["fast_dev_run"]:
+            own.append(LastCheckpoint(folder, config.checkpoint_every))
         if trainer["enable_progress_bar"] is not False:
             # Refreshing the bar reads the loss back from the device, so not after every step of a GPU.
             on_cpu = trainer["accelerator"] == "cpu" or not torch.cuda.is_available()
@@ -180,18 +208,48 @@ class SamsegCLI(LightningCLI):
     def after_fit(self) -> None:
         """Test the best weights, or the last where no validation has taken place."""
         config = self.config[self.subcommand]
-        if config.test_after_fit and not config.trainer.fast_dev_run:
+        if config.test_after_fit and not config.trainer.fast_dev_run and not self._uses_stream():
             best, last = (self.run_dir / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
             self.trainer.strategy.barrier()
             path = best if best.is_file() else last
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, verbose=False)
 
 
-def run(argv: Sequence[str]) -> SamsegCLI:
+class _ParserOnly(SamsegCLI):
+    """Stops when the arguments are parsed."""
+
+    def _set_seed(self) -> None:
+        pass
+
+    def before_instantiate_classes(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        pass
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def parse(argv: Sequence[str]) -> Any:
+    """Parse what :func:`run` would run, and go no further: nothing is built, no folder is touched.
+
+    Args:
+        argv: The verb and its options.
+
+    Returns:
+        The verb's configuration. A mistake is printed and ends in SystemExit, as everywhere on the command line.
+    """
+    cli = run(argv, _ParserOnly)
+    return cli.config[cli.subcommand]
+
+
+def run(argv: Sequence[str], cli: type[SamsegCLI] = SamsegCLI) -> SamsegCLI:
     """Run a verb of the command line.
 
     Args:
         argv: The verb and its options.
+        cli: The command line's class.
 
     Returns:
         The command line with its ``trainer``, ``model`` and ``datamodule``, after the run.
@@ -202,10 +260,10 @@ def run(argv: Sequence[str]) -> SamsegCLI:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # ours is, by step count
     arguments = sys.argv
-    sys.argv = [arguments[0]]  # LightningCLI warns when it is given arguments beside those of the process
+    sys.argv = [arguments[0], *argv]  # what Lightning starts the other ranks with
     try:
-        return SamsegCLI(
-            BaseMethod,
+        return cli(
+            pl.LightningModule,
             SegmentationDataModule,
             save_config_callback=SaveConfig,
             seed_everything_default=42,
@@ -214,7 +272,6 @@ def run(argv: Sequence[str]) -> SamsegCLI:
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             parser_kwargs={"parser_mode": "omegaconf+"},
-            args=list(argv),
         )
     finally:
         sys.argv = arguments

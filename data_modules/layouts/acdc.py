@@ -27,6 +27,7 @@ class AcdcLayout(Layout):
 
     name = "ACDC"
     class_names = ("RV", "Myo", "LV")
+    sliced = True
 
     def __init__(self, root: str, split: Literal["auto", "committed", "files"] = "auto") -> None:
         self.root, self.split = Path(root).expanduser(), split
@@ -60,10 +61,12 @@ class AcdcLayout(Layout):
             {"train_slices.list": train, "val.list": val, "test.list": test if test is not val else []}
         )
         volumes, slices = self.root / "data", self.root / "data" / "slices"
-        self._check_present({volumes: [*val, *test], slices: train})
+        missing = self._check_present({volumes: [*val, *test], slices: train})
+        single = [Item(name, slices / f"{name}.h5", group=patient_of(name)) for name in train]
+        whole = ([path for name in names if (path := volumes / f"{name}.h5") not in missing] for names in (val, test))
         return Splits(
-            [Item(name, slices / f"{name}.h5", group=patient_of(name)) for name in train],
-            *([item for name in names for item in self._slices_of(volumes / f"{name}.h5")] for names in (val, test)),
+            [item for item in single if item.image not in missing],
+            *([item for path in paths for item in self._slices_of(path)] for paths in whole),
         )
 
     def count_slices(self, patients: int) -> int:
@@ -119,6 +122,15 @@ class AcdcLayout(Layout):
         return sorted(names, key=lambda name: order[patient_of(name)])
 
     def _slices_of(self, path: Path) -> list[Item]:
+        try:
+            depth = self._depth_of(path)
+        except UserError as error:
+            self.complain(error)
+            return []
+        case = path.stem
+        return [Item(case, path, (), "", patient_of(case), 1, index, depth) for index in range(depth)]
+
+    def _depth_of(self, path: Path) -> int:
         with _opened(path) as file:
             shape = _dataset(file, "image", path).shape
             if len(shape) != 3 or shape[0] < 2:
@@ -130,8 +142,7 @@ class AcdcLayout(Layout):
                 )
             stored = file.get("spacing", file.attrs.get("spacing"))
             self._spacing[path] = None if stored is None else _as_spacing(stored, path)
-        case = path.stem
-        return [Item(case, path, (), "", patient_of(case), 1, index, shape[0]) for index in range(shape[0])]
+            return int(shape[0])
 
     def _check_patients(self, lists: dict[str, list[str]]) -> None:
         where: dict[str, str] = {}
@@ -148,18 +159,22 @@ class AcdcLayout(Layout):
                     )
                 where[patient] = name
 
-    def _check_present(self, wanted: dict[Path, list[str]]) -> None:
-        missing = []
+    def _check_present(self, wanted: dict[Path, list[str]]) -> set[Path]:
+        missing: list[Path] = []
         for folder, names in wanted.items():
             there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()  # one look, not 1312
-            missing += [str(folder / f"{name}.h5") for name in dict.fromkeys(names) if f"{name}.h5" not in there]
-        if missing:
+            missing += [folder / f"{name}.h5" for name in dict.fromkeys(names) if f"{name}.h5" not in there]
+        fix = "prepare the whole release: python -m lightning_samseg data prepare acdc --source DIR --out DIR; "
+        fix += f"or put lists of what is there into {self.root} and set --data.split files"
+        if missing and self.problems is None:
             raise UserError(
                 f"{len(missing)} of the files that the lists in {self.lists} name are missing.",
-                found=f"no {', no '.join(missing[:2])}{' and so on' if len(missing) > 2 else ''}",
-                fix="prepare the whole release: python -m lightning_samseg data prepare acdc --source DIR --out DIR; "
-                f"or put lists of what is there into {self.root} and set --data.split files",
+                found=f"no {', no '.join(map(str, missing[:2]))}{' and so on' if len(missing) > 2 else ''}",
+                fix=fix,
             )
+        for path in missing:
+            self.complain(UserError(f"{path} is missing.", expected=f"it, as a list in {self.lists} names it", fix=fix))
+        return set(missing)
 
 
 def patient_of(case: str) -> str:

@@ -119,6 +119,10 @@ class Layout:
         """List the mask files of an item that are read as binary ones, for ``data verify``."""
         return item.masks
 
+    def notes(self) -> list[str]:
+        """Say what a user should know of the data found, a line each; said once before they are used."""
+        return []
+
     def complain(self, error: UserError, *, harmless: bool = False) -> None:
         """Raise an error that concerns a single file, or note it down and go on where problems are collected.
 

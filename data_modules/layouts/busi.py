@@ -33,6 +33,7 @@ class BusiLayout(Layout):
     """BUSI's files and splits; the arguments are those of ``BusiDataModule``."""
 
     name = "BUSI"
+    without_foreground = frozenset({"normal"})
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class BusiLayout(Layout):
         items = []
         for category in ("benign", "malignant", "normal") if self.include_normal else ("benign", "malignant"):
             class_id = 2 if self.classes == "category" and category == "malignant" else 1
-            items += _list_category(root / category, category, class_id)
+            items += self._list_category(root / category, category, class_id)
         if not items:
             raise UserError(
                 f"No BUSI images found in {root}.",
@@ -92,6 +93,31 @@ class BusiLayout(Layout):
                 fix="point --data.root at Dataset_BUSI_with_GT or at the folder that holds it",
             )
         return items
+
+    def _list_category(self, folder: Path, category: str, class_id: int) -> list[Item]:
+        images: dict[str, Path] = {}
+        masks: dict[str, list[Path]] = {}
+        for path in sorted(folder.iterdir(), key=lambda path: natural_key(path.name)) if folder.is_dir() else ():
+            match = _PATTERN.fullmatch(path.name)
+            if match is None or match["category"] != category:
+                continue
+            if match["mask"]:
+                masks.setdefault(match["case"], []).append(path)
+            else:
+                images[match["case"]] = path
+        for case_id, image in images.items():
+            if case_id not in masks:
+                error = UserError(
+                    f"{image} has no mask.",
+                    expected=f"{image.with_name(case_id + '_mask.png')}",
+                    fix="copy the mask from the release, or remove the image",
+                )
+                self.complain(error)
+        for case_id in masks.keys() - images.keys():
+            error = UserError(f"{masks[case_id][0]} has no image.", fix="remove it, or add its image")
+            self.complain(error, harmless=True)
+        paired = [case_id for case_id in images if case_id in masks]
+        return [Item(case_id, images[case_id], tuple(masks[case_id]), category, "", class_id) for case_id in paired]
 
 
 def make_lists(seed: int = LIST_SEED) -> dict[str, list[str]]:
@@ -125,27 +151,6 @@ def format_list(name: str, names: list[str]) -> str:
     meaning = "training images in the order in which they are labelled" if name == "labelled" else f"{name} images"
     head = f"# BUSI, {len(names)} {meaning}; made by python -m data_modules.layouts.busi, seed {LIST_SEED}\n"
     return head + "".join(f"{case_id}\n" for case_id in names)
-
-
-def _list_category(folder: Path, category: str, class_id: int) -> list[Item]:
-    images: dict[str, Path] = {}
-    masks: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir(), key=lambda path: natural_key(path.name)) if folder.is_dir() else ():
-        match = _PATTERN.fullmatch(path.name)
-        if match is None or match["category"] != category:
-            continue
-        if match["mask"]:
-            masks.setdefault(match["case"], []).append(path)
-        else:
-            images[match["case"]] = path
-    for case_id, image in images.items():
-        if case_id not in masks:
-            raise UserError(
-                f"{image} has no mask.",
-                expected=f"{image.with_name(case_id + '_mask.png')}",
-                fix="copy the mask from the release, or remove the image",
-            )
-    return [Item(case_id, images[case_id], tuple(masks[case_id]), category, "", class_id) for case_id in images]
 
 
 if __name__ == "__main__":

@@ -99,14 +99,23 @@ class FolderLayout(Layout):
         masks = self._by_stem("masks")
         items = []
         for stem, image in images.items():
-            if stem not in masks:
-                raise UserError(
+            mask = masks.pop(stem, None)
+            if mask is None:
+                error = UserError(
                     f"{image} has no mask.",
                     expected=f"a mask named {stem} in {self.root / 'masks'}",
                     fix=f"add it, or move the image to {self.root / 'unlabelled'}",
                 )
-            items.append(Item(stem, image, (masks[stem],), group=self._group_of(stem)))
+                self.complain(error)
+                continue
+            items.append(Item(stem, image, (mask,), group=self._group_of(stem)))
+        for path in masks.values():
+            self.complain(UserError(f"{path} has no image.", fix="remove it, or add its image"), harmless=True)
         return items
+
+    def binary_masks(self, item: Item) -> tuple[Path, ...]:
+        """The masks, unless their values are class ids."""
+        return () if self.indexed else item.masks
 
     def read_label(self, item: Item, size: tuple[int, int]) -> np.ndarray:
         """Read binary masks as class 1 and indexed ones as they are; uint8 ``(H, W)``.
@@ -141,7 +150,8 @@ class FolderLayout(Layout):
         by_stem: dict[str, Path] = {}
         for path in paths:
             if path.stem in by_stem:
-                raise UserError(f"{by_stem[path.stem]} and {path.name} have the same name.", fix="rename one of them")
+                same = f"{by_stem[path.stem]} and {path.name} have the same name."
+                self.complain(UserError(same, fix="rename one of them"))
             by_stem[path.stem] = path
         return by_stem
 

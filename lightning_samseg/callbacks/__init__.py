@@ -6,6 +6,8 @@ from lightning_samseg.callbacks.nonfinite import StopOnNonFinite
 from lightning_samseg.callbacks.overlays import OverlayWriter
 from lightning_samseg.callbacks.predictions import PredictionWriter
 from lightning_samseg.callbacks.results import ResultsWriter
+from lightning_samseg.callbacks.stream import StreamWriter
+from lightning_samseg.callbacks.stream_figures import StreamFigures
 
 __all__ = [
     "BestCheckpoint",
@@ -15,4 +17,6 @@ __all__ = [
     "ResultsWriter",
     "SaveConfig",
     "StopOnNonFinite",
+    "StreamFigures",
+    "StreamWriter",
 ]

@@ -79,7 +79,9 @@ class _Grid:
         self.folder = str(content.get("folder") or f"runs/{path.stem}").rstrip("/")
         self.axes = {
             name: {
-                self._name(choice, f"choice of axis {name}"): self._layer(layer or {}, f"choice {choice} of axis {name}")
+                self._name(choice, f"choice of axis {name}"): self._layer(
+                    layer or {}, f"choice {choice} of axis {name}"
+                )
                 for choice, layer in self._mapping(choices, f"axis {name}").items()
             }
             for name, choices in self._mapping(content.get("axes"), "axes").items()
@@ -99,7 +101,9 @@ class _Grid:
             for seed in self.seeds:
                 name = "-".join([*chosen, *([] if seed is None else [f"seed{seed}"])])
                 if name.casefold() in names:
-                    self._fail(f"two runs are called {name}", fix="rename a choice; case alone does not tell them apart")
+                    self._fail(
+                        f"two runs are called {name}", fix="rename a choice; case alone does not tell them apart"
+                    )
                 names.add(name.casefold())
                 yield self._run(name, choices, seed)
         if not names:
@@ -115,6 +119,8 @@ class _Grid:
         for layer in layers:
             cell.update(layer["cell"])
             values.update(layer["set"])
+        if "row" in cell and len(cell) < len(CELL_KEYS):
+            self._fail(f"run {name} fills an incomplete cell", expected=", ".join(CELL_KEYS), found=", ".join(cell))
         return Run(
             name=name,
             folder=f"{self.folder}/{name}",
@@ -123,7 +129,7 @@ class _Grid:
             overrides={**values, **self.overrides},
             choices=choices,
             seed=seed,
-            cell=cell if len(cell) == len(CELL_KEYS) else None,
+            cell=cell if "row" in cell else None,
         )
 
     def _load(self) -> dict[Any, Any]:
@@ -155,7 +161,9 @@ class _Grid:
         options = self._mapping(layer.get("set"), f"set of {where}")
         for option in options:
             if not isinstance(option, str) or not _OPTION.fullmatch(option):
-                self._fail(f"{where} sets something that is no option", expected="a name as model.lr", found=str(option))
+                self._fail(
+                    f"{where} sets something that is no option", expected="a name as model.lr", found=str(option)
+                )
             if option in ("trainer.default_root_dir", "seed_everything"):
                 self._fail(f"{where} sets {option}, which the grid decides itself", fix="use folder and seeds")
         cell = self._mapping(layer.get("cell"), f"cell of {where}")
@@ -198,7 +206,9 @@ class _Grid:
                     known = ", ".join(f"{name}: {choices}" for name, choices in self._choices().items())
                     self._fail("exclude names a choice that is not there", expected=known, found=f"{axis}: {choice}")
             if not texts:
-                self._fail("a rule of exclude is empty, which would exclude everything", fix="name an axis and a choice")
+                self._fail(
+                    "a rule of exclude is empty, which would exclude everything", fix="name an axis and a choice"
+                )
             checked.append(texts)
         return checked
 

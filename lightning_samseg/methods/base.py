@@ -37,6 +37,8 @@ class BaseMethod(lightning.LightningModule):
 
     uses_unlabelled = False
     """Whether a training step takes a SemiBatch; the data module asks for it."""
+    needs_training = True
+    """Whether there is anything to fit, and a checkpoint to load before a test."""
 
     def __init__(
         self,

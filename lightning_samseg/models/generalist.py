@@ -29,8 +29,12 @@ from lightning_samseg.models.sam import (
 )
 
 Preprocessing = Literal["own", "sam"]
+MaskChoice = Literal["single", "first"]
+"""``single``: SAM's mask for prompts that are not ambiguous. ``first``: the first of its three for those that are."""
 OWN_SIZE: dict[str, int] = {"lite_medsam": 256, "tiny": 64}
 """Input size a backbone was trained at, where it is not SAM's 1024."""
+AT_ONCE = 32
+"""Prompts in one call of the decoder: 40 MB each at SAM's size."""
 SAM_MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 SAM_STD = np.array([58.395, 57.12, 57.375], np.float32)
 
@@ -47,13 +51,14 @@ class InputGeometry(NamedTuple):
         """Bring coordinates from image pixels to input pixels.
 
         Args:
-            xy: Float ``(..., 2)`` as (x, y), or ``(..., 4)`` as (x0, y0, x1, y1).
+            xy: ``(..., 2)`` as (x, y), or ``(..., 4)`` as (x0, y0, x1, y1).
 
         Returns:
             The same shape.
         """
         (height, width), (h, w) = self.image_size, self.content_size
-        scale = xy.new_tensor([w / width, h / height])
+        dtype = torch.promote_types(xy.dtype, torch.float32)  # whole numbers would round the scale to 0
+        scale = torch.tensor([w / width, h / height], dtype=dtype, device=xy.device)
         return xy * scale.repeat(xy.shape[-1] // 2)
 
 
@@ -122,6 +127,10 @@ class Generalist(nn.Module):
         """What the logits for an image and a prompt depend on besides these two: part of a cache's key."""
         return f"{self.backbone} {self.weights_sha256} {self.image_size} {self.preprocessing}"
 
+    @property
+    def _recipe(self) -> str:
+        return "sam" if self.preprocessing == "sam" else self.backbone
+
     def train(self, mode: bool = True) -> "Generalist":
         """Stay in evaluation mode."""
         return super().train(False)
@@ -145,14 +154,16 @@ class Generalist(nn.Module):
         points: Tensor | None = None,
         point_labels: Tensor | None = None,
         boxes: Tensor | None = None,
+        mask: MaskChoice = "single",
     ) -> Tensor:
-        """Answer M prompts for one image in one call of the decoder; the single mask, not one of the three.
+        """Answer M prompts for one image in one call of the decoder.
 
         Args:
             embedding: ``(1, 256, E, E)``.
             points: Float ``(M, N, 2)``, (x, y) in pixels of the network input; None for boxes alone.
             point_labels: Int ``(M, N)``: 1 on the object, 0 on background, -1 no point.
             boxes: Float ``(M, 4)``, (x0, y0, x1, y1) in pixels of the network input; None for points alone.
+            mask: Which of SAM's masks.
 
         Returns:
             Low-resolution logits, float32 ``(M, 4E, 4E)``.
@@ -166,8 +177,16 @@ class Generalist(nn.Module):
         with torch.autocast(embedding.device.type, enabled=False):  # bfloat16 cannot tell neighbouring pixels apart
             sparse, dense = self.prompt_encoder(prompted, boxes, None)
             image_pe = self.prompt_encoder.get_dense_pe()
-        masks, _ = self.mask_decoder(embedding, image_pe, sparse, dense, multimask_output=False)
+        masks, _ = self.mask_decoder(embedding, image_pe, sparse, dense, multimask_output=mask == "first")
         return masks[:, 0].float()
+
+    def geometry(self, image: NDArray[np.uint8]) -> InputGeometry:
+        """How a picture, uint8 ``(H, W, 3)``, will lie in the network's input."""
+        height, width = image.shape[:2]
+        if self._recipe == "medsam_vit_b":
+            return InputGeometry((height, width), (self.image_size, self.image_size))
+        scale = self.image_size / max(height, width)
+        return InputGeometry((height, width), (max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))))
 
     def preprocess(self, image: NDArray[np.uint8]) -> tuple[Tensor, InputGeometry]:
         """Turn a picture into the network's input.
@@ -178,23 +197,18 @@ class Generalist(nn.Module):
         Returns:
             Float ``(1, 3, S, S)`` on the host, and the geometry that leads there and back.
         """
-        recipe = "sam" if self.preprocessing == "sam" else self.backbone
-        size, (height, width) = self.image_size, image.shape[:2]
-        scale = size / max(height, width)
-        content = (int(height * scale + 0.5), int(width * scale + 0.5))
-        if recipe == "medsam_vit_b":
-            content = (size, size)
-            values = _to_unit(_resize_cubic(image, content))
-        elif recipe == "lite_medsam":
-            content = (max(1, content[0]), max(1, content[1]))
-            values = _to_unit(cv2.resize(image, content[::-1], interpolation=cv2.INTER_AREA))
+        geometry = self.geometry(image)
+        height, width = geometry.content_size
+        if self._recipe == "medsam_vit_b":
+            values = _to_unit(_resize_cubic(image, (height, width)))
+        elif self._recipe == "lite_medsam":
+            values = _to_unit(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
         else:
-            content = (max(1, content[0]), max(1, content[1]))
-            resized = Image.fromarray(image).resize(content[::-1], Image.Resampling.BILINEAR)
+            resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
             values = (np.asarray(resized, np.float32) - SAM_MEAN) / SAM_STD
-        pixels = torch.zeros(1, 3, size, size)
-        pixels[0, :, : content[0], : content[1]] = torch.from_numpy(values).permute(2, 0, 1)
-        return pixels, InputGeometry((height, width), content)
+        pixels = torch.zeros(1, 3, self.image_size, self.image_size)
+        pixels[0, :, :height, :width] = torch.from_numpy(values).permute(2, 0, 1)
+        return pixels, geometry
 
     def restore(self, low_res: Tensor, geometry: InputGeometry) -> Tensor:
         """Bring logits to the size of the image: enlarged to the input, padding cut off, resized; bilinear.
@@ -214,14 +228,19 @@ class Generalist(nn.Module):
         return F.interpolate(masks, geometry.image_size, mode="bilinear", align_corners=False)[:, 0]
 
     def predict(
-        self, image: NDArray[np.uint8], points: NDArray[Any] | None = None, boxes: NDArray[Any] | None = None
+        self,
+        image: NDArray[np.uint8],
+        points: NDArray[Any] | None = None,
+        boxes: NDArray[Any] | None = None,
+        mask: MaskChoice = "single",
     ) -> tuple[Tensor, InputGeometry]:
         """Answer one positive point, or one box, per object of a picture.
 
         Args:
             image: uint8 ``(H, W, 3)``, RGB.
-            points: ``(M, 2)``, (x, y) in pixels of the image.
-            boxes: ``(M, 4)``, (x0, y0, x1, y1) in pixels of the image.
+            points: ``(M, 2)``, (x, y) in pixels of the image; M at least 1.
+            boxes: ``(M, 4)``, (x0, y0, x1, y1) in pixels of the image. The decoder takes up to 32 prompts at a time.
+            mask: Which of SAM's masks.
 
         Returns:
             Low-resolution logits ``(M, 4E, 4E)`` on the device of the weights, to be taken to the image's size by
@@ -230,10 +249,18 @@ class Generalist(nn.Module):
         device = next(self.parameters()).device
         pixels, geometry = self.preprocess(image)
         embedding = self.encode(pixels.to(device))
-        on_input = None if points is None else geometry.map(torch.from_numpy(points)[:, None]).float().to(device)
-        labels = None if on_input is None else torch.ones(on_input.shape[:2], dtype=torch.int, device=device)
-        corners = None if boxes is None else geometry.map(torch.from_numpy(boxes)).float().to(device)
-        return self.logits(embedding, on_input, labels, corners), geometry
+        answers = []
+        count = max(len(prompts) for prompts in (points, boxes) if prompts is not None)
+        for first in range(0, count, AT_ONCE):
+            some = slice(first, first + AT_ONCE)
+            on_input = labels = corners = None
+            if points is not None:
+                on_input = geometry.map(torch.from_numpy(points[some])[:, None]).float().to(device)
+                labels = torch.ones(on_input.shape[:2], dtype=torch.int, device=device)
+            if boxes is not None:
+                corners = geometry.map(torch.from_numpy(boxes[some])).float().to(device)
+            answers.append(self.logits(embedding, on_input, labels, corners, mask))
+        return torch.cat(answers), geometry
 
 
 def _load(module: nn.Module, state: Mapping[str, Tensor], part: str, source: str) -> None:
@@ -250,7 +277,7 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], part: str, source: str
 
 def _resize_cubic(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float32]:
     """Cubic with antialiasing where the image shrinks; within 0..255 like the source."""
-    tensor = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    tensor = torch.tensor(image, dtype=torch.float32).permute(2, 0, 1)[None]
     resized = F.interpolate(tensor, size, mode="bicubic", align_corners=False, antialias=True)
     return resized[0].clamp(0, 255).permute(1, 2, 0).numpy()
 

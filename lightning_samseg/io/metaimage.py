@@ -1,0 +1,203 @@
+"""MetaImage volumes (``.mhd`` with a raw file beside it, or ``.mha``), as the RETOUCH data and ITK's tools write them.
+
+Format: https://itk.org/Wiki/MetaIO/Documentation. One scalar per voxel, 2 or 3 axes, raw or zlib-compressed.
+"""
+
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lightning_samseg.errors import UserError
+from lightning_samseg.io.files import atomic_write
+
+_TYPES = {
+    "MET_CHAR": "i1",
+    "MET_UCHAR": "u1",
+    "MET_SHORT": "i2",
+    "MET_USHORT": "u2",
+    "MET_INT": "i4",
+    "MET_UINT": "u4",
+    "MET_LONG_LONG": "i8",
+    "MET_ULONG_LONG": "u8",
+    "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
+}
+_LONGEST_HEADER = 1 << 16
+_FIX = "copy the header and its data file again from the source, or write the volume again with ITK or SimpleITK"
+
+
+class MetaImage(NamedTuple):
+    """What a header tells; no voxel has been read."""
+
+    path: Path
+    """The header's file."""
+    shape: tuple[int, ...]
+    """Axes slowest first: ``(z, y, x)`` or ``(y, x)``."""
+    spacing: tuple[float, ...]
+    """Voxel size in mm in the order of ``shape``."""
+    dtype: np.dtype[np.generic]
+    """Type of the voxels, with the file's byte order."""
+    data: Path
+    """File that holds the voxels; the header's own for ``.mha``."""
+    offset: int
+    """Where they begin in it, in bytes."""
+    compressed: bool
+    fields: dict[str, str]
+    """All fields as they are in the header, such as Offset and TransformMatrix."""
+
+
+def read_header(path: str | Path) -> MetaImage:
+    """Read a MetaImage header.
+
+    Args:
+        path: An ``.mhd`` or ``.mha`` file.
+
+    Raises:
+        UserError: If the file is missing or no MetaImage, describes what is not supported, or its data file is missing
+            or too short.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"There is no file {path}.", fix="check the path")
+    with path.open("rb") as file:
+        text = file.read(_LONGEST_HEADER)
+    fields: dict[str, str] = {}
+    position = 0
+    while "ElementDataFile" not in fields:
+        end = text.find(b"\n", position)
+        line = text[position : end if end >= 0 else len(text)].decode("latin-1")
+        key, equals, value = (part.strip() for part in line.partition("="))
+        if not equals:
+            expected = "lines such as 'DimSize = 512 1024 128', the last one ElementDataFile"
+            raise _refusal(path, "is no MetaImage header", expected, line[:60] or "its end")
+        fields[key] = value
+        position = end + 1 if end >= 0 else len(text)
+    return _checked(path, fields, position)
+
+
+def read_volume(image: MetaImage) -> np.ndarray:
+    """Read all voxels: an array of ``image.shape`` in native byte order.
+
+    Raises:
+        UserError: If the data file is damaged.
+    """
+    count = int(np.prod(image.shape))
+    if not image.compressed:
+        values = np.fromfile(image.data, image.dtype, count, offset=image.offset)
+    else:
+        try:
+            content = zlib.decompress(image.data.read_bytes()[image.offset :])
+        except zlib.error as error:
+            raise _refusal(image.data, "is damaged", "zlib-compressed voxels", str(error)) from error
+        values = np.frombuffer(content, image.dtype)
+    if len(values) != count:
+        raise _refusal(
+            image.data, "is too short", f"{count} voxels, as {image.path.name} says", f"{len(values)} voxels"
+        )
+    return values.reshape(image.shape).astype(image.dtype.newbyteorder("="))
+
+
+def read_slice(image: MetaImage, index: int) -> np.ndarray:
+    """Read one slice, and nothing else where the voxels are not compressed.
+
+    Args:
+        image: Header of a volume.
+        index: Position along the first axis.
+
+    Returns:
+        ``(y, x)`` in native byte order.
+
+    Raises:
+        UserError: If the data file is damaged.
+    """
+    if image.compressed:
+        return np.asarray(read_volume(image)[index])
+    count = image.shape[1] * image.shape[2]
+    start = image.offset + index * count * image.dtype.itemsize
+    values = np.fromfile(image.data, image.dtype, count, offset=start)
+    if len(values) != count:
+        raise _refusal(image.data, "is too short", f"slice {index} of {image.shape[0]}", f"{len(values)} of its voxels")
+    return values.reshape(image.shape[1:]).astype(image.dtype.newbyteorder("="))
+
+
+def write_metaimage(path: str | Path, volume: np.ndarray, spacing: tuple[float, ...], compress: bool = False) -> None:
+    """Write a volume; complete or absent.
+
+    Args:
+        path: ``NAME.mhd``, whose voxels go to ``NAME.raw`` (``.zraw`` if compressed), or ``NAME.mha``, one file.
+        volume: ``(z, y, x)`` or ``(y, x)``, an integer or floating-point type.
+        spacing: Voxel size in mm in the order of the axes.
+        compress: Compress the voxels by zlib.
+    """
+    path = Path(path)
+    little = volume.astype(volume.dtype.newbyteorder("<"), order="C")
+    content = zlib.compress(little.tobytes()) if compress else little.tobytes()
+    local = path.suffix == ".mha"
+    data = path.with_suffix(".zraw" if compress else ".raw")
+    element = next(name for name, code in _TYPES.items() if np.dtype(code) == volume.dtype.newbyteorder("="))
+    fields = {
+        "ObjectType": "Image",
+        "NDims": volume.ndim,
+        "BinaryData": True,
+        "BinaryDataByteOrderMSB": False,
+        "CompressedData": compress,
+        **({"CompressedDataSize": len(content)} if compress else {}),
+        "ElementSpacing": " ".join(f"{size:.9g}" for size in spacing[::-1]),
+        "DimSize": " ".join(map(str, volume.shape[::-1])),
+        "ElementType": element,
+        "ElementDataFile": "LOCAL" if local else data.name,
+    }
+    header = "".join(f"{key} = {value}\n" for key, value in fields.items()).encode()
+    if not local:
+        with atomic_write(data) as temporary:
+            temporary.write_bytes(content)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(header + content if local else header)
+
+
+def _checked(path: Path, fields: dict[str, str], end: int) -> MetaImage:
+    try:
+        size = [int(value) for value in fields["DimSize"].split()]
+        named = fields.get("ElementSpacing", fields.get("ElementSize", "1 " * len(size)))
+        spacing = [float(value) for value in named.split()]
+        skipped = int(fields.get("HeaderSize", 0))
+    except (KeyError, ValueError) as error:
+        raise _refusal(path, "does not tell the size", "DimSize and ElementSpacing, as numbers", str(error)) from error
+    if not (
+        len(size) in (2, 3) and len(spacing) == len(size) and min(size) > 0 and all(0 < s < np.inf for s in spacing)
+    ):
+        raise _refusal(path, "does not tell the size", "2 or 3 positive sizes and spacings", f"{size}, {spacing}")
+    code = _TYPES.get(fields.get("ElementType", ""))
+    if code is None or fields.get("ElementNumberOfChannels", "1") != "1":
+        found = f"{fields.get('ElementType')}, {fields.get('ElementNumberOfChannels', 1)} per voxel"
+        raise _refusal(path, "has an unsupported type of voxels", f"one of {', '.join(_TYPES)}", found)
+    if _true(fields, "BinaryData", True) is False or skipped < 0:
+        raise _refusal(
+            path, "stores its voxels in an unsupported way", "BinaryData = True, HeaderSize of at least 0", ""
+        )
+    big = _true(fields, "BinaryDataByteOrderMSB", False) or _true(fields, "ElementByteOrderMSB", False)
+    dtype = np.dtype(code).newbyteorder(">" if big else "<")
+    compressed = _true(fields, "CompressedData", False)
+    name = fields["ElementDataFile"]
+    if name == "LIST" or "%" in name:
+        raise _refusal(path, "refers to several data files", "one data file, or LOCAL", name)
+    local = name.upper() == "LOCAL"
+    data = path if local else path.parent / name
+    if not data.is_file():
+        raise _refusal(path, "refers to a missing data file", f"{data}", "no such file")
+    offset = end if local else skipped
+    needed = int(np.prod(size)) * dtype.itemsize
+    there = data.stat().st_size - offset
+    if not compressed and there < needed:
+        raise _refusal(data, "is too short", f"{needed} bytes, as {path.name} says", f"{there} bytes")
+    return MetaImage(path, tuple(size[::-1]), tuple(spacing[::-1]), dtype, data, offset, compressed, fields)
+
+
+def _true(fields: dict[str, str], key: str, default: bool) -> bool:
+    return fields.get(key, str(default)).lower() in ("true", "1")
+
+
+def _refusal(path: Path, problem: str, expected: str, found: str) -> UserError:
+    return UserError(f"{path} {problem}.", expected=expected, found=found or None, fix=_FIX)

@@ -1,0 +1,127 @@
+"""SAM without any training: prompted by what the reference shows. The rows "SAM-point" of CPC-SAM's Table 1."""
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_samseg.errors import UserError
+from lightning_samseg.methods.base import BaseMethod
+from lightning_samseg.models.generalist import Generalist, MaskChoice, Preprocessing
+from lightning_samseg.models.sam import BackboneName
+from lightning_samseg.prompts.objects import ReferenceObject, find_objects
+from lightning_samseg.types import Batch
+
+
+class ZeroShot(BaseMethod):
+    """A frozen SAM, told by the reference where each class is. Its scores are no prediction: they need the reference.
+
+    The rule is that of Mazurowski et al. (Medical Image Analysis 2023), whom CPC-SAM follows: of each class, the
+    largest 8-connected component of the reference gets one positive point, on the pixel farthest from its border, or
+    one tight box. A class that an image does not show gets no prompt, so nothing of it is predicted. Where masks of
+    several prompts overlap, the one with the highest logit wins. That rule is ours: Mazurowski et al. look at one class
+    at a time.
+
+    Images go to SAM at their original size; ``data.image_size`` and the other arguments of the view do not matter.
+
+    Args:
+        backbone: Which SAM.
+        checkpoint: Weights in official SAM's names instead of the cached ones.
+        input_size: Side of SAM's own square input in pixels, a multiple of 16; None for what it was trained at: 1024,
+            LiteMedSAM 256.
+        preprocessing: ``own``: as the backbone's authors do; ``sam``: as SAM's, whatever the backbone.
+        prompt: ``point``: the deepest pixel, the first one row by row where several are. ``box``: the tight box, given
+            by its outermost pixels, as SAM's corners are.
+        prompt_per: ``class``: one prompt, for the largest component. ``object``: one for every component, each answered
+            alone.
+        mask: ``first`` of SAM's three masks, as Mazurowski et al. take without knowledge of the best one; or SAM's
+            ``single`` mask, the only one that MedSAM and LiteMedSAM have been trained on.
+        base: Arguments of :class:`BaseMethod`; those of the optimizer do nothing.
+    """
+
+    needs_training = False
+
+    def __init__(
+        self,
+        backbone: BackboneName = "sam_vit_b",
+        checkpoint: str | None = None,
+        input_size: int | None = None,
+        preprocessing: Preprocessing = "own",
+        prompt: Literal["point", "box"] = "point",
+        prompt_per: Literal["class", "object"] = "class",
+        mask: MaskChoice = "single",
+        **base: Any,
+    ) -> None:
+        super().__init__(**base)
+        self.save_hyperparameters()
+        self.prompt = prompt
+        self.prompt_per = prompt_per
+        self.mask: MaskChoice = mask
+        self.sam = Generalist(backbone, input_size, checkpoint, preprocessing)
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Hash of the pretrained weights."""
+        return self.sam.weights_sha256
+
+    def predict_labels(self, batch: Batch) -> list[np.ndarray]:
+        """Label maps uint8 ``(H, W)`` at the original size.
+
+        Raises:
+            UserError: If the batch has no reference to take prompts from.
+        """
+        if "reference" not in batch:
+            raise UserError(
+                "Zero-shot SAM takes its prompts from the reference masks, which these images do not have.",
+                fix="use the verb test or validate, on a data set with masks",
+            )
+        return [self.label_map(*pair) for pair in zip(batch["original"], batch["reference"], strict=True)]
+
+    def label_map(self, image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Prompt SAM for every class of one image.
+
+        Args:
+            image: uint8 ``(H, W, 3)``, RGB.
+            reference: uint8 ``(H, W)``, class ids 0..C.
+
+        Returns:
+            uint8 ``(H, W)``, class ids.
+        """
+        prompted = class_objects(reference, self.num_classes, self.prompt_per)
+        if not prompted:
+            return np.zeros_like(reference)
+        objects = [item for _, item in prompted]
+        if self.prompt == "point":
+            low_res, geometry = self.sam.predict(image, points=np.array([o.point("deepest") for o in objects]))
+        else:
+            low_res, geometry = self.sam.predict(image, boxes=np.array([outermost_pixels(o) for o in objects]))
+        best, winner = self.sam.restore(low_res, geometry).max(0)
+        classes = np.array([class_id for class_id, _ in prompted], np.uint8)
+        return np.where((best > 0).cpu().numpy(), classes[winner.cpu().numpy()], np.uint8(0))
+
+
+def class_objects(
+    reference: NDArray[np.uint8], num_classes: int, prompt_per: Literal["class", "object"] = "class"
+) -> list[tuple[int, ReferenceObject]]:
+    """List what gets a prompt.
+
+    Args:
+        reference: uint8 ``(H, W)``, class ids 0..C.
+        num_classes: C.
+        prompt_per: ``class``: the largest 8-connected component of each class. ``object``: all of them.
+
+    Returns:
+        Class id and object, classes ascending; nothing for a class without pixels.
+    """
+    prompted = []
+    for class_id in range(1, num_classes + 1):
+        components = find_objects(reference == class_id)  # smallest first
+        chosen = components[-1:] if prompt_per == "class" else components
+        prompted += [(class_id, component) for component in chosen]
+    return prompted
+
+
+def outermost_pixels(item: ReferenceObject) -> tuple[int, int, int, int]:
+    """Give the box prompt of an object, ``(x0, y0, x1, y1)``, corners included: what SAM takes for a tight box."""
+    box = item.box
+    return box.x0, box.y0, box.x1 - 1, box.y1 - 1
