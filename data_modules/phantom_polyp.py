@@ -86,15 +86,14 @@ def colonoscopy(rng: np.random.Generator, set_name: str) -> tuple[np.ndarray, np
     height, width = look.size
     relief = _folds(rng, height, width)
     mask = np.zeros((height, width), bool)
-    bulges = np.zeros((height, width), bool)
-    for kind in ["polyp"] * (2 if rng.random() < 0.15 else 1) + ["bulge"] * int(rng.integers(1, 4)):
-        outline = _blob(rng, height, width, mask | bulges)
-        relief += _dome(rng, outline)
-        if kind == "polyp":
-            mask |= outline
-        else:
-            bulges |= outline
-    soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 2.0)
+    for _ in range(2 if rng.random() < 0.15 else 1):
+        outline = _blob(rng, height, width, mask, lobes=0.13)
+        relief += _dome(outline, rng.uniform(0.0, 0.2))  # flat: hardly any shading at the edge
+        mask |= outline
+    for _ in range(rng.integers(2, 5)):
+        near = None if rng.random() < 0.3 else mask  # most look-alikes touch a polyp
+        relief += _dome(_blob(rng, height, width, np.zeros_like(mask), lobes=0.07, near=near), rng.uniform(0.3, 0.6))
+    soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 1.5)
 
     # Light: the scope's own, from a point near the camera; slopes that face it are brighter.
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
@@ -112,9 +111,9 @@ def colonoscopy(rng: np.random.Generator, set_name: str) -> tuple[np.ndarray, np
     colour *= 1 - _vessels(rng, height, width, soft)[..., None] * np.array([0.08, 0.30, 0.25], np.float32)
     # The polyp: a little redder and paler in turn, and with pits where mucosa is smooth.
     strength = look.contrast * rng.uniform(0.75, 1.25)
-    pits = _smooth(rng, height, width, 3.0)
-    colour *= 1 + soft[..., None] * strength * np.array([0.02, -0.05, -0.01], np.float32)
-    colour *= 1 + (soft * strength * 0.05 * pits)[..., None]
+    pits = _smooth(rng, height, width, 2.5)
+    colour *= 1 + soft[..., None] * strength * np.array([0.01, -0.025, -0.005], np.float32)
+    colour *= 1 + (soft * strength * 0.08 * pits)[..., None]
     colour *= 1 + 0.025 * _smooth(rng, height, width, 6)[..., None]
 
     picture = cv2.GaussianBlur(np.clip(colour * light[..., None], 0, 1), (0, 0), look.blur)
@@ -125,32 +124,39 @@ def colonoscopy(rng: np.random.Generator, set_name: str) -> tuple[np.ndarray, np
     return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8), mask
 
 
-def _blob(rng: np.random.Generator, height: int, width: int, taken: np.ndarray) -> np.ndarray:
-    """Fill a rounded outline that overlaps nothing taken and lies inside the picture, smaller the longer it takes."""
-    radius = rng.uniform(0.08, 0.2) * min(height, width)
+def _blob(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    taken: np.ndarray,
+    lobes: float,
+    near: np.ndarray | None = None,
+) -> np.ndarray:
+    """Fill a lobed outline that overlaps nothing taken, smaller the longer that takes; around the rim of ``near``."""
+    radius = rng.uniform(0.1, 0.2) * min(height, width)
     angle = np.linspace(0, 2 * np.pi, 180, endpoint=False)
     while True:
-        bumps = sum(
-            rng.normal(0, 0.07) * np.cos(order * angle + rng.uniform(0, 2 * np.pi)) for order in (2, 3, 4, 5)
-        )
+        bumps = sum(rng.normal(0, lobes) * np.cos(n * angle + rng.uniform(0, 2 * np.pi)) for n in (2, 3, 4, 5))
+        reach = radius * np.clip(1 + bumps, 0.35, 1.6)
         stretch, tilt = rng.uniform(0.75, 1.35), rng.uniform(0, np.pi)
-        x, y = radius * (1 + bumps) * np.cos(angle) * stretch, radius * (1 + bumps) * np.sin(angle) / stretch
-        centre = (rng.uniform(0.2, 0.8) * width, rng.uniform(0.2, 0.8) * height)
-        points = np.stack(
-            [centre[0] + x * np.cos(tilt) - y * np.sin(tilt), centre[1] + x * np.sin(tilt) + y * np.cos(tilt)], axis=1
-        )
+        x, y = reach * np.cos(angle) * stretch, reach * np.sin(angle) / stretch
+        centre = rng.uniform(0.2, 0.8, 2) * (width, height)
+        if near is not None:
+            rim = np.argwhere(cv2.morphologyEx(near.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)))
+            centre = rim[rng.integers(len(rim))][::-1] + rng.normal(0, radius / 3, 2)
+        points = np.stack([x * np.cos(tilt) - y * np.sin(tilt), x * np.sin(tilt) + y * np.cos(tilt)], axis=1) + centre
         canvas = np.zeros((height, width), np.uint8)
         cv2.fillPoly(canvas, [np.rint(points).astype(np.int32)], 1)
-        if not (cv2.dilate(canvas, np.ones((15, 15), np.uint8)).astype(bool) & taken).any():
+        if canvas.any() and not (cv2.dilate(canvas, np.ones((15, 15), np.uint8)).astype(bool) & taken).any():
             return canvas.astype(bool)
         radius *= 0.93
 
 
-def _dome(rng: np.random.Generator, outline: np.ndarray) -> np.ndarray:
+def _dome(outline: np.ndarray, height: float) -> np.ndarray:
     """Height of a bulge in pixels: round on top, its foot blending into the wall."""
     depth = cv2.distanceTransform(outline.astype(np.uint8), cv2.DIST_L2, 5)
     rounded = np.sqrt(np.clip(1 - (1 - depth / depth.max()) ** 2, 0, 1)) * depth.max()
-    return np.asarray(cv2.GaussianBlur(rounded, (0, 0), 3.0) * rng.uniform(0.35, 0.7), dtype=np.float32)
+    return np.asarray(cv2.GaussianBlur(rounded, (0, 0), 3.0) * height, dtype=np.float32)
 
 
 def _folds(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

@@ -111,9 +111,9 @@ def export_run(args: argparse.Namespace) -> str:
     adapter = Adapter(
         infer_architecture(tensors, settings["backbone"], image_size, settings.get("lora_alpha")),
         tensors,
-        _base_sha256(settings["backbone"], args.checkpoint or settings.get("checkpoint")),
+        checkpoint.get("weights_sha256"),
         {
-            "class_path": settings.get("_class_path"),
+            "class_path": checkpoint.get("method"),
             # The place of the base weights on this machine means nothing elsewhere; their hash does.
             "init_args": {k: v for k, v in settings.items() if not k.startswith("_") and k != "checkpoint"},
         },

@@ -8,6 +8,7 @@ from typing import Any
 
 BENCHMARKS: dict[str, tuple[str, str]] = {
     "metrics": ("lightning_samseg.metrics.benchmark", "benchmark_metrics"),
+    "cpc_step": ("lightning_samseg.methods.benchmark", "benchmark_cpc_step"),
     "prompts": ("lightning_samseg.prompts.benchmark", "benchmark_prompts"),
 }
 

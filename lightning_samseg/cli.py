@@ -150,6 +150,7 @@ class SamsegCLI(LightningCLI):
             config["logger"] = self._loggers()
         config["use_distributed_sampler"] = False  # the data module shards its streams and whole cases itself
         if self._uses_stream():
+            config["enable_checkpointing"] = False  # Lightning's own; ours is LastCheckpoint
             length = len(self.datamodule.stream_items())
             config["max_steps"] = length if config["max_steps"] < 0 else min(config["max_steps"], length)
         return super()._instantiate_trainer(config, [*callbacks, *self._own_callbacks(config)])
@@ -258,6 +259,7 @@ def run(argv: Sequence[str], cli: type[SamsegCLI] = SamsegCLI) -> SamsegCLI:
         UserError: For mistakes a user can mend.
     """
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*have no `validation_step`.*")  # a stream is not validated
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # ours is, by step count
     arguments = sys.argv
     sys.argv = [arguments[0], *argv]  # what Lightning starts the other ranks with

@@ -230,7 +230,17 @@ class AuxOl(lightning.LightningModule):
         sam_logits = self.sam_logits(item["original"], prompts)
         crops = self.crops_of(prompts, sam_logits, item["cases"][0])
         ready = time.perf_counter()
-        prediction, feedback, outcomes = self.walk(item, sam_logits, crops)
+        try:
+            prediction, feedback, outcomes = self.walk(item, sam_logits, crops)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                "The auxiliary network normalises over the batch, which starts with a single crop.",
+                expected="more than one pixel at its deepest level",
+                found=str(error),
+                fix="set a larger --model.crop_size, or --model.auxiliary unet17m, which normalises each crop",
+            ) from error
         rows = prompt_rows(prediction, outcomes, prompts, item["cases"][0])  # waits for the device
         seconds = time.perf_counter() - ready
         row = image_row(prediction, feedback, item["reference"], item["cases"][0], item["set_name"], self.convention)

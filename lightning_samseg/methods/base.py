@@ -71,6 +71,11 @@ class BaseMethod(lightning.LightningModule):
         """Hash of the pretrained weights the network started from; None for random ones."""
         return None
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the checkpoint say what it is."""
+        checkpoint["method"] = f"{type(self).__module__}.{type(self).__qualname__}"
+        checkpoint["weights_sha256"] = self.weights_sha256
+
     def predict_probabilities(self, image: Tensor) -> Tensor:
         """Class probabilities ``(B, K, S, S)`` of ``(B, 3, S, S)``, without any prompt."""
         raise NotImplementedError

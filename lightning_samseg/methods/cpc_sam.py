@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_samseg.io.adapters import load_adapter_into
 from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.models.dual_branch import BranchedSam
@@ -38,6 +39,7 @@ class CpcSam(BaseMethod):
     Args:
         backbone: Pretrained SAM to adapt.
         checkpoint: Weights in official SAM's names instead of the cached ones.
+        adapter: Trained parameters to start from, as written by ``weights export`` or ``weights import``.
         decoder_init: ``random`` as in the paper, or ``pretrained`` where SAM's decoder fits.
         lora_rank: Rank of LoRA on the queries and values of the encoder.
         lora_alpha: LoRA's scale numerator.
@@ -69,6 +71,7 @@ class CpcSam(BaseMethod):
         self,
         backbone: BackboneName = "sam_vit_b",
         checkpoint: str | None = None,
+        adapter: str | None = None,
         decoder_init: Literal["random", "pretrained"] = "random",
         lora_rank: int = 4,
         lora_alpha: float = 4.0,
@@ -122,6 +125,8 @@ class CpcSam(BaseMethod):
 
         self.sam = build(2 if architecture == "two_branches" else 1)
         self.second_sam = build(1) if architecture == "two_models" else None
+        if adapter is not None:
+            load_adapter_into(self.sam, adapter)
         self.branches = (0,) if architecture == "one_branch" else (0, 1)
         if cross != "prompted":
             for parameter in self.prompt_parameters():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_samseg.io.adapters import load_adapter_into
 from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.models.dual_branch import BranchedSam
@@ -22,6 +23,7 @@ class SAMed(BaseMethod):
     Args:
         backbone: Pretrained SAM to adapt.
         checkpoint: Weights in official SAM's names instead of the cached ones.
+        adapter: Trained parameters to start from, as written by ``weights export`` or ``weights import``.
         decoder_init: ``pretrained`` as SAMed: SAM's decoder but for its mask tokens and hypernetworks.
         upsampling: ``sam`` as SAMed: logits at four times the embedding, compared with the target at that size;
             ``full`` as CPC-SAM.
@@ -36,6 +38,7 @@ class SAMed(BaseMethod):
         self,
         backbone: BackboneName = "sam_vit_b",
         checkpoint: str | None = None,
+        adapter: str | None = None,
         decoder_init: Literal["random", "pretrained"] = "pretrained",
         upsampling: Upsampling = "sam",
         lora_rank: int = 4,
@@ -59,6 +62,8 @@ class SAMed(BaseMethod):
             lora_blocks=lora_blocks,
             checkpoint=checkpoint,
         )
+        if adapter is not None:
+            load_adapter_into(self.sam, adapter)
         # Without prompts their embeddings never get a gradient.
         for parameter in self.sam.prompt_encoder.prompt_parameters():
             parameter.requires_grad_(False)

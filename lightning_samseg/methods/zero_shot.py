@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from lightning_samseg.errors import UserError
@@ -18,9 +19,8 @@ class ZeroShot(BaseMethod):
 
     The rule is that of Mazurowski et al. (Medical Image Analysis 2023), whom CPC-SAM follows: of each class, the
     largest 8-connected component of the reference gets one positive point, on the pixel farthest from its border, or
-    one tight box. A class that an image does not show gets no prompt, so nothing of it is predicted. Where masks of
-    several prompts overlap, the one with the highest logit wins. That rule is ours: Mazurowski et al. look at one class
-    at a time.
+    one tight box. A class that an image does not show gets no prompt, so nothing of it is predicted. What
+    happens where the masks of several prompts overlap is ours to say: Mazurowski et al. look at one class at a time.
 
     Images go to SAM at their original size; ``data.image_size`` and the other arguments of the view do not matter.
 
@@ -36,6 +36,8 @@ class ZeroShot(BaseMethod):
             alone.
         mask: ``first`` of SAM's three masks, as Mazurowski et al. take without knowledge of the best one; or SAM's
             ``single`` mask, the only one that MedSAM and LiteMedSAM have been trained on.
+        overlap: Where masks of several prompts overlap, the ``highest`` logit wins, or the ``smaller`` mask: right for
+            structures that lie in one another, such as the ventricle in the myocardium.
         base: Arguments of :class:`BaseMethod`; those of the optimizer do nothing.
     """
 
@@ -50,6 +52,7 @@ class ZeroShot(BaseMethod):
         prompt: Literal["point", "box"] = "point",
         prompt_per: Literal["class", "object"] = "class",
         mask: MaskChoice = "single",
+        overlap: Literal["highest", "smaller"] = "highest",
         **base: Any,
     ) -> None:
         super().__init__(**base)
@@ -57,6 +60,7 @@ class ZeroShot(BaseMethod):
         self.prompt = prompt
         self.prompt_per = prompt_per
         self.mask: MaskChoice = mask
+        self.overlap = overlap
         self.sam = Generalist(backbone, input_size, checkpoint, preprocessing)
 
     @property
@@ -92,12 +96,17 @@ class ZeroShot(BaseMethod):
             return np.zeros_like(reference)
         objects = [item for _, item in prompted]
         if self.prompt == "point":
-            low_res, geometry = self.sam.predict(image, points=np.array([o.point("deepest") for o in objects]))
+            points = np.array([item.point("deepest") for item in objects])
+            low_res, geometry = self.sam.predict(image, points=points, mask=self.mask)
         else:
-            low_res, geometry = self.sam.predict(image, boxes=np.array([outermost_pixels(o) for o in objects]))
-        best, winner = self.sam.restore(low_res, geometry).max(0)
+            boxes = np.array([outermost_pixels(item) for item in objects])
+            low_res, geometry = self.sam.predict(image, boxes=boxes, mask=self.mask)
+        logits = self.sam.restore(low_res, geometry)
+        inside = logits > 0
+        rank = logits if self.overlap == "highest" else -inside.sum((1, 2), keepdim=True).float()
+        winner = torch.where(inside, rank, -torch.inf).argmax(0)
         classes = np.array([class_id for class_id, _ in prompted], np.uint8)
-        return np.where((best > 0).cpu().numpy(), classes[winner.cpu().numpy()], np.uint8(0))
+        return np.where(inside.any(0).cpu().numpy(), classes[winner.cpu().numpy()], np.uint8(0))
 
 
 def class_objects(
