@@ -75,7 +75,7 @@ class SamsegCLI(LightningCLI):
         """Settle the folder of the results and the checkpoint before anything heavy is built."""
         config = self.config[self.subcommand]
         trainer = config.trainer
-        if self.subcommand == "fit" and not self._method().needs_training:
+        if self.subcommand == "fit" and not getattr(self._method(), "needs_training", True):
             raise UserError(
                 f"{self._method().__name__} learns nothing.",
                 fix="use the verb test, validate or predict instead of fit",
@@ -103,7 +103,7 @@ class SamsegCLI(LightningCLI):
             ckpt_path = str(path)
         if ckpt_path is not None:
             read_checkpoint(ckpt_path)
-        elif self.subcommand != "fit" and self._method().needs_training:
+        elif self.subcommand != "fit" and getattr(self._method(), "needs_training", True):
             raise UserError(
                 f"{self.subcommand} needs trained weights.",
                 expected="--ckpt_path FILE, or --ckpt_path best or last for those of the run folder",

@@ -90,7 +90,7 @@ def draw_contours(image: np.ndarray, labels: np.ndarray, colour: tuple[int, int,
         if class_id:
             contours, _ = cv2.findContours((labels == class_id).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
             line = colour or CLASS_COLOURS[(int(class_id) - 1) % len(CLASS_COLOURS)]
-            cv2.drawContours(image, contours, -1, line, thickness, cv2.LINE_AA)
+            cv2.drawContours(image, contours, -1, line, thickness)
 
 
 def foreground_dsc(reference: np.ndarray, prediction: np.ndarray) -> str:

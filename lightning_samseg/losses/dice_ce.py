@@ -32,8 +32,9 @@ def dice_ce_loss(logits: Tensor, target: Tensor, dice_weight: float) -> Tensor:
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Multi-class soft Dice loss with squared denominators, mean over all classes including background.
 
-    Per class, over the pixels of the whole batch together, on all ranks: ``1 - (2 sum(p t) + s) / (sum(p^2) + sum(t^2) + s)`` with
-    ``p`` the softmax, ``t`` the one-hot target and ``s = 1e-5``. A class without a target pixel costs almost 1.
+    Per class, over the pixels of the whole batch together, on all ranks:
+    ``1 - (2 sum(p t) + s) / (sum(p^2) + sum(t^2) + s)`` with ``p`` the softmax, ``t`` the one-hot target and
+    ``s = 1e-5``. A class without a target pixel costs almost 1.
 
     Args:
         logits: Float ``(B, K, H, W)``.
@@ -75,7 +76,7 @@ class _SumOverRanks(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.clone()
         torch.distributed.all_reduce(total)
         return total

@@ -19,8 +19,8 @@ class ZeroShot(BaseMethod):
 
     The rule is that of Mazurowski et al. (Medical Image Analysis 2023), whom CPC-SAM follows: of each class, the
     largest 8-connected component of the reference gets one positive point, on the pixel farthest from its border, or
-    one tight box. A class that an image does not show gets no prompt, so nothing of it is predicted. What
-    happens where the masks of several prompts overlap is ours to say: Mazurowski et al. look at one class at a time.
+    one tight box. A class that an image does not show gets no prompt, so nothing of it is predicted. Mazurowski et al.
+    look at one class at a time; where the masks of several overlap, ``overlap`` decides.
 
     Images go to SAM at their original size; ``data.image_size`` and the other arguments of the view do not matter.
 

@@ -1,0 +1,35 @@
+import numpy as np
+
+from lightning_samseg.callbacks.overlays import CAPTION_HEIGHT, CLASS_COLOURS, draw_overlay, file_name, foreground_dsc
+from lightning_samseg.types import Case
+
+CASE = Case("patient/7 (2)", "x.png", (40, 60), (32, 32))
+
+
+def square(top: int, left: int, value: int = 1) -> np.ndarray:
+    labels = np.zeros((40, 60), np.uint8)
+    labels[top : top + 10, left : left + 10] = value
+    return labels
+
+
+def test_three_panels_with_contours_in_class_colours() -> None:
+    image = np.full((40, 60, 3), 90, np.uint8)
+    picture = draw_overlay(image, square(5, 5), square(20, 30, 2), CASE)
+    assert picture.shape == (40 + CAPTION_HEIGHT, 180, 3)
+    plain, reference, prediction = np.split(picture[CAPTION_HEIGHT:], 3, axis=1)
+    assert (plain == 90).all()
+    assert (reference[5, 10] == CLASS_COLOURS[0]).all()
+    assert (prediction[20, 35] == CLASS_COLOURS[1]).all()
+    assert (prediction[5, 10] == 255).all()
+    assert (reference[20, 35] == 90).all()
+
+
+def test_caption_score() -> None:
+    assert foreground_dsc(square(5, 5), square(5, 10)) == "50.0 %"
+    empty = np.zeros((4, 4), np.uint8)
+    assert "both empty" in foreground_dsc(empty, empty)
+
+
+def test_names_that_a_file_system_takes() -> None:
+    assert file_name(CASE) == "patient_7_(2)"
+    assert file_name(CASE._replace(slice_index=3, num_slices=9)) == "patient_7_(2)_003"

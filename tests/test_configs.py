@@ -1,0 +1,164 @@
+"""Every shipped config and grid through the real parser; every method built once, small."""
+
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lightning_samseg.cli import parse
+from lightning_samseg.launch.grid import Run, read_grid
+from lightning_samseg.methods import CpcSam
+from lightning_samseg.reports.paper import Cell, paper_tables, paper_values
+
+PROJECT = Path(__file__).parents[1]
+EXPERIMENTS = PROJECT / "experiments"
+PRESETS = ("preset_code.yaml", "preset_paper.yaml")
+NOT_CONFIGS = ("grids", "results", "slurm", "sweeps")
+CONFIGS = sorted(
+    str(path.relative_to(PROJECT))
+    for path in EXPERIMENTS.glob("*/*.yaml")
+    if path.parent.name not in NOT_CONFIGS and path.name not in PRESETS
+)
+GRIDS = sorted(str(path.relative_to(PROJECT)) for path in (EXPERIMENTS / "grids").glob("cpc_sam_*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def in_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT)
+    torch.set_num_threads(1)
+
+
+def all_runs() -> Iterator[tuple[str, Run]]:
+    for grid in GRIDS:
+        for run in read_grid(PROJECT / grid):
+            yield grid, run
+
+
+def parsed(*argv: str) -> Any:
+    return parse([*argv])
+
+
+def build(config: Any) -> torch.nn.Module:
+    """The config's method as it is, but with the smallest network of its kind and 32 px."""
+    arguments = {**config.model.init_args, "num_classes": 3, "image_size": 32}
+    for name, small in {"backbone": "tiny", "encoder": "resnet18", "checkpoint": None, "lora_blocks": None}.items():
+        if name in arguments:
+            arguments[name] = small
+    module, _, name = config.model.class_path.rpartition(".")
+    method: torch.nn.Module = getattr(importlib.import_module(module), name)(**arguments)
+    return method
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_config_parses_and_builds(path: str) -> None:
+    trains = not path.startswith("experiments/zero_shot")
+    config = parsed("fit" if trains else "test", "--config", path)
+    assert config.data.class_path.startswith("data_modules.")
+    if trains:
+        assert config.trainer.max_steps > 0 or getattr(config.model, "uses_stream", True)
+    names = [config.model.class_path.rpartition(".")[2]]
+    if names == ["AuxOl"]:
+        return  # its parts are built in its own tests
+    method = build(config)
+    assert any(parameter.requires_grad for parameter in method.parameters()) == trains
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_run_folders_differ(path: str) -> None:
+    folders = [yaml.safe_load(Path(other).read_text())["trainer"]["default_root_dir"] for other in CONFIGS]
+    own = yaml.safe_load(Path(path).read_text())["trainer"]["default_root_dir"]
+    assert own.startswith("runs/")
+    assert folders.count(own) == 1
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if "(paper: DSC" in (PROJECT / path).read_text()])
+def test_a_config_quotes_the_papers_values(path: str) -> None:
+    text = " ".join(line.lstrip("# ") for line in Path(path).read_text().splitlines() if line.startswith("#"))
+    quoted = [float(number) for number in re.findall(r"(?:DSC|JC|HD95|ASD) (\d+\.\d+)", text)]
+    table = paper_tables()["cpc_sam"]["tables"]["Table 1"]["columns"]
+    assert quoted in [row for column in table.values() for row in column["rows"].values()]
+    runs = [run for _, run in all_runs() if run.configs == (path,) and not run.overrides and run.cell]
+    for run in runs:
+        if run.cell and run.cell["table"] == "Table 1":
+            assert list(paper_values(Cell(**run.cell)).values()) == quoted
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("base", [path for path in CONFIGS if path.startswith("experiments/cpc_sam/")])
+def test_presets_lie_over_every_data_config(base: str, preset: str) -> None:
+    alone = parsed("fit", "--config", base)
+    layered = parsed("fit", "--config", base, "--config", f"experiments/cpc_sam/{preset}")
+    wanted = yaml.safe_load((EXPERIMENTS / "cpc_sam" / preset).read_text())
+    for part in ("model", "data"):
+        before, after = alone[part]["init_args"].as_dict(), layered[part]["init_args"].as_dict()
+        assert layered[part]["class_path"] == alone[part]["class_path"]
+        assert after == before | wanted[part]["init_args"]
+    assert layered.trainer.max_steps == alone.trainer.max_steps
+
+
+def test_presets_name_the_same_options_and_differ_where_paper_and_code_do() -> None:
+    paper, code = (
+        yaml.safe_load((EXPERIMENTS / "cpc_sam" / f"preset_{name}.yaml").read_text()) for name in ("paper", "code")
+    )
+    options = paper["model"]["init_args"]
+    assert options.keys() == code["model"]["init_args"].keys()
+    differ = {name for name, value in options.items() if code["model"]["init_args"][name] != value}
+    assert differ == {"update", "lr_warmup_iters", "ssl_start_iter", "prompted_dice", "select_branch"}
+
+
+def test_the_code_preset_is_the_recorded_trainer() -> None:
+    config = parsed(
+        "fit", "--config", "experiments/cpc_sam/acdc_1.yaml", "--config", "experiments/cpc_sam/preset_code.yaml"
+    )
+    method = build(config)
+    assert isinstance(method, CpcSam)
+    assert not method.automatic_optimization
+    assert (method.prompted_dice, method.ssl_start_iter, method.lr_warmup_iters) == (0.8, 5000, 250)
+    assert (method.lr, method.weight_decay, method.select_branch) == (1e-3, 0.1, "1")
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_grid_runs_parse(grid: str) -> None:
+    for run in read_grid(grid):
+        config = parse(run.argv)
+        assert config.trainer.default_root_dir == run.folder
+        if run.cell:
+            assert paper_values(Cell(**run.cell))
+
+
+def test_runs_that_share_a_folder_are_one_run() -> None:
+    argv: dict[str, list[str]] = {}
+    for grid, run in all_runs():
+        assert argv.setdefault(run.folder, run.argv) == run.argv, f"{grid}: {run.name}"
+
+
+def test_every_cell_of_ours_is_filled() -> None:
+    """Other people's semi-supervised methods are not here; everything else of the paper's tables is."""
+    others = ("UAMT", "CPS", "URPC", "MC-Net+", "DCNet", "BCP", "UniMatch", "SemiSAM")
+    filled = {tuple(run.cell.values()) for _, run in all_runs() if run.cell}
+    missing = [
+        (table, column, row)
+        for table, content in paper_tables()["cpc_sam"]["tables"].items()
+        for column, part in content["columns"].items()
+        for row in part["rows"]
+        if ("cpc_sam", table, column, row) not in filled and row.partition(",")[0] not in others
+    ]
+    assert missing == [("Section 3", "ACDC", name) for name in ("branch 1", "branch 2", "ensemble")]
+
+
+def test_the_table_of_runs_in_the_readme_is_complete() -> None:
+    text = (EXPERIMENTS / "README.md").read_text()
+    for _, run in all_runs():
+        assert f"`{run.name}`" in text, run.name
+        if run.cell:
+            dsc = paper_values(Cell(**run.cell))["dsc"]
+            line = next(line for line in text.splitlines() if line.startswith("|") and f"| `{run.name}` |" in line)
+            assert f"{dsc:.2f}" in line
+    for path in [*CONFIGS, *GRIDS]:
+        if "/cpc_sam/" in path or "/supervised/" in path or "/zero_shot/" in path or "/grids/" in path:
+            assert Path(path).name in text, path
