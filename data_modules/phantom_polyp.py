@@ -90,10 +90,14 @@ def colonoscopy(rng: np.random.Generator, set_name: str) -> tuple[np.ndarray, np
         outline = _blob(rng, height, width, mask, lobes=0.13)
         relief += _dome(outline, rng.uniform(0.0, 0.2))  # flat: hardly any shading at the edge
         mask |= outline
+    alike = np.zeros_like(mask)
     for _ in range(rng.integers(2, 5)):
-        near = None if rng.random() < 0.3 else mask  # most look-alikes touch a polyp
-        relief += _dome(_blob(rng, height, width, np.zeros_like(mask), lobes=0.07, near=near), rng.uniform(0.3, 0.6))
-    soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 1.5)
+        near = None if rng.random() < 0.2 else mask  # most look-alikes touch a polyp
+        outline = _blob(rng, height, width, np.zeros_like(mask), lobes=0.13, near=near)
+        relief += _dome(outline, rng.uniform(0.0, 0.2))
+        alike |= outline
+    alike &= ~mask
+    soft, soft_alike = (cv2.GaussianBlur(area.astype(np.float32), (0, 0), 1.5) for area in (mask, alike))
 
     # Light: the scope's own, from a point near the camera; slopes that face it are brighter.
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
@@ -109,11 +113,12 @@ def colonoscopy(rng: np.random.Generator, set_name: str) -> tuple[np.ndarray, np
     colour = np.ones((height, width, 3), np.float32) * tint.astype(np.float32)
     colour *= 1 + 0.10 * _smooth(rng, height, width, 40)[..., None] * np.array([0.6, 1.0, 1.0], np.float32)
     colour *= 1 - _vessels(rng, height, width, soft)[..., None] * np.array([0.08, 0.30, 0.25], np.float32)
-    # The polyp: a little redder and paler in turn, and with pits where mucosa is smooth.
+    # Polyps and look-alikes are equally dark and pitted; polyps are redder, look-alikes yellower than the mucosa.
     strength = look.contrast * rng.uniform(0.75, 1.25)
-    pits = _smooth(rng, height, width, 2.5)
-    colour *= 1 + soft[..., None] * strength * np.array([0.01, -0.025, -0.005], np.float32)
-    colour *= 1 + (soft * strength * 0.08 * pits)[..., None]
+    both = soft + soft_alike
+    colour *= 1 - (strength * both * (0.10 + 0.05 * _smooth(rng, height, width, 4.0)))[..., None]
+    colour *= 1 + strength * soft[..., None] * np.array([0.05, -0.03, 0.0], np.float32)
+    colour *= 1 + strength * soft_alike[..., None] * np.array([-0.03, 0.04, -0.06], np.float32)
     colour *= 1 + 0.025 * _smooth(rng, height, width, 6)[..., None]
 
     picture = cv2.GaussianBlur(np.clip(colour * light[..., None], 0, 1), (0, 0), look.blur)

@@ -1,5 +1,6 @@
 """``fit``, ``validate``, ``test`` and ``predict``: one LightningCLI, and the rules of a run folder."""
 
+import logging
 import os
 import pickle
 import sys
@@ -139,7 +140,8 @@ class SamsegCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build everything; a checkpoint that does not fit the model is explained before the run starts."""
-        self.save_config_kwargs = {"folder": self.results_dir}
+        resumed = self.config[self.subcommand].ckpt_path is not None
+        self.save_config_kwargs = {"folder": self.results_dir, "keep": self.subcommand == "fit" and resumed}
         super().instantiate_classes()
         if path := self.config[self.subcommand].ckpt_path:
             check_fit(read_checkpoint(path), self.model, path)
@@ -258,9 +260,7 @@ def run(argv: Sequence[str], cli: type[SamsegCLI] = SamsegCLI) -> SamsegCLI:
     Raises:
         UserError: For mistakes a user can mend.
     """
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*have no `validation_step`.*")  # a stream is not validated
-    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # ours is, by step count
+    _quieten()
     arguments = sys.argv
     sys.argv = [arguments[0], *argv]  # what Lightning starts the other ranks with
     try:
@@ -277,6 +277,27 @@ def run(argv: Sequence[str], cli: type[SamsegCLI] = SamsegCLI) -> SamsegCLI:
         )
     finally:
         sys.argv = arguments
+
+
+def _quieten() -> None:
+    """Keep Lightning's remarks that do not apply here off the screen."""
+    for remark in (
+        "does not have many workers",
+        "have no `validation_step`",  # a stream is not validated
+        "dataloader is not resumable",  # ours is, by step count
+        "is smaller than the logging interval",
+        "exists and is not empty",  # a run that is resumed
+        "callbacks used to create the checkpoint need to be provided",  # a test needs none of a fit
+        "isinstance.treespec, LeafSpec.",  # Lightning's own
+        "skip_none parameter was deprecated",
+    ):
+        warnings.filterwarnings("ignore", message=f"(?s).*{remark}.*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
+    logging.getLogger("lightning.pytorch.trainer.connectors.checkpoint_connector").setLevel(logging.WARNING)
+
+
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

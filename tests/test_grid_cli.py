@@ -57,7 +57,7 @@ def test_runs_outside_the_papers_say_so(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_a_cell_that_the_paper_does_not_have(tmp_path: Path) -> None:
     grid = tmp_path / "mine.yaml"
-    grid.write_text((PROJECT / TABLE2).read_text().replace("row: cross prompting\n", "row: crossprompting\n"))
+    grid.write_text((PROJECT / TABLE2).read_text().replace("row: cross prompting}", "row: crossprompting}"))
     with pytest.raises(UserError, match="No row of the papers is called 'crossprompting'"):
         main(["list", str(grid)])
 
@@ -65,7 +65,7 @@ def test_a_cell_that_the_paper_does_not_have(tmp_path: Path) -> None:
 MISTAKES = {
     "unknown option of the method": ("model.crosss: none", "crosss"),
     "unknown option of the trainer": ("trainer.max_stepps: 3", "max_stepps"),
-    "unknown option of the run": ("overlay: 3", "overlay"),
+    "unknown option of the run": ("nonsense: 3", "nonsense"),
     "value of a wrong kind": ("model.cross: sideways", "sideways"),
 }
 

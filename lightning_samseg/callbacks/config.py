@@ -14,17 +14,18 @@ class SaveConfig(SaveConfigCallback):
 
     Args:
         folder: Folder of the results.
+        keep: Whether a file that is there already stays.
         kwargs: What LightningCLI hands over.
     """
 
-    def __init__(self, *args: Any, folder: str | Path = ".", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, folder: str | Path = ".", keep: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
         self.folder = Path(folder)
+        self.keep = keep
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Called once, on rank zero."""
         path = self.folder / "config.yaml"
-        if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.keep and path.exists()):
             with atomic_write(path) as temporary:
                 temporary.write_text(self.parser.dump(self.config, skip_none=False))
