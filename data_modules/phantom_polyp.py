@@ -87,7 +87,7 @@ def colonoscopy(rng: np.random.Generator, set_name: str) -> tuple[np.ndarray, np
     relief = _folds(rng, height, width)
     mask = np.zeros((height, width), bool)
     for _ in range(2 if rng.random() < 0.15 else 1):
-        outline = _blob(rng, height, width, mask, lobes=0.13)
+        outline = _blob(rng, height, width, mask, lobes=0.18)
         relief += _dome(outline, rng.uniform(0.0, 0.2))  # flat: hardly any shading at the edge
         mask |= outline
     alike = np.zeros_like(mask)
@@ -117,8 +117,8 @@ def colonoscopy(rng: np.random.Generator, set_name: str) -> tuple[np.ndarray, np
     strength = look.contrast * rng.uniform(0.75, 1.25)
     both = soft + soft_alike
     colour *= 1 - (strength * both * (0.10 + 0.05 * _smooth(rng, height, width, 4.0)))[..., None]
-    colour *= 1 + strength * soft[..., None] * np.array([0.05, -0.03, 0.0], np.float32)
-    colour *= 1 + strength * soft_alike[..., None] * np.array([-0.03, 0.04, -0.06], np.float32)
+    colour *= 1 + strength * soft[..., None] * np.array([0.04, -0.02, 0.0], np.float32)
+    colour *= 1 + strength * soft_alike[..., None] * np.array([-0.02, 0.03, -0.05], np.float32)
     colour *= 1 + 0.025 * _smooth(rng, height, width, 6)[..., None]
 
     picture = cv2.GaussianBlur(np.clip(colour * light[..., None], 0, 1), (0, 0), look.blur)

@@ -10,6 +10,7 @@ from lightning_samseg.errors import UserError
 TRAINING_VERBS = ("fit", "validate", "test", "predict")
 OTHER_VERBS = {
     "data": "lightning_samseg.data_cli",
+    "grid": "lightning_samseg.grid_cli",
     "weights": "lightning_samseg.weights_cli",
     "benchmark": "lightning_samseg.benchmark_cli",
 }
@@ -23,7 +24,8 @@ train and evaluate (options: VERB --help, and VERB --config FILE --print_config)
   predict    write the masks a checkpoint predicts
 
 look after things
-  data       list data sets, prepare them
+  data       list, verify, show, split and prepare data sets, write generated samples of them
+  grid       list the runs of an ablation grid and the table cells they fill
   weights    list, fetch and verify pretrained weights; import, export and merge adapters
   benchmark  measure speed side by side: metrics, prompts, attention
 
@@ -64,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             expected=", ".join([*TRAINING_VERBS, *OTHER_VERBS]),
             fix="python -m lightning_samseg --help",
         )
+    except BrokenPipeError:  # `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         message = explained(error)
         if message is None:

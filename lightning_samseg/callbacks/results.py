@@ -56,10 +56,10 @@ class ResultsWriter(Callback):
 def format_summary(details: dict[str, Any], class_names: list[str] | None = None) -> str:
     """The scores as a small table for the screen, a row per class and one for their mean."""
     unit = details["unit"]
-    lines = [f"{'class':<16}{'DSC %':>9}{'JC %':>9}{f'HD95 {unit}':>11}{f'ASD {unit}':>11}"]
+    lines = [f"{'class':<16}{'DSC %':>9}{'JC %':>9}{f'HD95 {unit}':>12}{f'ASD {unit}':>12}"]
     rows = [(class_name(key, class_names), part) for key, part in details["per_class"].items()]
     for name, part in [*rows, ("mean", details)] if len(rows) > 1 else rows:
-        cells = [percent(part["dsc"], 9), percent(part["jc"], 9), number(part["hd95"], 11), number(part["asd"], 11)]
+        cells = [percent(part["dsc"], 9), percent(part["jc"], 9), number(part["hd95"], 12), number(part["asd"], 12)]
         lines.append(f"{name:<16}{''.join(cells)}")
     lines.append(
         f"{details['num_cases']} cases, convention {details['convention']}, "

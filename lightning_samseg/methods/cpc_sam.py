@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_samseg.io.adapters import load_adapter_into
@@ -136,6 +137,14 @@ class CpcSam(BaseMethod):
     def weights_sha256(self) -> str | None:
         """Hash of the pretrained weights."""
         return self.sam.weights_sha256
+
+    def on_fit_start(self) -> None:
+        """Say so when the run is too short for what makes the method."""
+        if self.uses_unlabelled and self.ssl_start >= self.trainer.max_steps:
+            rank_zero_warn(
+                f"No unlabelled image will be used: prompts and unlabelled images start at iteration {self.ssl_start}, and "
+                f"the run ends at {self.trainer.max_steps}. Set --model.ssl_start_iter."
+            )
 
     def training_step(self, batch: SemiBatch | Batch, batch_idx: int) -> Tensor:
         """One iteration of ``L_s + lambda_1 L_cross + lambda_2 L_c``, in one step or in three."""
@@ -283,10 +292,12 @@ class CpcSam(BaseMethod):
     @property
     def ssl_active(self) -> bool:
         """Whether this iteration uses prompts and unlabelled images."""
-        if not self.uses_unlabelled:
-            return False
-        start = self.trainer.max_steps // 6 if self.ssl_start_iter is None else self.ssl_start_iter
-        return self.global_step >= start
+        return self.uses_unlabelled and self.global_step >= self.ssl_start
+
+    @property
+    def ssl_start(self) -> int:
+        """First iteration with prompts and unlabelled images."""
+        return self.trainer.max_steps // 6 if self.ssl_start_iter is None else self.ssl_start_iter
 
     def prompt_rngs(self, branch: int, labelled: int, unlabelled: int) -> list[np.random.Generator]:
         """A generator per image for this iteration's draws, keyed by counters alone.

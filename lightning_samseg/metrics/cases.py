@@ -102,7 +102,7 @@ class CaseScores(Metric):
 
     def _score(self, case: Case, prediction: LabelArray, reference: LabelArray) -> None:
         scores = score_case(prediction, reference, self.num_classes, case.spacing, self.convention, name=case.source)
-        unit = distance_unit(self.convention, case.spacing)
+        unit = distance_unit(self.convention, case.spacing, volume=case.num_slices > 1)
         self._append("scored", [CaseRow(case.case_id, *score, unit, self.convention) for score in scores])
 
     def _append(self, name: str, records: Sequence[tuple[Any, ...]]) -> None:

@@ -113,9 +113,13 @@ def find_convention(name: str) -> Convention:
     return CONVENTIONS[name]
 
 
-def distance_unit(convention: str, spacing: Sequence[float] | None) -> Literal["mm", "px"]:
+def distance_unit(
+    convention: str, spacing: Sequence[float] | None, volume: bool = False
+) -> Literal["mm", "px", "voxel"]:
     """Unit of the distances of a case with this spacing (None = unknown) under a convention."""
-    return "px" if spacing is None else find_convention(convention).unit
+    if spacing is None:
+        return "voxel" if volume else "px"
+    return find_convention(convention).unit
 
 
 def score_case(

@@ -31,7 +31,7 @@ class CaseRow(NamedTuple):
     empty_prediction: bool
     empty_reference: bool
     unit: str
-    """``mm`` or ``px``."""
+    """``mm``, ``px``, or ``voxel`` for a volume of unknown spacing."""
     convention: str
 
 
@@ -52,7 +52,7 @@ class CaseTable:
 
     @property
     def unit(self) -> str:
-        """``mm`` or ``px``; raises UserError where the rows hold both."""
+        """``mm``, ``px`` or ``voxel``; raises UserError where the rows hold several."""
         return self._common("unit", "give every case a spacing, or score in px by leaving all spacings out")
 
     @property
