@@ -1,7 +1,8 @@
-"""Generated colonoscopy in PraNet's layout: mucosa, folds, vessels, highlights, polyps of weak contrast and look-alikes.
+"""Generated colonoscopy in PraNet's layout: mucosa, folds, vessels, highlights, polyps of weak contrast, look-alikes.
 
-What tells a polyp from the bulges beside it is its hue and its fine texture, both weak and of one kind throughout the
-stream, under light, colour and sharpness that change from set to set: hard for a point prompt, learnable online.
+Look-alikes touch most polyps and are as dark and as pitted; only the hue differs, a little and always in the same way,
+under light and colour that change from set to set. A box around a polyp holds parts of both: SAM cannot know which of
+them is meant, a network that learns from rectified masks soon does.
 """
 
 import hashlib
@@ -87,13 +88,13 @@ def colonoscopy(rng: np.random.Generator, set_name: str) -> tuple[np.ndarray, np
     relief = _folds(rng, height, width)
     mask = np.zeros((height, width), bool)
     for _ in range(2 if rng.random() < 0.15 else 1):
-        outline = _blob(rng, height, width, mask, lobes=0.18)
+        outline = _blob(rng, height, width, mask, 0.18)
         relief += _dome(outline, rng.uniform(0.0, 0.2))  # flat: hardly any shading at the edge
         mask |= outline
     alike = np.zeros_like(mask)
     for _ in range(rng.integers(2, 5)):
         near = None if rng.random() < 0.2 else mask  # most look-alikes touch a polyp
-        outline = _blob(rng, height, width, np.zeros_like(mask), lobes=0.13, near=near)
+        outline = _blob(rng, height, width, np.zeros_like(mask), 0.13, near)
         relief += _dome(outline, rng.uniform(0.0, 0.2))
         alike |= outline
     alike &= ~mask
@@ -117,8 +118,8 @@ def colonoscopy(rng: np.random.Generator, set_name: str) -> tuple[np.ndarray, np
     strength = look.contrast * rng.uniform(0.75, 1.25)
     both = soft + soft_alike
     colour *= 1 - (strength * both * (0.10 + 0.05 * _smooth(rng, height, width, 4.0)))[..., None]
-    colour *= 1 + strength * soft[..., None] * np.array([0.04, -0.02, 0.0], np.float32)
-    colour *= 1 + strength * soft_alike[..., None] * np.array([-0.02, 0.03, -0.05], np.float32)
+    colour *= 1 + strength * soft[..., None] * np.array([0.05, -0.025, 0.0], np.float32)
+    colour *= 1 + strength * soft_alike[..., None] * np.array([-0.025, 0.035, -0.055], np.float32)
     colour *= 1 + 0.025 * _smooth(rng, height, width, 6)[..., None]
 
     picture = cv2.GaussianBlur(np.clip(colour * light[..., None], 0, 1), (0, 0), look.blur)
@@ -137,7 +138,7 @@ def _blob(
     lobes: float,
     near: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Fill a lobed outline that overlaps nothing taken, smaller the longer that takes; around the rim of ``near``."""
+    """Fill an outline with ``lobes`` that overlaps nothing taken, smaller the longer that takes; on ``near``'s rim."""
     radius = rng.uniform(0.1, 0.2) * min(height, width)
     angle = np.linspace(0, 2 * np.pi, 180, endpoint=False)
     while True:

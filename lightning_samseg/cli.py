@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -219,7 +220,10 @@ class SamsegCLI(LightningCLI):
 
 
 class _ParserOnly(SamsegCLI):
-    """Stops when the arguments are parsed."""
+    """Sets the parser of all verbs up, and stops there."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = {"subcommand": None}
 
     def _set_seed(self) -> None:
         pass
@@ -228,9 +232,6 @@ class _ParserOnly(SamsegCLI):
         pass
 
     def instantiate_classes(self) -> None:
-        pass
-
-    def _run_subcommand(self, subcommand: str) -> None:
         pass
 
 
@@ -243,8 +244,13 @@ def parse(argv: Sequence[str]) -> Any:
     Returns:
         The verb's configuration. A mistake is printed and ends in SystemExit, as everywhere on the command line.
     """
-    cli = run(argv, _ParserOnly)
-    return cli.config[cli.subcommand]
+    config = _parser().parse_args(list(argv))
+    return config[config.subcommand]
+
+
+@lru_cache(maxsize=1)
+def _parser() -> LightningArgumentParser:
+    return run([], _ParserOnly).parser
 
 
 def run(argv: Sequence[str], cli: type[SamsegCLI] = SamsegCLI) -> SamsegCLI:

@@ -11,10 +11,11 @@ import numpy as np
 from torch import Tensor
 
 Geometry = Literal["half_pixel", "corner_aligned"]
-"""How the pixels of two grids lie on each other when one is resized to the other. ``half_pixel``: the outer borders of
-both coincide, as in OpenCV and in PyTorch with ``align_corners=False``. ``corner_aligned``: the centres of their corner
-pixels coincide, output ``k`` is read at ``k (n_in - 1) / (n_out - 1)`` as in ``scipy.ndimage.zoom``, which CPC-SAM's published
-code uses both ways."""
+"""How the pixels of two grids lie on each other when one is resized to the other.
+
+``half_pixel``: the outer borders of both coincide, as in OpenCV and in PyTorch with ``align_corners=False``.
+``corner_aligned``: the centres of their corner pixels coincide, output ``k`` is read at
+``k (n_in - 1) / (n_out - 1)`` as in ``scipy.ndimage.zoom``, which CPC-SAM's published code uses both ways."""
 
 
 class Case(NamedTuple):

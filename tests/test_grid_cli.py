@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lightning_samseg.__main__ import main as run
 from lightning_samseg.errors import UserError
 from lightning_samseg.grid_cli import main
 
@@ -92,7 +93,14 @@ def test_set_needs_a_value() -> None:
 
 def test_starts_without_torch() -> None:
     program = (
-        "import sys; from lightning_samseg.grid_cli import main; "
-        f"main(['list', '{TABLE2}']); sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
+        "import sys; from lightning_samseg.__main__ import main; "
+        f"main(['grid', 'list', '{TABLE2}']); sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_mistake_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["grid", "list", "experiments/grids/nowhere.yaml"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: There is no grid file experiments/grids/nowhere.yaml.")
+    assert "way out: " in message

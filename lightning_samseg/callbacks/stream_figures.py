@@ -4,6 +4,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -82,10 +83,10 @@ class StreamFigures(Callback):
         folder = self.folder / "figures"
         folder.mkdir(parents=True, exist_ok=True)
         draw_curves(rows, read_prompt_alphas(self.folder / "prompts.csv"), folder)
-        stream: Any = trainer.datamodule.stream_dataloader(start=0).dataset  # type: ignore[attr-defined]
+        loader: Any = trainer.train_dataloader
         for name, chosen in self._chosen.items():
             row = next(row for row in rows if row.position == chosen.position)
-            write_image(folder / f"{name}.png", draw_strip(stream[chosen.position], chosen, row))
+            write_image(folder / f"{name}.png", draw_strip(loader.dataset[chosen.position], chosen, row))
         print(f"figures   {folder}")
 
 
@@ -110,8 +111,6 @@ def draw_strip(item: StreamItem, chosen: Chosen, row: ImageRow) -> NDArray[np.ui
     Returns:
         uint8 ``(H + 28, 5W, 3)``.
     """
-    import cv2
-
     picture, reference = item["original"], item["reference"]
     bits = np.unpackbits(chosen.masks.numpy(), axis=1, count=reference.size)
     panels = [picture]

@@ -127,6 +127,7 @@ def test_hd95_and_units_differ_between_conventions():
     assert scores["aux_ol"].hd95 == pytest.approx(9.5)
     assert [distance_unit(name, (1.0, 2.0)) for name in ("cpc_sam", "aux_ol", "strict")] == ["mm", "px", "mm"]
     assert {distance_unit(name, None) for name in CONVENTIONS} == {"px"}
+    assert distance_unit("cpc_sam", None, volume=True) == "voxel"
 
 
 def test_classes_are_scored_apart_and_background_is_not():

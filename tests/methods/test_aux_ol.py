@@ -1,0 +1,188 @@
+"""The module without a trainer: prompts, crops, the order of predicting and learning, what a checkpoint holds."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_samseg.errors import UserError
+from lightning_samseg.methods.aux_ol import LOSSES, AuxOl
+from lightning_samseg.online.expert import Expert
+from lightning_samseg.prompts.boxes import Box
+from lightning_samseg.types import Case, StreamItem
+
+SMALL = {"backbone": "tiny", "width": 1 / 16, "crop_size": 32, "cache_gb": 0, "capacity": 3}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def model(**settings: Any) -> AuxOl:
+    return AuxOl(**{**SMALL, **settings})
+
+
+def item(position: int = 0, reference: np.ndarray | None = None, **extra: Any) -> StreamItem:
+    """An image of 40 x 60 with an L-shaped object of 12 x 10, and a square of 5 touching nothing."""
+    rng = np.random.default_rng(position)
+    mask = np.zeros((40, 60), np.uint8)
+    mask[5:17, 8:11] = mask[14:17, 8:18] = 1
+    mask[25:30, 40:45] = 1
+    case = Case(f"case{position}", f"case{position}.png", (40, 60), (40, 60))
+    picture = rng.integers(0, 200, (40, 60, 3), dtype=np.uint8) + 50 * mask[..., None]
+    shown = mask if reference is None else reference
+    return StreamItem(position=position, set_name="a", cases=[case], original=picture, reference=shown, **extra)
+
+
+def step(module: AuxOl, each: StreamItem) -> tuple[Any, Any, Any]:
+    prompts = module.prompts_of(each)
+    logits = module.sam_logits(each["original"], prompts)
+    return module.walk(each, logits, module.crops_of(prompts, logits, each["cases"][0]))
+
+
+def test_prompts_are_one_per_object_smallest_first() -> None:
+    np.testing.assert_array_equal(model().prompts_of(item()), [[40, 25, 45, 30], [8, 5, 18, 17]])
+    points = model(prompt="point").prompts_of(item())
+    inside = np.argwhere(item()["reference"][5:17, 8:18]) + np.array([5, 8])
+    np.testing.assert_allclose(points, [[42, 27], inside.mean(0)[::-1]])
+    np.testing.assert_array_equal(model(prompt="point", point="deepest").prompts_of(item()), [[42, 27], [9, 6]])
+    np.testing.assert_array_equal(model(min_object_side=6).prompts_of(item()), [[8, 5, 18, 17]])
+    empty = item(reference=np.zeros((40, 60), np.uint8))
+    assert model().prompts_of(empty).shape == (0, 4)
+    assert model(prompt="point").prompts_of(empty).shape == (0, 2)
+
+
+def test_objects_that_touch_are_told_apart_where_the_data_set_knows_them() -> None:
+    instances = item()["reference"].astype(np.int32)
+    instances[14:17, 8:18] = 2  # the foot of the L is an object of its own
+    instances[25:30, 40:45] = 3
+    each = item(instances=instances)
+    np.testing.assert_array_equal(model().prompts_of(each), [[40, 25, 45, 30], [8, 5, 11, 14], [8, 14, 18, 17]])
+    assert len(model(objects="components").prompts_of(each)) == 2
+
+
+def test_shifted_boxes_depend_on_the_position_alone() -> None:
+    module = model(box_shift=0.2, seed=1)
+    shifted = module.prompts_of(item(3))
+    np.testing.assert_array_equal(shifted, model(box_shift=0.2, seed=1).prompts_of(item(3)))
+    plain = model().prompts_of(item(3))
+    np.testing.assert_array_equal(np.abs(shifted - plain)[:, ::2], [[1, 1], [2, 2]])  # columns: 0.2 of 5 and 10
+    np.testing.assert_array_equal(shifted[:, 2:] - shifted[:, :2], plain[:, 2:] - plain[:, :2])
+    assert any((module.prompts_of(item(p)) != shifted).any() for p in range(6))
+
+
+@pytest.mark.parametrize(
+    ("rule", "crop"),
+    [("paper", Box(20, 8, 46, 28)), ("authors", Box(17, 6, 48, 30)), ("largest_component", Box(18, 6, 42, 30))],
+)
+def test_crops_around_sams_mask_for_a_point(rule: Any, crop: Box) -> None:
+    logits = torch.full((1, 40, 60), -3.0)
+    logits[0, 8:28, 20:40] = 2
+    logits[0, 10:12, 44:46] = 2  # a speck
+    case = item()["cases"][0]
+    assert model(prompt="point", point_crop=rule).crops_of(np.array([[30.0, 20.0]]), logits, case) == [crop]
+    nothing = torch.full((1, 40, 60), -3.0)
+    assert model(prompt="point", point_crop=rule).crops_of(np.array([[30.0, 20.0]]), nothing, case) == [
+        Box(0, 0, 60, 40)
+    ]
+
+
+def test_the_fourth_channel_is_for_boxes() -> None:
+    channels = {
+        name: next(model(**settings).auxiliary.parameters()).shape[1]
+        for name, settings in {
+            "box": {},
+            "point": {"prompt": "point"},
+            "point with mask": {"prompt": "point", "extra_channel": "mask"},
+            "box without": {"extra_channel": "none"},
+        }.items()
+    }
+    assert channels == {"box": 4, "point": 3, "point with mask": 4, "box without": 3}
+    assert model().learner.extra_channel == "mask"
+
+
+@pytest.mark.parametrize("order", ["image", "prompt"])
+def test_what_a_mask_can_reach(order: Any) -> None:
+    """Two references that differ only at the object prompted first: it is never predicted with its own mask."""
+    records = []
+    for change in (False, True):
+        module = model(prompt_order=order, lr=0.05)
+        step(module, item(0))
+        each = item(1)
+        prompts = module.prompts_of(each)
+        if change:
+            each["reference"] = each["reference"].copy()
+            each["reference"][25:28, 40:45] = 0
+        logits = module.sam_logits(each["original"], prompts)
+        prediction, _, _ = module.walk(each, logits, module.crops_of(prompts, logits, each["cases"][0]))
+        records.append([prompt.network_logits for prompt in prediction.prompts])
+    (first, second), (changed_first, changed_second) = records
+    assert torch.equal(first, changed_first)
+    assert torch.equal(second, changed_second) == (order == "image")
+
+
+def test_the_order_of_listing_1_learns_between_prompts() -> None:
+    updates = []
+    for order in ("image", "prompt"):
+        module = model(prompt_order=order, lr=0.05)
+        prediction, feedback, outcomes = step(module, item())
+        assert (len(prediction.prompts), len(feedback.masks), len(outcomes)) == (2, 2, 2)
+        assert [int(outcome.slot) for outcome in outcomes] == [0, 1]
+        assert module.learner.position == 1
+        updates.append(prediction)
+    image, prompt = updates
+    torch.testing.assert_close(image.prompts[0].network_logits, prompt.prompts[0].network_logits)
+    assert not torch.allclose(image.prompts[1].network_logits, prompt.prompts[1].network_logits)
+    assert torch.equal(image.sam, prompt.sam)
+    assert torch.equal(image.sam_clipped, prompt.sam_clipped)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("policy", ["smallest_loss", "fifo", "single"])
+def test_every_loss_and_policy_learns(loss: Any, policy: Any) -> None:
+    module = model(loss=loss, policy=policy, expert=Expert(mask_noise="both"), replay_without_feedback=True)
+    before = [parameter.clone() for parameter in module.auxiliary.parameters()]
+    step(module, item())
+    assert any(not torch.equal(a, b) for a, b in zip(before, module.auxiliary.parameters(), strict=True))
+
+
+def test_a_checkpoint_holds_plain_values_and_restores_everything() -> None:
+    module = model(fusion="adaptive", alpha_start="sam")
+    for position in range(3):
+        step(module, item(position))
+    module._running["sam"] = 1.5
+    checkpoint: dict[str, Any] = {"hyper_parameters": dict(module.hparams)}
+    module.on_save_checkpoint(checkpoint)
+    file = io.BytesIO()
+    torch.save(checkpoint, file)
+    file.seek(0)
+    other = model(fusion="adaptive", alpha_start="sam", seed=7)
+    other.on_load_checkpoint(torch.load(file, weights_only=True))
+    other.auxiliary.load_state_dict(module.auxiliary.state_dict())
+    other.learner.optimizer.load_state_dict(module.learner.optimizer.state_dict())
+    assert other._running == module._running
+    assert other.learner.position == 3
+    one, another = (step(each, item(3))[0] for each in (module, other))
+    assert torch.equal(one.prompts[1].fused_logits, another.prompts[1].fused_logits)
+    assert torch.equal(one.prompts[1].alpha, another.prompts[1].alpha)
+
+
+def test_the_seed_makes_the_network_and_the_global_stream_stays() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first, second, other = model(seed=1), model(seed=1), model(seed=2)
+    assert torch.equal(torch.rand(1), expected)
+    weights = [next(module.auxiliary.parameters()) for module in (first, second, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_contradictions() -> None:
+    with pytest.raises(UserError, match="prompt_order image"):
+        model(step_per="image")
+    with pytest.raises(UserError, match="box_shift"):
+        model(box_shift=-0.1)

@@ -1,0 +1,121 @@
+"""Rows of a stream: scores against the metrics' own, files that are cut back, the table at the end."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_samseg.errors import UserError
+from lightning_samseg.online.records import Feedback, PromptOutcome, PromptPrediction, record
+from lightning_samseg.online.trace import (
+    ImageRow,
+    PromptRow,
+    RowFile,
+    format_summary,
+    image_row,
+    prompt_rows,
+    read_prompt_alphas,
+    read_rows,
+    summary,
+)
+from lightning_samseg.prompts.boxes import Box
+from lightning_samseg.types import Case
+
+CASE = Case("case, 1", "case.png", (8, 10), (8, 10), slice_index=4, num_slices=9)
+
+
+def prediction() -> Any:
+    """One prompt whose crop cuts SAM's mask in half; the fusion keeps a quarter of it."""
+    sam = torch.full((8, 10), -2.0)
+    sam[2:6, 2:6] = 3
+    crop = Box(0, 0, 4, 8)
+    auxiliary = torch.full((8, 4), -4.0)
+    auxiliary[2:4] = 4
+    prompt = PromptPrediction(
+        crop, torch.zeros(3, 32, 32), torch.zeros(1, 32, 32), sam[crop.slices], auxiliary, torch.tensor(0.25)
+    )
+    return record(3, (prompt,), sam.sigmoid())
+
+
+def row(position: int, set_name: str = "a", **changes: Any) -> ImageRow:
+    values = dict(
+        zip(
+            ImageRow._fields,
+            [position, set_name, f"case{position}", 0, 1, "expert", 0.5] + [0.5, 4.0] * 3 + [0],
+            strict=True,
+        )
+    )
+    return ImageRow(**values | changes)  # type: ignore[arg-type]
+
+
+def test_an_image_is_scored_as_it_was_predicted() -> None:
+    reference = np.zeros((8, 10), np.uint8)
+    reference[2:6, 2:6] = 1
+    scored = image_row(prediction(), Feedback("expert", (None,)), reference, CASE, "malignant")
+    assert (scored.position, scored.set_name, scored.case_id, scored.slice_index) == (3, "malignant", "case, 1", 4)
+    assert (scored.prompts, scored.feedback, scored.alpha, scored.empty_reference) == (1, "expert", 0.25, 0)
+    assert (scored.sam_dsc, scored.sam_hd) == (1, 0)
+    assert (scored.sam_clipped_dsc, scored.sam_clipped_hd) == (pytest.approx((2 * 8 + 1) / (8 + 16 + 1)), 2)
+    # 0.25 * SAM + 0.75 * auxiliary: rows 2 and 3 of the crop, all four columns.
+    assert scored.aux_ol_dsc == pytest.approx((2 * 4 + 1) / (8 + 16 + 1))
+    assert scored.aux_ol_hd == pytest.approx(math.hypot(2, 2))
+    nothing = image_row(prediction(), Feedback("none", (None,)), np.zeros((8, 10), np.uint8), CASE, "a")
+    assert nothing.empty_reference == 1
+    assert nothing.sam_hd == pytest.approx(math.hypot(8, 10))
+
+
+def test_a_row_per_prompt() -> None:
+    outcome = PromptOutcome(torch.tensor(0.5), torch.tensor(-1), torch.tensor(0.75))
+    (box,) = prompt_rows(prediction(), [outcome], np.array([[0.0, 0.0, 4.0, 8.0]]), CASE)
+    assert box[:5] == (3, "case, 1", 4, 0, "box")
+    assert (box.crop_x1, box.crop_y1, box.alpha, box.alpha_star, box.loss, box.replaced) == (4, 8, 0.25, 0.75, 0.5, -1)
+    assert math.isnan(box.x)
+    (point,) = prompt_rows(prediction(), [PromptOutcome(None, None, None)], np.array([[2.5, 3.0]]), CASE)
+    assert (point.kind, point.x, point.y, point.replaced) == ("point", 2.5, 3.0, None)
+    assert math.isnan(point.alpha_star)
+
+
+def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
+    file = RowFile(tmp_path / "new" / "cases.csv", ImageRow._fields)
+    rows = [row(0, "a, b", sam_hd=math.nan), row(1, aux_ol_dsc=1 / 3)]
+    file.append(rows[:1])
+    size = file.size
+    file.append(rows[1:])
+    assert [tuple(map(str, each)) for each in read_rows(file.path)] == [tuple(map(str, each)) for each in rows]
+    content = file.path.read_bytes()
+    with file.path.open("a") as damaged:
+        damaged.write("2,half a row")
+    again = RowFile(file.path, ImageRow._fields, size)
+    again.append(rows[1:])
+    assert file.path.read_bytes() == content
+    with pytest.raises(UserError, match=r"cases\.csv lacks rows"):
+        RowFile(file.path, ImageRow._fields, len(content) + 1)
+    with pytest.raises(UserError, match="found: 0 bytes"):
+        RowFile(tmp_path / "gone.csv", ImageRow._fields, 10)
+    prompts = RowFile(tmp_path / "prompts.csv", PromptRow._fields)
+    prompts.append(prompt_rows(prediction(), [PromptOutcome(None, None, None)], np.array([[2.5, 3.0]]), CASE))
+    assert read_prompt_alphas(prompts.path) == [0.25]
+    assert prompts.path.read_text().splitlines()[1] == '3,"case, 1",4,0,point,2.5,3.0,0,0,4,8,0.25,,,'
+
+
+def test_the_table() -> None:
+    rows = [
+        row(0, "b", aux_ol_dsc=0.9, aux_ol_hd=1.0, alpha=1.0, prompts=3),
+        row(1, "b", aux_ol_dsc=0.7, feedback="none", alpha=0.2),
+        row(2, "a", prompts=0, alpha=math.nan, sam_hd=math.nan, sam_clipped_hd=math.nan, aux_ol_hd=math.nan),
+    ]
+    table = summary(rows)
+    assert table["aux_ol"] == {"dsc": pytest.approx(0.7), "hd": 2.5}
+    assert table["mean_alpha"] == pytest.approx((3 * 1.0 + 0.2) / 4)
+    assert (table["images"], table["prompts"], table["rectified"]) == (3, 4, 2)
+    assert (table["without_prompt"], table["dropped"]) == (1, 1)
+    assert list(table["sets"]) == ["b", "a"]
+    assert table["sets"]["b"]["aux_ol"] == {"dsc": pytest.approx(0.8), "hd": 2.5}
+    assert (table["sets"]["a"]["sam"], table["sets"]["a"]["mean_alpha"]) == ({"dsc": 0.5, "hd": None}, None)
+    lines = format_summary(table).splitlines()
+    assert lines[2].split() == ["b", "2", "50.00", "4.00", "50.00", "4.00", "80.00", "2.50"]
+    assert lines[3].split() == ["a", "1", "50.00", "-", "50.00", "-", "50.00", "-"]
+    assert lines[4].split()[0] == "all"

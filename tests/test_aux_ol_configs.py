@@ -1,0 +1,111 @@
+"""The configs of AuxOL: every cell of Tables 1 and 2 has one, which quotes the paper's values and builds."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lightning_samseg.cli import parse
+from lightning_samseg.methods import AuxOl
+from lightning_samseg.reports.paper import paper_tables
+
+FOLDER = Path(__file__).parents[1] / "experiments" / "aux_ol"
+GENERALISTS = {"sam_h": "SAM-H", "medsam": "MedSAM"}
+STREAMS = {
+    "busi_benign": "BUSI benign",
+    "busi_malignant": "BUSI malignant",
+    "glas_benign": "GlaS benign",
+    "glas_malignant": "GlaS malignant",
+    "fluid_cirrus": "Cirrus",
+    "fluid_topcon": "Topcon",
+    "fluid_spectralis": "Spectralis",
+}
+PRESETS = ("preset_paper", "preset_code")
+
+
+def comment(name: str) -> str:
+    lines = (FOLDER / f"{name}.yaml").read_text().splitlines()
+    return " ".join(line.lstrip("# ") for line in lines if line.startswith("#"))
+
+
+def quoted(text: str) -> list[float]:
+    return [float(number) for number in re.findall(r"\d+\.\d+", text)]
+
+
+def test_there_is_a_config_for_every_cell() -> None:
+    names = {
+        f"{stream}_{generalist}_{prompt}"
+        for stream in ("polyp", *STREAMS)
+        for generalist in (*GENERALISTS, "lite_medsam")
+        for prompt in ("box", "point")
+    }
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == names | set(PRESETS)
+
+
+@pytest.mark.parametrize("prompt", ["box", "point"])
+@pytest.mark.parametrize("generalist", GENERALISTS)
+def test_they_quote_the_papers_values(generalist: str, prompt: str) -> None:
+    tables = paper_tables()["aux_ol"]["tables"]
+    row = f"{GENERALISTS[generalist]}, {prompt}"
+    expected = []
+    for part in tables["Table 1"]["columns"].values():
+        without, with_aux_ol = part["rows"][row], part["rows"][f"{row}, AuxOL"]
+        expected += [*without, *with_aux_ol]
+    assert quoted(comment(f"polyp_{generalist}_{prompt}")) == expected
+    for stream, column in STREAMS.items():
+        rows = tables["Table 2"]["columns"][column]["rows"]
+        (dsc, hd), (aux_dsc, aux_hd) = rows[row], rows[f"{row}, AuxOL"]
+        assert quoted(comment(f"{stream}_{generalist}_{prompt}")) == [dsc, aux_dsc, hd, aux_hd]
+
+
+def parsed(*paths: Path) -> Any:
+    return parse(["fit", *(part for path in paths for part in ("--config", str(path)))])
+
+
+def test_every_config_is_what_its_name_says() -> None:
+    backbones = {"sam_h": "sam_vit_h", "medsam": "medsam_vit_b", "lite_medsam": "lite_medsam"}
+    for path in sorted(FOLDER.glob("*.yaml")):
+        if path.stem in PRESETS:
+            continue
+        config = yaml.safe_load(path.read_text())
+        stream, generalist, prompt = re.fullmatch(r"(\w+?)_(sam_h|medsam|lite_medsam)_(\w+)", path.stem).groups()  # type: ignore[union-attr]
+        arguments = config["model"]["init_args"]
+        assert (arguments["backbone"], arguments["prompt"]) == (backbones[generalist], prompt)
+        assert config["trainer"] == {"default_root_dir": f"runs/aux_ol_{path.stem}"}
+        sets = config["data"]["init_args"].get("stream_sets", [])
+        assert [name.lower() for name in sets] == stream.split("_")[1:]
+
+
+@pytest.mark.parametrize("preset", [None, *PRESETS])
+@pytest.mark.parametrize("name", ["polyp_sam_h_box", "glas_benign_medsam_point", "fluid_cirrus_lite_medsam_box"])
+def test_configs_and_presets_parse_and_build(name: str, preset: str | None) -> None:
+    torch.set_num_threads(1)
+    config = parsed(FOLDER / f"{name}.yaml", *([] if preset is None else [FOLDER / f"{preset}.yaml"]))
+    arguments = {**config.model.init_args, "backbone": "tiny", "width": 1 / 16}
+    expert = parse_expert(arguments.pop("expert"))
+    assert AuxOl(**arguments, expert=expert).uses_stream
+
+
+def parse_expert(values: Any) -> Any:
+    from lightning_samseg.online.expert import Expert
+
+    return values if isinstance(values, Expert) else Expert(**vars(values))
+
+
+def test_presets_name_the_same_options_and_differ_where_paper_and_code_do() -> None:
+    paper, code = (yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["model"]["init_args"] for name in PRESETS)
+    assert paper.keys() == code.keys()
+    assert {name for name in paper if paper[name] != code[name]} == {
+        "preprocessing",
+        "objects",
+        "min_object_side",
+        "point_crop",
+        "loss",
+        "policy",
+        "replay_without_feedback",
+        "alpha_start",
+        "alpha_from",
+    }
