@@ -94,3 +94,6 @@ class DemoStreamDataModule(PolypDataModule):
         with atomic_folder(self.folder) as temporary:
             write_demo_polyp(temporary, *self.counts, seed=self.demo_seed)
         rank_zero_info(f"Generated {5 * self.counts[0] + self.counts[1]} demo images in {self.folder}")
+
+    def _say_notes(self) -> None:
+        """Say nothing: that these are not PraNet's complete sets is no news."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -58,6 +58,8 @@ class SamsegCLI(LightningCLI):
         parser.add_argument("--test_after_fit", type=bool, default=False, help="test the best checkpoint after fit")
         parser.add_argument("--checkpoint_every", type=int, default=200, help="iterations between two last.ckpt")
         parser.add_argument("--overlays", type=int, default=24, help="most pictures of a test")
+        help_tf32 = "float32 products on NVIDIA GPUs: high uses TF32, as CPC-SAM's torch 1.9 did; highest does not"
+        parser.add_argument("--matmul_precision", type=Literal["highest", "high"], default="high", help=help_tf32)
         parser.add_argument("--wandb", type=Wandb | None, default=None, help="log to Weights & Biases, too")
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
@@ -89,6 +91,7 @@ class SamsegCLI(LightningCLI):
             )
         if trainer.default_root_dir is None:
             trainer.default_root_dir = f"runs/{config.model.class_path.rsplit('.', 1)[-1].lower()}"
+        torch.set_float32_matmul_precision(config.matmul_precision if torch.cuda.is_available() else "highest")
         self.run_dir = Path(trainer.default_root_dir)
         config.ckpt_path = self._find_checkpoint(config.ckpt_path)
         self.results_dir = self._claim_folder(config)
@@ -279,7 +282,7 @@ def run(argv: Sequence[str], cli: type[SamsegCLI] = SamsegCLI) -> SamsegCLI:
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
-            parser_kwargs={"parser_mode": "omegaconf+"},
+            parser_kwargs={"parser_mode": "omegaconf+", "prog": "python -m lightning_samseg"},
         )
     finally:
         sys.argv = arguments

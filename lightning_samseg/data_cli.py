@@ -1,60 +1,15 @@
-"""``python -m lightning_samseg data``: the data sets, and preparing them. Starts without torch."""
+"""``python -m lightning_samseg data``: know, make, check, prepare, divide and show data sets. Starts without torch."""
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
+from data_modules.catalogue import DATA_SETS, LAYOUTS, open_layout
 from lightning_samseg.errors import UserError
 
-
-class DataSet(NamedTuple):
-    """What a user must know of a data set before using it."""
-
-    module: str
-    """Class to name as ``data.class_path``."""
-    contents: str
-    licence: str
-    citation: str
-    source: str
-    layout: str
-    """Files under ``data.root``."""
-
-
-DATA_SETS = {
-    "acdc": DataSet(
-        module="data_modules.AcdcDataModule",
-        contents="cardiac MRI of 100 patients, 2 frames each; right ventricle, myocardium, left ventricle",
-        licence="CC BY-NC-SA 4.0",
-        citation="Bernard et al., IEEE Transactions on Medical Imaging 37(11), 2018, doi:10.1109/TMI.2018.2837502",
-        source="https://www.creatis.insa-lyon.fr/Challenge/acdc/databases.html, then `data prepare acdc`",
-        layout="data/slices/patientNNN_frame0F_slice_S.h5 and data/patientNNN_frame0F.h5 (SSL4MIS)",
-    ),
-    "busi": DataSet(
-        module="data_modules.BusiDataModule",
-        contents="780 breast ultrasound images: 437 benign and 210 malignant lesions, 133 normal",
-        licence="none stated with the files; the article is CC BY 4.0",
-        citation="Al-Dhabyani et al., Data in Brief 28, 2020, doi:10.1016/j.dib.2019.104863",
-        source="https://scholar.cu.edu.eg/?q=afahmy/pages/dataset",
-        layout="Dataset_BUSI_with_GT/{benign,malignant,normal}/benign (1).png, benign (1)_mask.png",
-    ),
-    "folder": DataSet(
-        module="data_modules.FolderDataModule",
-        contents="your own images",
-        licence="yours",
-        citation="-",
-        source="-",
-        layout="images/NAME.png, masks/NAME.png, optionally unlabelled/, splits/*.txt, classes.yaml",
-    ),
-    "demo": DataSet(
-        module="data_modules.DemoDataModule",
-        contents="generated ultrasound-like images with lesions",
-        licence="that of this project",
-        citation="-",
-        source="made on first use",
-        layout="none needed",
-    ),
-}
+DEMOS = ("acdc", "busi", "polyp", "glas", "retouch", "folder")
+_SHOWN = 50
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,26 +19,76 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after ``data``; those of the process if None.
 
     Returns:
-        Exit status 0.
+        Exit status: 0, or 2 if ``verify`` found something wrong.
 
     Raises:
-        UserError: If a data set cannot be prepared.
+        UserError: If data are missing or cannot be used.
     """
-    parser = argparse.ArgumentParser(prog="python -m lightning_samseg data", description="Data sets.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    verbs.add_parser("list", help="data sets with licence, citation, source and expected layout")
-    preparing = verbs.add_parser(
-        "prepare", help="convert a release into the layout that is trained on; can be repeated"
-    )
-    preparing.add_argument("name", choices=["acdc"], metavar="NAME", help="acdc")
-    preparing.add_argument("--source", type=Path, required=True, metavar="DIR", help="the unpacked release")
-    preparing.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to fill, later data.root")
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
     if args.verb == "list":
         print(_table())
+    elif args.verb == "demo":
+        write_demos(args.name, args.out, args.seed)
+    elif args.verb == "verify":
+        return verify_folder(args.name, args.root)
+    elif args.verb == "prepare":
+        {"acdc": prepare_acdc, "retouch": prepare_retouch}[args.name](args.source, args.out)
+    elif args.verb == "split":
+        write_split(args.root, args.group, args.seed, args.train, args.val, args.overwrite)
     else:
-        prepare_acdc(args.source, args.out)
+        show_sheet(args.name, args.root, args.out, args.count, args.columns)
     return 0
+
+
+def write_demos(name: str, out: Path, seed: int) -> None:
+    """Write generated samples in native layout and with real file names.
+
+    Args:
+        name: One of ``DEMOS``, or ``all``.
+        out: Folder to be filled; with ``all`` a folder in it for each data set. It appears complete or not at all.
+        seed: Seed of the pictures.
+
+    Raises:
+        UserError: If a folder is there already.
+    """
+    from lightning_samseg.io.files import atomic_folder
+
+    for chosen in DEMOS if name == "all" else (name,):
+        folder = out.expanduser() / chosen if name == "all" else out.expanduser()
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise UserError(f"{folder} is there already.", fix="give --out another folder, or remove it")
+        with atomic_folder(folder) as temporary:
+            _writer(chosen)(temporary, seed)
+        print(f"{chosen}: {folder}")
+        if chosen == "acdc":
+            print(f"  next: python -m lightning_samseg data prepare acdc --source {folder} --out DIR")
+        else:
+            print(f"  --data.class_path {DATA_SETS[chosen].module} --data.init_args.root {folder}")
+
+
+def verify_folder(name: str, root: Path) -> int:
+    """Read everything of a data set and print what is wrong, file by file.
+
+    Args:
+        name: One of ``LAYOUTS``.
+        root: Its folder.
+
+    Returns:
+        Exit status: 0 if nothing is wrong, else 2.
+    """
+    from data_modules.verify import verify
+
+    layout, splits = open_layout(name, root)
+    report = verify(layout, splits)
+    for note in report.notes:
+        print(f"note: {note}")
+    for problem in report.problems[:_SHOWN]:
+        print(problem)
+    if len(report.problems) > _SHOWN:
+        print(f"and {len(report.problems) - _SHOWN} more")
+    count = f"{len(report.problems)} problems" if report.problems else "nothing wrong"
+    print(f"{name} in {root}: {report.images} images and slices, {count}")
+    return 2 if report.problems else 0
 
 
 def prepare_acdc(source: Path, out: Path) -> None:
@@ -100,9 +105,7 @@ def prepare_acdc(source: Path, out: Path) -> None:
 
     from data_modules.layouts.acdc_native import find_frames, prepare_frame, write_lists
 
-    if source.expanduser().resolve() == out.expanduser().resolve():
-        raise UserError(f"--source and --out are the same folder, {out}.", fix="give --out another folder")
-    out = out.expanduser()
+    out = _other_folder(source, out)
     frames, missing = find_frames(source)
     with tqdm(frames, desc="acdc", unit="volume") as progress:
         written = sum(prepare_frame(frame, out) for frame in progress)
@@ -118,9 +121,166 @@ def prepare_acdc(source: Path, out: Path) -> None:
     print(f"next: python -m lightning_samseg fit --config experiments/cpc_sam/acdc_1.yaml --data.root {out}")
 
 
+def prepare_retouch(source: Path, out: Path) -> None:
+    """Convert RETOUCH's release into one compressed h5 file a volume; files that are there already are left alone.
+
+    Args:
+        source: Folder that holds ``Cirrus``, ``Spectralis``, ``Topcon``.
+        out: Folder to fill; it gets ``data/``.
+
+    Raises:
+        UserError: If no volume is there or one does not fit; what has been written so far is complete.
+    """
+    from tqdm import tqdm
+
+    from data_modules.layouts.retouch_files import prepare_volume, released, released_folders
+
+    out = _other_folder(source, out)
+    folders = released_folders(source.expanduser())
+    if not folders:
+        raise UserError(
+            f"No RETOUCH volumes found in {source}.",
+            expected="folders such as Cirrus/TRAIN001 with oct.mhd and reference.mhd",
+            fix="give --source the folder that holds Cirrus, Spectralis and Topcon",
+        )
+    with tqdm(folders, desc="retouch", unit="volume") as progress:
+        written = sum(prepare_volume(released(folder), out) for folder in progress)
+    print(f"{len(folders)} volumes in {out}: {written} written, the others were there")
+    print(f"next: --data.class_path data_modules.RetouchDataModule --data.init_args.root {out}")
+
+
+def write_split(root: Path, group: str | None, seed: int, train: float, val: float, overwrite: bool) -> None:
+    """Divide a folder of one's own and write the lists that ``FolderDataModule`` then follows.
+
+    Args:
+        root: Folder with ``images`` and ``masks``.
+        group: Regular expression that finds the patient in a file name.
+        seed: Key of the order.
+        train: Share of training images.
+        val: Share of validation images; the rest is tested.
+        overwrite: Replace lists that are there.
+
+    Raises:
+        UserError: If the images are missing, shares make no sense, a part would be empty, or lists are there already.
+    """
+    from data_modules.layouts.base import random_splits
+    from data_modules.layouts.folder import FolderLayout
+    from lightning_samseg.io.files import atomic_write
+
+    if not (train > 0 and val > 0 and train + val < 1):
+        found = f"--train {train} --val {val}"
+        raise UserError("The shares leave nothing to test with.", found=found, fix="use --train 0.7 --val 0.1")
+    lists = root.expanduser() / "splits"
+    if lists.is_dir() and any(lists.glob("*.txt")) and not overwrite:
+        raise UserError(f"There are lists in {lists} already.", fix="add --overwrite to replace them")
+    layout = FolderLayout(str(root), group=group, split="random", split_seed=seed)
+    splits = random_splits(layout.items(), seed, train, val)
+    grouped = f", no group of {group!r} divided" if group else ""
+    for part, items in zip(("train", "val", "test"), splits[:3], strict=True):
+        order = "; the first are labelled first" if part == "train" else ""
+        head = f"# {len(items)} {part} images{order}; made by data split, seed {seed}{grouped}\n"
+        with atomic_write(lists / f"{part}.txt") as temporary:
+            temporary.write_text(head + "".join(f"{item.case_id}\n" for item in items), encoding="utf-8")
+        print(f"{lists / part}.txt: {len(items)} images")
+    (lists / "labelled.txt").unlink(missing_ok=True)
+
+
+def show_sheet(name: str, root: Path, out: Path, count: int, columns: int) -> None:
+    """Write a contact sheet with contours.
+
+    Args:
+        name: One of ``LAYOUTS``.
+        root: Its folder.
+        out: Picture to write.
+        count: Images on the sheet.
+        columns: Images in a row.
+
+    Raises:
+        UserError: If data are missing or cannot be read.
+    """
+    from data_modules.sheet import choose, contact_sheet
+    from lightning_samseg.io.images import write_image
+
+    layout, _ = open_layout(name, root)
+    write_image(out.expanduser(), contact_sheet(layout, choose(layout, count), max(1, columns)))
+    classes = ", ".join(f"{number} {label}" for number, label in enumerate(layout.class_names, 1))
+    print(f"{out}: {name}, classes {classes}")
+
+
+def _writer(name: str) -> Callable[[Path, int], object]:
+    if name == "polyp":
+        from data_modules.phantom_polyp import write_demo_polyp
+
+        return lambda folder, seed: write_demo_polyp(folder, per_set=8, train=20, seed=seed)
+    if name == "busi":
+        from data_modules.phantom import write_demo_busi
+
+        return lambda folder, seed: write_demo_busi(folder, 12, 6, 3, seed=seed)
+    if name in ("glas", "folder"):
+        from data_modules import phantom_cells
+
+        write = phantom_cells.write_demo_glas if name == "glas" else phantom_cells.write_demo_folder
+        return lambda folder, seed: write(folder, seed=seed)
+    from data_modules import phantom_volumes
+
+    volumes = phantom_volumes.write_demo_acdc if name == "acdc" else phantom_volumes.write_demo_retouch
+    return lambda folder, seed: volumes(folder, seed=seed)
+
+
+def _other_folder(source: Path, out: Path) -> Path:
+    if source.expanduser().resolve() == out.expanduser().resolve():
+        raise UserError(f"--source and --out are the same folder, {out}.", fix="give --out another folder")
+    return out.expanduser()
+
+
 def _table() -> str:
     blocks = []
     for name, data_set in DATA_SETS.items():
         rows = [f"  {field:<9} {value}" for field, value in data_set._asdict().items()]
         blocks.append("\n".join([name, *rows]))
     return "\n\n".join(blocks)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lightning_samseg data", description="Data sets.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs.add_parser("list", help="data sets with licence, citation, source and expected layout")
+    names = " ".join(LAYOUTS)
+
+    demo = verbs.add_parser("demo", help="write generated samples in native layout, with real file names")
+    demo.add_argument("name", choices=[*DEMOS, "all"], metavar="NAME", help=f"{' '.join(DEMOS)}, or all")
+    demo.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to fill; all: one in it for each")
+    demo.add_argument("--seed", type=int, default=0, help="seed of the pictures (0)")
+
+    verify = verbs.add_parser(
+        "verify", help="read everything, say what is wrong in which file; status 2 if anything is"
+    )
+    verify.add_argument("name", choices=LAYOUTS, metavar="NAME", help=names)
+    verify.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder of the data set")
+
+    prepare = verbs.add_parser(
+        "prepare", help="convert a release into h5 files that are faster to read; can be repeated"
+    )
+    prepare.add_argument("name", choices=["acdc", "retouch"], metavar="NAME", help="acdc, retouch")
+    prepare.add_argument("--source", type=Path, required=True, metavar="DIR", help="the unpacked release")
+    prepare.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to fill, later data.root")
+
+    split = verbs.add_parser("split", help="divide a folder of your own and write splits/{train,val,test}.txt into it")
+    split.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder with images and masks")
+    split.add_argument("--group", metavar="REGEX", help=r"finds the patient in a name, as in '^patient\d+'")
+    split.add_argument("--seed", type=int, default=0, help="key of the order (0)")
+    split.add_argument("--train", type=float, default=0.7, help="share of training images (0.7)")
+    split.add_argument("--val", type=float, default=0.1, help="share of validation images (0.1); the rest is tested")
+    split.add_argument("--overwrite", action="store_true", help="replace lists that are there")
+
+    show = verbs.add_parser("show", help="draw a contact sheet with contours")
+    show.add_argument("name", choices=LAYOUTS, metavar="NAME", help=names)
+    show.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder of the data set")
+    show.add_argument("--out", type=Path, required=True, metavar="FILE", help="picture to write, such as sheet.png")
+    show.add_argument("--count", type=int, default=24, help="images on the sheet (24)")
+    show.add_argument("--columns", type=int, default=6, help="images in a row (6)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

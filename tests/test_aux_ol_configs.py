@@ -84,15 +84,7 @@ def test_every_config_is_what_its_name_says() -> None:
 def test_configs_and_presets_parse_and_build(name: str, preset: str | None) -> None:
     torch.set_num_threads(1)
     config = parsed(FOLDER / f"{name}.yaml", *([] if preset is None else [FOLDER / f"{preset}.yaml"]))
-    arguments = {**config.model.init_args, "backbone": "tiny", "width": 1 / 16}
-    expert = parse_expert(arguments.pop("expert"))
-    assert AuxOl(**arguments, expert=expert).uses_stream
-
-
-def parse_expert(values: Any) -> Any:
-    from lightning_samseg.online.expert import Expert
-
-    return values if isinstance(values, Expert) else Expert(**vars(values))
+    assert AuxOl(**{**config.model.init_args, "backbone": "tiny", "width": 1 / 16}).uses_stream
 
 
 def test_presets_name_the_same_options_and_differ_where_paper_and_code_do() -> None:

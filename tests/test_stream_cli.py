@@ -214,8 +214,6 @@ KILLS = [
     (before_learning, 1, None),
     (before_learning, 5, 3),
     (between_the_files, 5, 3),
-    (between_the_files, 7, 6),
-    (before_the_checkpoint, 6, 3),
     (before_the_checkpoint, 8, 6),
     (after_the_last_checkpoint, 8, 8),
     (before_the_figures, 8, 8),

@@ -39,7 +39,8 @@ def benchmark_cpc_step(
     memory: dict[str, float] = {}
     updates: tuple[Update, ...] = ("joint", "sequential")
     timers = {update: _Timer(update, backbone, image_size, num_classes) for update in updates}
-    data = DataLoader(_batches(image_size, batch, num_classes, 2), batch_size=None)  # type: ignore[arg-type]
+    batches: Any = _batches(image_size, batch, num_classes, 2)
+    data: DataLoader[Any] = DataLoader(batches, batch_size=None)
     for _ in range(repeats):
         for update, model in timers.items():
             if torch.cuda.is_available():

@@ -142,8 +142,8 @@ class CpcSam(BaseMethod):
         """Say so when the run is too short for what makes the method."""
         if self.uses_unlabelled and self.ssl_start >= self.trainer.max_steps:
             rank_zero_warn(
-                f"No unlabelled image will be used: prompts and unlabelled images start at iteration {self.ssl_start}, and "
-                f"the run ends at {self.trainer.max_steps}. Set --model.ssl_start_iter."
+                f"No unlabelled image will be used: they and the prompts start at iteration {self.ssl_start}, and the "
+                f"run ends at {self.trainer.max_steps}. Set --model.ssl_start_iter."
             )
 
     def training_step(self, batch: SemiBatch | Batch, batch_idx: int) -> Tensor:
