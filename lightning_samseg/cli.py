@@ -282,7 +282,7 @@ def run(argv: Sequence[str], cli: type[SamsegCLI] = SamsegCLI) -> SamsegCLI:
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
-            parser_kwargs={"parser_mode": "omegaconf+", "prog": "python -m lightning_samseg"},
+            parser_kwargs={"parser_mode": "omegaconf+", "prog": "python -m lightning_samseg", "allow_abbrev": False},
         )
     finally:
         sys.argv = arguments

@@ -63,7 +63,8 @@ def write_demos(name: str, out: Path, seed: int) -> None:
         if chosen == "acdc":
             print(f"  next: python -m lightning_samseg data prepare acdc --source {folder} --out DIR")
         else:
-            print(f"  --data.class_path {DATA_SETS[chosen].module} --data.init_args.root {folder}")
+            partial = " --data.split random" if chosen == "busi" else ""
+            print(f"  --data {DATA_SETS[chosen].module} --data.root {folder}{partial}")
 
 
 def verify_folder(name: str, root: Path) -> int:
@@ -146,7 +147,7 @@ def prepare_retouch(source: Path, out: Path) -> None:
     with tqdm(folders, desc="retouch", unit="volume") as progress:
         written = sum(prepare_volume(released(folder), out) for folder in progress)
     print(f"{len(folders)} volumes in {out}: {written} written, the others were there")
-    print(f"next: --data.class_path data_modules.RetouchDataModule --data.init_args.root {out}")
+    print(f"next: --data data_modules.RetouchDataModule --data.root {out}")
 
 
 def write_split(root: Path, group: str | None, seed: int, train: float, val: float, overwrite: bool) -> None:

@@ -7,6 +7,8 @@ import nibabel
 import numpy as np
 from PIL import Image
 
+from lightning_samseg.io.metaimage import write_metaimage
+
 
 def write_busi(root: Path, benign: int = 14, malignant: int = 6, normal: int = 0, size=(40, 48)) -> Path:
     """BUSI: RGB images; masks in turn 1-bit, grey, RGB, RGBA; every fifth benign image has a second mask."""
@@ -120,6 +122,72 @@ def write_mask(path: Path, mask: np.ndarray, mode: str) -> None:
     else:
         image = grey.convert(mode)
     image.save(path)
+
+
+def write_polyp(root: Path, train: int = 0, test: dict[str, int] | None = None, size=(40, 48)) -> Path:
+    """PraNet's layout: numbered files as of ClinicDB and ``cju...`` as of Kvasir; masks in turn 1-bit, grey, RGB."""
+    names = [str(20 + n) if n % 2 else f"cju{n:022d}" for n in range(train)]
+    pairs = [(root / "TrainDataset" / "image", root / "TrainDataset" / "mask", name) for name in names]
+    for set_name, count in (test or {}).items():
+        first = 149 if set_name == "CVC-300" else 1
+        stems = [f"cju9{n:021d}" if set_name == "Kvasir" else str(first + n) for n in range(count)]
+        folder = root / "TestDataset" / set_name
+        pairs += [(folder / "images", folder / "masks", stem) for stem in stems]
+    for number, (images, masks, stem) in enumerate(pairs):
+        write_pair(images / f"{stem}.png", masks / f"{stem}.png", number, size, ("1", "L", "RGB")[number % 3])
+    return root
+
+
+def write_pair(image: Path, mask: Path, number: int, size=(40, 48), mode: str = "L") -> None:
+    """Write a colour image that no other number has, and the mask of its bright square."""
+    height, width = size
+    picture = np.random.default_rng(number).integers(0, 120, (height, width, 3), dtype=np.uint8)
+    inside = np.zeros(size, bool)
+    inside[height // 4 : height // 2, width // 4 : width // 2] = True
+    picture[inside] += 100
+    for path in (image, mask):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(image)
+    write_mask(mask, inside, mode)
+
+
+def write_glas(root: Path, train: int = 10, test_a: int = 2, test_b: int = 1, grades: bool = True) -> Path:
+    """GlaS as released: BMP, three numbered glands in each image, Grade.csv; even numbers are malignant."""
+    folder = root / "Warwick QU Dataset (Released 2016_07_08)"
+    folder.mkdir(parents=True)
+    lines = ["name,patient ID, grade (GlaS), grade (Sirinukunwattana et al. 2015)"]
+    for part, count in (("testA", test_a), ("testB", test_b), ("train", train)):
+        for number in range(1, count + 1):
+            picture = np.random.default_rng((ord(part[-1]), number)).integers(90, 250, (30, 44, 3), dtype=np.uint8)
+            glands = np.zeros((30, 44), np.uint8)
+            glands[3:12, 3:12], glands[14:25, 2:20], glands[14:28, 20:40] = 1, 2, 3  # 2 and 3 touch
+            Image.fromarray(picture).save(folder / f"{part}_{number}.bmp")
+            Image.fromarray(glands).save(folder / f"{part}_{number}_anno.bmp")
+            grade = " malignant, moderately differentiated" if number % 2 == 0 else " benign, healthy"
+            lines.append(f"{part}_{number},{number % 5},{grade}")
+    if grades:
+        (folder / "Grade.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def retouch_volume(b_scans: int, size=(20, 16), seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Image and reference (z, y, x) with all fluids on every second B-scan, none on the others."""
+    image = np.random.default_rng(seed).integers(1, 250, (b_scans, *size)).astype(np.uint8)
+    label = np.zeros((b_scans, *size), np.uint8)
+    label[1::2, 2:6, 2:6], label[1::2, 8:12, 2:8], label[1::2, 14:18, 6:14] = 1, 2, 3
+    return image, label
+
+
+def write_retouch(root: Path, volumes: int = 5, b_scans: int = 4, prefix: str = "") -> Path:
+    """RETOUCH as released; Spectralis in 16 bits; voxels (0.05, 0.002, 0.0117) mm."""
+    for device, first in (("Cirrus", 1), ("Spectralis", 25), ("Topcon", 49)):
+        for number in range(first, first + volumes):
+            image, label = retouch_volume(b_scans, seed=number)
+            folder = root / f"{prefix}{device}" / f"TRAIN{number:03d}"
+            image = image.astype(np.uint16) * 200 if device == "Spectralis" else image
+            write_metaimage(folder / "oct.mhd", image, (0.05, 0.002, 0.0117))
+            write_metaimage(folder / "reference.mhd", label, (0.05, 0.002, 0.0117))
+    return root
 
 
 def truncate(path: Path) -> None:

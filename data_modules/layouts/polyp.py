@@ -39,7 +39,8 @@ class PolypLayout(Layout):
         The frames of one sequence of ClinicDB, numbered as released, stay on one side.
 
         Raises:
-            UserError: See ``listed``; also if PraNet's split is asked for and a folder of it is missing.
+            UserError: See ``listed``; also if PraNet's split is asked for and a folder of it is missing, or a part would
+                be empty.
         """
         listed = self.listed()
         test = [item for name in _in_order(listed) for item in listed[name] if name != TRAIN]
@@ -52,7 +53,15 @@ class PolypLayout(Layout):
                 found=", ".join(listed),
                 fix="unpack both archives there, or use --data.split random",
             )
-        return divide(train, self.split_seed, 0.9, 0.1)._replace(test=test)
+        splits = divide(train, self.split_seed, 0.9, 0.1)._replace(test=test)
+        if not splits.val:
+            raise UserError(
+                f"The training images of {self.root} leave none to validate.",
+                expected="at least 10 in TrainDataset",
+                found=str(len(train)),
+                fix="unpack the whole archive, or use --data.split random",
+            )
+        return splits
 
     def items(self) -> list[Item]:
         """List all images with their masks, set by set.

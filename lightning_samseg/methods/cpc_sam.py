@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lightning_samseg.errors import UserError
 from lightning_samseg.io.adapters import load_adapter_into
 from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
@@ -54,6 +55,8 @@ class CpcSam(BaseMethod):
             (row 1).
         num_center: Centre points per class (Table 3); with 0 the random points alone make the pseudo label.
         num_random: Random points per class (Table 3); with 0 there is no consistency loss (Table 2, row 3).
+        include_background: Whether the background has points, too, as in the authors' code; the paper names objects.
+        absent: Stands for a class without a pixel: the authors' ``background_point``, or ``not_a_point``.
         ensemble: Fig. 3: whether the pseudo label is the mean of both prompted outputs, or the centre's alone.
         consistency_on: Fig. 3: outputs that the consistency loss acts on, ``random`` (the method) or ``both``.
         ssl_start_iter: First iteration with prompts and unlabelled images; before it only the unprompted supervised
@@ -82,6 +85,8 @@ class CpcSam(BaseMethod):
         cross: Literal["prompted", "unprompted", "none"] = "prompted",
         num_center: int = 1,
         num_random: int = 1,
+        include_background: bool = True,
+        absent: Literal["background_point", "not_a_point"] = "background_point",
         ensemble: bool = True,
         consistency_on: Literal["random", "both"] = "random",
         ssl_start_iter: int | None = None,
@@ -99,6 +104,8 @@ class CpcSam(BaseMethod):
         self.cross = cross
         self.num_center = num_center
         self.num_random = num_random
+        self.include_background = include_background
+        self.absent: Literal["background_point", "not_a_point"] = absent
         self.ensemble = ensemble
         self.consistency_on = consistency_on
         self.ssl_start_iter = ssl_start_iter
@@ -140,6 +147,13 @@ class CpcSam(BaseMethod):
 
     def on_fit_start(self) -> None:
         """Say so when the run is too short for what makes the method."""
+        partial = self.cross == "unprompted" or self.second_sam is not None
+        if self.update == "sequential" and partial and self.trainer.world_size > 1:
+            raise UserError(
+                "The sequential schedule of this ablation runs in one process: each round trains a part of the model.",
+                found=f"{self.trainer.world_size} processes",
+                fix="set --model.update joint, or --trainer.devices 1",
+            )
         if self.uses_unlabelled and self.ssl_start >= self.trainer.max_steps:
             rank_zero_warn(
                 f"No unlabelled image will be used: they and the prompts start at iteration {self.ssl_start}, and the "
@@ -223,7 +237,15 @@ class CpcSam(BaseMethod):
 
         rngs = self.prompt_rngs(branch, labelled, len(unprompted) - labelled)
         guessed = unprompted.detach().argmax(1)
-        points = class_points(guessed, self.num_classes + 1, rngs, self.num_center, self.num_random)
+        points = class_points(
+            guessed,
+            self.num_classes + 1,
+            rngs,
+            self.num_center,
+            self.num_random,
+            self.include_background,
+            self.absent,
+        )
         prompts = []
         if self.num_center:
             prompts.append((points.center, points.center_labels, self.consistency_on == "both"))
