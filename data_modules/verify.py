@@ -110,11 +110,9 @@ def _empty(name: str, found: str) -> UserError:
 def _check_levels(path: Path) -> None:
     values = read_image(path)
     values = values if values.ndim == 2 else values.max(axis=2)
-    highest = int(values.max(initial=0))
-    bright = float(np.mean(values >= highest * 7 / 8))
-    between = float(np.mean((values > highest / 8) & (values < highest * 7 / 8)))
-    if highest and (between > _MOST_BETWEEN or between > bright / 2):
-        levels = np.unique(values)
+    levels = np.unique(values)
+    between = float(np.mean((values > 31) & (values < 224)))
+    if np.count_nonzero(levels) > 1 and (between > _MOST_BETWEEN or between > float(np.mean(values >= 224)) / 2):
         raise UserError(
             f"{path}: the mask is not binary.",
             expected="two levels, or JPEG's noise around them",

@@ -212,11 +212,11 @@ def _writer(name: str) -> Callable[[Path, int], object]:
     if name == "polyp":
         from data_modules.phantom_polyp import write_demo_polyp
 
-        return lambda folder, seed: write_demo_polyp(folder, per_set=8, train=20, seed=seed)
+        return lambda folder, seed: write_demo_polyp(folder, per_set=3, train=10, seed=seed)
     if name == "busi":
         from data_modules.phantom import write_demo_busi
 
-        return lambda folder, seed: write_demo_busi(folder, 12, 6, 3, seed=seed)
+        return lambda folder, seed: write_demo_busi(folder, 8, 4, 2, seed=seed)
     if name in ("glas", "folder"):
         from data_modules import phantom_cells
 

@@ -10,6 +10,7 @@ import yaml
 
 from lightning_samseg.cli import parse
 from lightning_samseg.methods import AuxOl
+from lightning_samseg.online.expert import Expert
 from lightning_samseg.reports.paper import paper_tables
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "aux_ol"
@@ -84,7 +85,8 @@ def test_every_config_is_what_its_name_says() -> None:
 def test_configs_and_presets_parse_and_build(name: str, preset: str | None) -> None:
     torch.set_num_threads(1)
     config = parsed(FOLDER / f"{name}.yaml", *([] if preset is None else [FOLDER / f"{preset}.yaml"]))
-    assert AuxOl(**{**config.model.init_args, "backbone": "tiny", "width": 1 / 16}).uses_stream
+    arguments = config.model.init_args.as_dict() | {"backbone": "tiny", "width": 1 / 16}
+    assert AuxOl(**arguments | {"expert": Expert(**arguments["expert"])}).uses_stream
 
 
 def test_presets_name_the_same_options_and_differ_where_paper_and_code_do() -> None:

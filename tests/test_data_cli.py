@@ -1,5 +1,6 @@
-"""``data list`` and ``data prepare acdc``, from NIfTI files as released to a data set that trains."""
+"""``data``: each verb through ``main``, and from ACDC's NIfTI files as released to a data set that trains."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -10,13 +11,14 @@ import nibabel
 import numpy as np
 import pytest
 
-from data_modules import AcdcDataModule
+from data_modules import AcdcDataModule, FolderDataModule, RetouchDataModule
 from data_modules.layouts.acdc import LISTS
 from data_modules.layouts.acdc_native import find_frames, read_frame
 from data_modules.layouts.base import read_list
 from lightning_samseg import data_cli
 from lightning_samseg.errors import UserError
-from tests.fakes import acdc_volume, truncate, write_acdc_native, write_nifti
+from lightning_samseg.io.images import read_image
+from tests.fakes import acdc_volume, truncate, write_acdc_native, write_folder, write_glas, write_nifti, write_retouch
 
 PATIENTS = {"patient089": 6, "patient041": 6, "patient028": 3, "patient011": 2}
 """Two patients to train on, with as many slices as SSL4MIS's list has; one each to validate and test."""
@@ -48,6 +50,130 @@ def test_every_listed_data_set_exists():
         package, _, name = data_set.module.partition(".")
         assert package == "data_modules"
         assert getattr(data_modules, name).__name__ == name
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["demo", "folder", "--out", "demo"],
+        ["verify", "folder", "--root", "own"],
+        ["split", "--root", "own"],
+        ["show", "folder", "--root", "own", "--out", "sheet.png", "--count", "3"],
+        ["prepare", "retouch", "--source", "retouch", "--out", "out"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_no_verb_imports_torch(tmp_path, arguments):
+    write_folder(tmp_path / "own", [f"a{n}" for n in range(5)])
+    write_retouch(tmp_path / "retouch", volumes=1, b_scans=2)
+    code = f"import sys; from lightning_samseg.data_cli import main; status = main({arguments!r})\n"
+    code += "assert not {'torch', 'lightning', 'albumentations', 'scipy'} & set(sys.modules); sys.exit(status)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment, capture_output=True)
+
+
+def test_demo_of_every_data_set_is_sound(tmp_path, capsys):
+    assert data_cli.main(["demo", "all", "--out", str(tmp_path), "--seed", "1"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(data_cli.DEMOS)
+    for name in data_cli.DEMOS:
+        root = tmp_path / name
+        if name == "acdc":
+            assert prepare(root, tmp_path / "prepared") == 0
+            root = tmp_path / "prepared"
+        assert data_cli.main(["verify", name, "--root", str(root)]) == 0, name
+    assert "--data data_modules.GlasDataModule --data.root" in capsys.readouterr().out
+    data = AcdcDataModule(str(tmp_path / "prepared"), labelled_patients=1, image_size=32)
+    assert len(data.unlabelled_items) > len(data.labelled_items) > 8
+    with pytest.raises(UserError, match="is there already"):
+        data_cli.main(["demo", "glas", "--out", str(tmp_path / "glas")])
+
+
+def test_verify_ends_with_status_2_and_one_message_per_fault(tmp_path, capsys):
+    folder = write_glas(tmp_path, grades=False)
+    assert data_cli.main(["verify", "glas", "--root", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "note: no Grade.csv" in shown
+    assert "13 images and slices, nothing wrong" in shown
+    truncate(folder / "train_4.bmp")
+    (folder / "train_5_anno.bmp").unlink()
+    assert data_cli.main(["verify", "glas", "--root", str(tmp_path)]) == 2
+    shown = capsys.readouterr().out
+    assert "train_4.bmp: the image cannot be read" in shown
+    assert "train_5.bmp has no annotation" in shown
+    assert shown.endswith("12 images and slices, 2 problems\n")
+    assert data_cli.main(["verify", "polyp", "--root", str(tmp_path / "absent")]) == 2
+    assert "There is no data folder" in capsys.readouterr().out
+
+
+def test_verify_does_not_print_without_end(tmp_path, capsys):
+    write_folder(tmp_path, [f"a{n}" for n in range(70)])
+    for path in (tmp_path / "masks").iterdir():
+        path.unlink()
+    (tmp_path / "masks" / "other.png").write_bytes((tmp_path / "images" / "a1.png").read_bytes())
+    assert data_cli.main(["verify", "folder", "--root", str(tmp_path)]) == 2
+    shown = capsys.readouterr().out
+    assert shown.count("has no mask") == 50
+    assert "and 2" in shown
+
+
+def test_split_writes_lists_that_the_folder_follows(tmp_path, capsys):
+    names = [f"patient{n // 3}_{n}" for n in range(30)]
+    write_folder(tmp_path, names)
+    arguments = ["split", "--root", str(tmp_path), "--group", r"^patient\d+", "--seed", "4"]
+    assert data_cli.main(arguments) == 0
+    by_lists = FolderDataModule(str(tmp_path), image_size=32).splits
+    random = FolderDataModule(str(tmp_path), image_size=32, split="random", group=r"^patient\d+", split_seed=4).splits
+    assert [[item.case_id for item in part] for part in by_lists] == [[i.case_id for i in part] for part in random]
+    head = (tmp_path / "splits" / "train.txt").read_text().splitlines()[0]
+    assert head.startswith("# 21 train images; the first are labelled first; made by data split, seed 4, no group of")
+    with pytest.raises(UserError, match=r"lists in .*splits already"):
+        data_cli.main(arguments)
+    assert data_cli.main([*arguments, "--overwrite", "--train", "0.5", "--val", "0.2"]) == 0
+    assert "train.txt: 15 images" in capsys.readouterr().out
+    with pytest.raises(UserError, match="leave nothing to test with"):
+        data_cli.main([*arguments, "--overwrite", "--train", "0.9"])
+
+
+def test_show_draws_contours(tmp_path, capsys):
+    folder = write_glas(tmp_path)
+    out = tmp_path / "sheets" / "glas.png"
+    assert (
+        data_cli.main(["show", "glas", "--root", str(folder), "--out", str(out), "--count", "5", "--columns", "3"]) == 0
+    )
+    sheet = read_image(out)
+    assert sheet.shape == (2 * (240 + 18 + 4) + 4, 3 * 244 + 4, 3)
+    assert "classes 1 gland" in capsys.readouterr().out
+    first = sheet[4 : 4 + 240, 4 : 4 + 240]
+    drawn = {tuple(colour) for colour in first.reshape(-1, 3).tolist()}
+    assert {(0, 230, 118), (255, 179, 0), (64, 156, 255)} <= drawn  # three glands, each with its own colour
+    green = np.argwhere((first == (0, 230, 118)).all(axis=2))  # gland 1: rows and columns 3..11 of 30 x 44
+    scale, top = 240 / 44, 240 - round(30 * 240 / 44)
+    np.testing.assert_allclose(green.min(axis=0), (top + 3 * scale, 3 * scale), atol=2)
+    np.testing.assert_allclose(green.max(axis=0), (top + 12 * scale, 12 * scale), atol=2)
+    retouch = write_retouch(tmp_path / "retouch", volumes=1)
+    assert data_cli.main(["show", "retouch", "--root", str(retouch), "--out", str(out), "--count", "3"]) == 0
+    sheet = read_image(out)
+    for colour in ((0, 230, 118), (255, 179, 0), (64, 156, 255)):
+        assert (sheet == colour).all(axis=2).any(axis=0)[4:244].any()  # a slice with all classes was chosen
+    with pytest.raises(UserError, match="nothing of RETOUCH to show"):
+        data_cli.main(["show", "retouch", "--root", str(retouch), "--out", str(out), "--count", "0"])
+
+
+def test_prepare_retouch(tmp_path, capsys):
+    source = write_retouch(tmp_path / "release")
+    arguments = ["prepare", "retouch", "--source", str(source), "--out", str(tmp_path / "h5")]
+    assert data_cli.main(arguments) == 0
+    assert "15 volumes" in capsys.readouterr().out
+    assert len(list((tmp_path / "h5" / "data").glob("*.h5"))) == 15
+    data = RetouchDataModule(str(tmp_path / "h5"), image_size=32)
+    assert [len(part) for part in data.splits] == [36, 12, 12, 0]
+    (tmp_path / "h5" / "data" / "Topcon_TRAIN050.h5").unlink()
+    assert data_cli.main(arguments) == 0
+    assert "1 written, the others were there" in capsys.readouterr().out
+    with pytest.raises(UserError, match="same folder"):
+        data_cli.main(["prepare", "retouch", "--source", str(source), "--out", str(source)])
+    with pytest.raises(UserError, match="No RETOUCH volumes found"):
+        data_cli.main(["prepare", "retouch", "--source", str(tmp_path), "--out", str(tmp_path / "h5")])
 
 
 def test_prepared_files(release, tmp_path, capsys):

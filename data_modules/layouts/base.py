@@ -211,7 +211,7 @@ def mix_categories(strata: list[list[Item]]) -> list[Item]:
 
 
 def random_splits(items: list[Item], seed: int, train: float = 0.7, val: float = 0.1) -> Splits:
-    """Divide items by category into training, validation and test, keeping each group on one side.
+    """Divide items into training, validation and test, by category if none gets empty, keeping each group on one side.
 
     Args:
         items: All labelled items.
@@ -226,6 +226,8 @@ def random_splits(items: list[Item], seed: int, train: float = 0.7, val: float =
         UserError: If a part would be empty.
     """
     splits = divide(items, seed, train, val)
+    if not all(splits[:3]):  # categories are too small
+        splits = divide(items, seed, train, val, by_category=False)
     for name, part_items in zip(("training", "validation", "test"), splits[:3], strict=True):
         if not part_items:
             raise UserError(
@@ -237,13 +239,14 @@ def random_splits(items: list[Item], seed: int, train: float = 0.7, val: float =
     return splits
 
 
-def divide(items: list[Item], seed: int, train: float, val: float) -> Splits:
+def divide(items: list[Item], seed: int, train: float, val: float, by_category: bool = True) -> Splits:
     """Divide items as ``random_splits``, whatever becomes of small parts."""
     strata: dict[str, dict[str, list[Item]]] = {}
     category_of: dict[str, str] = {}
     for item in items:
         group = item.group or item.case_id
-        category = category_of.setdefault(group, item.category)  # a group is never divided, even between categories
+        own = item.category if by_category else ""
+        category = category_of.setdefault(group, own)  # a group is never divided, even between categories
         strata.setdefault(category, {}).setdefault(group, []).append(item)
 
     parts: tuple[list[list[Item]], ...] = ([], [], [])

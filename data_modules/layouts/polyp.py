@@ -39,8 +39,8 @@ class PolypLayout(Layout):
         The frames of one sequence of ClinicDB, numbered as released, stay on one side.
 
         Raises:
-            UserError: See ``listed``; also if PraNet's split is asked for and a folder of it is missing, or a part would
-                be empty.
+            UserError: See ``listed``; also if a part would be empty, or a folder of PraNet's split is missing that was
+                asked for.
         """
         listed = self.listed()
         test = [item for name in _in_order(listed) for item in listed[name] if name != TRAIN]

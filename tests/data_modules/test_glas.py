@@ -111,7 +111,7 @@ def test_without_grades_there_is_one_stream(tmp_path, capsys):
     assert {item["set_name"] for item in items} == {"GlaS"}
     assert len(items) == 13
     assert "no Grade.csv: grades and patients are unknown" in GlasLayout(str(folder)).notes()[0]
-    with pytest.raises(UserError, match="no Grade.csv"):
+    with pytest.raises(UserError, match=r"no Grade\.csv"):
         GlasLayout(str(folder), grade="benign").items()
 
 

@@ -65,6 +65,12 @@ def test_random_split_never_divides_a_group():
     assert Counter(next(iter(parts)) for parts in sides.values()) == {"t": 14, "v": 2, "e": 4}
 
 
+def test_random_split_of_small_categories():
+    """8 images have no validation image of their own (0.6875 and 0.8125 are the nearest middles); 24 have two."""
+    splits = random_splits(items({"a": 8, "b": 8, "c": 8}), seed=0)
+    assert [len(part) for part in splits[:3]] == [17, 2, 5]
+
+
 def test_random_split_of_too_few():
     assert [len(part) for part in random_splits(items({"a": 5}), 0)[:3]] == [3, 1, 1]
     with pytest.raises(UserError, match="no validation images"):

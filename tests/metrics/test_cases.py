@@ -118,6 +118,12 @@ def test_summary_counts_and_unit():
         metric.compute().summary()
 
 
+def test_a_volume_without_spacing_is_measured_in_voxels():
+    cases, predictions, references = volume(1)
+    summary = scored(([case._replace(spacing=None) for case in cases], predictions, references)).compute().summary()
+    assert summary["unit"] == "voxel"
+
+
 def test_long_and_foreign_case_ids_survive():
     name = "Fälle/日本/" + 100 * "x"
     assert scored(image(1, case_id=name)).compute().rows[0].case_id == name
