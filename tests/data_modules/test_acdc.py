@@ -131,7 +131,7 @@ def test_volumes_are_evaluated_whole(root, num_workers):
         ("patient011_frame02", 1),
     ]
     assert len(rows) == 12
-    assert {(row.dsc, row.hd95, row.unit) for row in rows} == {(1.0, 0.0, "px")}
+    assert {(row.dsc, row.hd95, row.unit) for row in rows} == {(1.0, 0.0, "voxel")}
 
 
 def test_slices_of_a_volume_stay_on_one_rank(root):
