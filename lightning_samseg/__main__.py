@@ -27,7 +27,7 @@ look after things
   data       list, verify, show, split and prepare data sets, write generated samples of them
   grid       list the runs of an ablation grid and the table cells they fill
   weights    list, fetch and verify pretrained weights; import, export and merge adapters
-  benchmark  measure speed side by side: metrics, prompts, attention
+  benchmark  measure speed side by side: cpc_step, online, prompts, metrics
 
 A run starts with a configuration, for example
   python -m lightning_samseg fit --config experiments/quickstart/cpc_sam.yaml
