@@ -51,7 +51,6 @@ def main(argv: Sequence[str]) -> int:
     )
     exporting.add_argument("file", type=Path, metavar="CKPT", help="best.ckpt or last.ckpt of a run folder")
     exporting.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
-    exporting.add_argument("--checkpoint", metavar="BASE", help="the run's --model.checkpoint, if it is elsewhere now")
 
     importing = verbs.add_parser(
         "import",

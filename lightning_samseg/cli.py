@@ -164,12 +164,17 @@ class SamsegCLI(LightningCLI):
     def _own_callbacks(self, trainer: dict[str, Any]) -> list[pl.Callback]:
         config = self.config[self.subcommand]
         own: list[pl.Callback] = []
+        if trainer["enable_progress_bar"] is not False:
+            # Refreshing the bar reads the loss back from the device, so not after every step of a GPU. It comes first,
+            # so that it is closed before the others say where the results are.
+            on_cpu = trainer["accelerator"] == "cpu" or not torch.cuda.is_available()
+            own.append(TQDMProgressBar(refresh_rate=1 if on_cpu else 20))
         if self._uses_stream():
             if not trainer["fast_dev_run"]:
-                own = [StreamWriter(self.results_dir), StreamFigures(self.results_dir)]
+                own += [StreamWriter(self.results_dir), StreamFigures(self.results_dir)]
         else:
             overlays = OverlayWriter(self.results_dir, config.overlays)
-            own = [StopOnNonFinite(), ResultsWriter(self.results_dir), overlays]
+            own += [StopOnNonFinite(), ResultsWriter(self.results_dir), overlays]
         if self.subcommand == "predict":
             own.append(PredictionWriter(self.results_dir))
         folder = self.run_dir / "checkpoints"
@@ -179,10 +184,6 @@ class SamsegCLI(LightningCLI):
                 own.append(BestCheckpoint(folder))
         if self.subcommand == "fit" and not trainer["fast_dev_run"]:
             own.append(LastCheckpoint(folder, config.checkpoint_every))
-        if trainer["enable_progress_bar"] is not False:
-            # Refreshing the bar reads the loss back from the device, so not after every step of a GPU.
-            on_cpu = trainer["accelerator"] == "cpu" or not torch.cuda.is_available()
-            own.append(TQDMProgressBar(refresh_rate=1 if on_cpu else 20))
         return own
 
     def _loggers(self) -> list[Any]:
