@@ -45,27 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, or 2 after a mistake that was explained on standard error.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(HELP)
-        return 0
-    if arguments[0] == "--version":
-        print(import_module("lightning_samseg").__version__)
-        return 0
-    verb = arguments[0]
     try:
-        if verb in OTHER_VERBS:
-            return int(import_module(OTHER_VERBS[verb]).main(arguments[1:]) or 0)
-        if verb in TRAINING_VERBS:
-            # Before torch is imported: its CPU allocator then asks for huge pages, a tenth of a step on a laptop.
-            os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-            import_module("lightning_samseg.cli").run(arguments)
-            return 0
-        raise UserError(
-            f"There is no verb {verb!r}.",
-            expected=", ".join([*TRAINING_VERBS, *OTHER_VERBS]),
-            fix="python -m lightning_samseg --help",
-        )
+        status = dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return status
     except BrokenPipeError:  # `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -75,6 +58,29 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {message}", file=sys.stderr)
         return 2
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Import what a verb needs, and nothing else, and run it."""
+    verb = arguments[0] if arguments else "--help"
+    if verb in ("-h", "--help", "help"):
+        print(HELP)
+        return 0
+    if verb == "--version":
+        print(import_module("lightning_samseg").__version__)
+        return 0
+    if verb in OTHER_VERBS:
+        return int(import_module(OTHER_VERBS[verb]).main(arguments[1:]) or 0)
+    if verb in TRAINING_VERBS:
+        # Before torch is imported: its CPU allocator then asks for huge pages, a tenth of a step on a laptop.
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+        import_module("lightning_samseg.cli").run(arguments)
+        return 0
+    raise UserError(
+        f"There is no verb {verb!r}.",
+        expected=", ".join([*TRAINING_VERBS, *OTHER_VERBS]),
+        fix="python -m lightning_samseg --help",
+    )
 
 
 def explained(error: BaseException | None) -> str | None:
