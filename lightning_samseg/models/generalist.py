@@ -23,7 +23,6 @@ from lightning_samseg.models.sam import (
     BackboneName,
     build_image_encoder,
     embedding_stride,
-    freeze,
     load_image_encoder,
     load_pretrained,
 )
@@ -120,7 +119,7 @@ class Generalist(nn.Module):
             _load(self.prompt_encoder, states.prompt_encoder, "prompt_encoder", source)
             _load(self.mask_decoder, states.mask_decoder, "mask_decoder", source)
             self.weights_sha256 = states.sha256
-        freeze(self).eval()
+        self.requires_grad_(False).eval()
 
     @property
     def identity(self) -> str:

@@ -30,8 +30,7 @@ def add_lora(encoder: nn.Module, rank: int = 4, alpha: float = 4.0, blocks: Sequ
     Raises:
         UserError: If ``rank`` is negative or a block does not exist.
     """
-    for parameter in encoder.parameters():
-        parameter.requires_grad_(False)
+    encoder.requires_grad_(False)
     if rank < 0:
         raise UserError(
             "LoRA has an impossible rank.", expected="0 or more", found=str(rank), fix="set --model.lora_rank 4"

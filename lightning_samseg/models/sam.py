@@ -109,22 +109,25 @@ def load_pretrained(backbone: BackboneName, checkpoint: str | Path | None = None
         if backbone == "tiny":
             return Pretrained({}, {}, {}, None)
         path = weights.resolve(backbone)
+        sha256: str | None = weights.CHECKPOINTS[backbone].sha256  # as resolve has just made sure of
     else:
         path = Path(checkpoint)
+        sha256 = None
     state = weights.load_state_dict(path)
 
     def part(name: str) -> dict[str, Tensor]:
         return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
 
-    parts = Pretrained(part("image_encoder"), part("prompt_encoder"), part("mask_decoder"), weights.sha256_file(path))
-    if not parts.image_encoder:
+    image_encoder = part("image_encoder")
+    if not image_encoder:
         raise UserError(
             f"{path} holds no image encoder.",
             expected="entries named image_encoder.*, as in the official SAM checkpoints",
             found=", ".join(list(state)[:3]) or "no entries",
             fix=f"check the file, or leave the checkpoint out to use the cached weights of {backbone}",
         )
-    return parts
+    sha256 = sha256 or weights.sha256_file(path)
+    return Pretrained(image_encoder, part("prompt_encoder"), part("mask_decoder"), sha256)
 
 
 def load_image_encoder(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -164,10 +167,3 @@ def resize_positions(encoder: nn.Module, state: dict[str, Tensor]) -> dict[str, 
             line = value.T[None]
             state[key] = F.interpolate(line, size=own[key].shape[0], mode="linear", align_corners=False)[0].T
     return state
-
-
-def freeze(module: nn.Module) -> nn.Module:
-    """Switch gradients off for every parameter of ``module``; returns it."""
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-    return module
