@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-online test test-all check lint type bench clean
+.PHONY: help install demo demo-online test test-all test-wandb test-slurm check lint type bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,20 @@ test: install  ## the fast tests, at most 15 minutes on 2 cores
 
 test-all: install  ## every test this machine can run
 	$(BIN)/python -m pytest -m 'not gpu or gpu'
+
+test-wandb: install  ## runs against a local W&B server, which gets an environment of its own from PyPI; minutes
+	$(BIN)/python -m pytest -m slow tests/wandb_server --durations=5
+
+# The daemons of a private Slurm need root. Others' Slurm on this machine is not touched: ports, keys and state are our own.
+test-slurm: install  ## grids, preemption and two nodes on a real Slurm, at most 10 minutes on 2 cores; needs root and Debian's packages
+	@PATH="$$PATH:/usr/sbin:/sbin"; missing=; \
+	for tool in munged slurmctld slurmd sbatch srun; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	if [ -n "$$missing" ] && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends slurmctld slurmd slurm-client munge; \
+	elif [ -n "$$missing" ]; then \
+	  echo "missing:$$missing. As root: apt-get install slurmctld slurmd slurm-client munge"; exit 1; \
+	elif [ "$$(id -u)" != 0 ]; then echo "the daemons of a private Slurm need root: sudo make test-slurm"; exit 1; fi
+	$(BIN)/python -m pytest -m slurm tests/slurm --durations=5
 
 check: lint type test  ## everything a commit must pass
 

@@ -10,9 +10,10 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
 
 from data_modules.dataset import Augmentation, Contents, SegmentationDataset
+from data_modules.fingerprint import data_fingerprint, split_name
 from data_modules.layouts.base import Item, Layout, Splits, list_images
 from data_modules.online import OnlineDataset, OnlineSampler, Place, StreamOrder, image_id, order_stream
-from data_modules.streams import CaseSampler, Loader, StreamLoader, StreamSampler
+from data_modules.streams import CaseSampler, Loader, StreamLoader, StreamSampler, check_world_size
 from data_modules.views import Normalise, Resize, View
 from lightning_samseg.errors import UserError
 from lightning_samseg.types import Geometry
@@ -48,6 +49,7 @@ class SegmentationDataModule(LightningDataModule):
         geometry: half_pixel: resized as OpenCV and PyTorch do. corner_aligned: as scipy.ndimage.zoom does, by a cubic
             B-spline (CPC-SAM's published code).
         grey: Turn colour images into grey ones.
+        cache_gb: Gigabytes of decoded images to keep in $SAMSEG_CACHE/decoded, where decoding them is slow. 0: none.
         predict_from: Image or folder of images to predict; the test images where not given.
         stream_sets: Sets that online learning walks through, in this order, such as [malignant]. None: all.
         stream_order: sorted: set after set, each by file name (the authors of AuxOL). shuffled: set after set, each
@@ -74,6 +76,7 @@ class SegmentationDataModule(LightningDataModule):
         resize: Resize = "squash",
         geometry: Geometry = "half_pixel",
         grey: bool = False,
+        cache_gb: float = 20.0,
         predict_from: str | None = None,
         stream_sets: list[str] | None = None,
         stream_order: StreamOrder = "sorted",
@@ -87,6 +90,7 @@ class SegmentationDataModule(LightningDataModule):
         self.labelled_batch_size, self.unlabelled_batch_size = labelled_batch_size, unlabelled_batch_size
         self.eval_batch_size, self.num_workers = eval_batch_size, num_workers
         self.seed, self.augment, self.predict_from = seed, augment, predict_from
+        self.cache_gb = cache_gb
         self.stream_sets, self.stream_order, self.stream_list = stream_sets, stream_order, stream_list
         self.stream_class = stream_class
         for name, least in _LEAST.items():
@@ -162,6 +166,26 @@ class SegmentationDataModule(LightningDataModule):
         """All other training images; their masks are never read."""
         return [*self.splits.train[len(self.labelled_items) :], *self.splits.unlabelled]
 
+    def fingerprint(self) -> dict[str, str]:
+        """Say which data these are: what every run notes down beside its scores.
+
+        Returns:
+            ``data_fingerprint``, a hash of the cases and their files' sizes (see ``data_modules.fingerprint``), and
+            ``split``, its name and a hash of which image is where; for online learning the stream's order stands for
+            the split, and the stream's images for the data.
+        """
+        if self._streams:
+            streamed = [place.item for place in self.stream_items()]
+            return {
+                "data_fingerprint": data_fingerprint(streamed),
+                "split": split_name(f"stream_{self.stream_order}", stream=streamed),
+            }
+        parts = {name: list(items) for name, items in self.splits._asdict().items()}
+        return {
+            "data_fingerprint": data_fingerprint(item for items in parts.values() for item in items),
+            "split": split_name(getattr(self.layout, "split", "lists"), **parts),
+        }
+
     def stream_items(self, order: StreamOrder | None = None) -> list[Place]:
         """List what online learning walks through, in order; nothing is opened.
 
@@ -181,10 +205,12 @@ class SegmentationDataModule(LightningDataModule):
         )
 
     def stream_dataloader(self, start: int | None = None) -> StreamLoader:
-        """Give the stream of online learning, ``StreamItem`` by ``StreamItem``, each process its turns.
+        """Give the stream of online learning, each process its turns, ``StreamItem`` by ``StreamItem``.
+
+        If the method's ``images_per_step`` is more than the number of processes, lists of ``StreamItem``s.
 
         Args:
-            start: Round to begin at, the position where there is one process. None: where the trainer is.
+            start: Round to begin at, the position where a round has one image. None: where the trainer is.
 
         Raises:
             UserError: See ``stream_items``; also if ``stream_class`` is no class of the data set.
@@ -199,7 +225,8 @@ class SegmentationDataModule(LightningDataModule):
         dataset = OnlineDataset(self.layout, self.stream_items(), class_id, self.view.grey)
         trainer = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        sampler = OnlineSampler(dataset, rank, world_size, self._steps_done if start is None else lambda: start)
+        images = getattr(trainer and trainer.lightning_module, "images_per_step", None)
+        sampler = OnlineSampler(dataset, rank, world_size, self._steps_done if start is None else lambda: start, images)
         loader = StreamLoader(dataset, sampler=sampler, **self._loading())
         counts = Counter(place.set_name for place in dataset.stream)
         rank_zero_info(f"{self.layout.name}: stream of {', '.join(f'{n} {name}' for name, n in counts.items())}")
@@ -253,6 +280,19 @@ class SegmentationDataModule(LightningDataModule):
             raise UserError(f"No images found in {source}.", fix="give an image or a folder of images")
         return self._once([Item(path.stem, path) for path in paths], "prediction")
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch; of equal channels, one is moved and expanded again."""
+        move = super().transfer_batch_to_device
+        if not isinstance(batch, dict):
+            return move(batch, device, dataloader_idx)
+        if "labelled" in batch:
+            return {name: self.transfer_batch_to_device(part, device, dataloader_idx) for name, part in batch.items()}
+        image = batch.get("image")
+        if image is None or image.stride(1) > 0:
+            return move(batch, device, dataloader_idx)
+        moved = move({**batch, "image": image[:, :1]}, device, dataloader_idx)
+        return {**moved, "image": moved["image"].expand_as(image)}
+
     def _stream(self, items: list[Item], stream: int) -> StreamLoader:
         trainer = self.trainer
         if trainer is None or trainer.max_steps <= 0:
@@ -269,10 +309,12 @@ class SegmentationDataModule(LightningDataModule):
             )
         contents: Contents = "labelled" if stream == LABELLED else "unlabelled"
         key = (self.seed, stream)
-        dataset = SegmentationDataset(self.layout, items, self.view, contents, self._augmentation(), key)
+        size = self.labelled_batch_size if stream == LABELLED else self.unlabelled_batch_size
+        check_world_size(len(items), contents, size, trainer.world_size)
+        dataset = SegmentationDataset(self.layout, items, self.view, contents, self._augmentation(), key, self.cache_gb)
         sampler = StreamSampler(
             dataset,
-            self.labelled_batch_size if stream == LABELLED else self.unlabelled_batch_size,
+            size,
             trainer.max_steps * trainer.accumulate_grad_batches,
             seed=self.seed,
             stream=stream,
@@ -300,7 +342,7 @@ class SegmentationDataModule(LightningDataModule):
         return int(self.trainer.fit_loop.epoch_loop.batch_progress.total.processed)  # type: ignore[attr-defined]
 
     def _once(self, items: list[Item], contents: Contents) -> Loader:
-        dataset = SegmentationDataset(self.layout, items, self.view, contents)
+        dataset = SegmentationDataset(self.layout, items, self.view, contents, cache_gb=self.cache_gb)
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         cases = [item.case_id for item in items]
         if len(set(cases)) < world_size:
@@ -335,6 +377,7 @@ _LEAST = {
     "eval_batch_size": 1,
     "num_workers": 0,
     "seed": 0,
+    "cache_gb": 0,
 }
 
 

@@ -78,7 +78,8 @@ DATA_SETS = {
         licence="yours",
         citation="-",
         source="-",
-        layout="images/NAME.png, masks/NAME.png, optionally unlabelled/, splits/*.txt, classes.yaml",
+        layout="images/NAME.png, masks/NAME.png (or NAME.nii.gz, NAME.mha), optionally unlabelled/, splits/*.txt, "
+        "classes.yaml",
     ),
     "demo": DataSet(
         module="data_modules.DemoDataModule",
@@ -105,22 +106,24 @@ LAYOUTS = {
     "retouch": "retouch.RetouchLayout",
     "folder": "folder.FolderLayout",
 }
-"""Data sets that can be looked at on disk."""
+"""Data sets that ``data verify`` and ``data show`` know by name."""
 
 
 def open_layout(name: str, root: str | Path) -> "tuple[Layout, Callable[[], Splits]]":
     """Open what is on disk of a data set, whatever part of it is there.
 
     Args:
-        name: One of ``LAYOUTS``.
-        root: Its folder.
+        name: One of ``LAYOUTS``, or where to import another ``Layout`` from, such as ``isic.IsicLayout``.
+        root: Its folder, the layout's first argument.
 
     Returns:
         The layout, with everything in it that has a label, and how the DataModule divides it by default (BUSI: by the
         committed lists if it is complete, else at random).
+
+    Raises:
+        UserError: If there is no such layout.
     """
-    module, _, class_name = LAYOUTS[name].partition(".")
-    make = getattr(import_module(f"data_modules.layouts.{module}"), class_name)
+    make = _find(f"data_modules.layouts.{LAYOUTS[name]}" if name in LAYOUTS else name)
     if name != "busi":
         layout: Layout = make(str(root))
         return layout, layout.splits
@@ -131,3 +134,25 @@ def open_layout(name: str, root: str | Path) -> "tuple[Layout, Callable[[], Spli
     except UserError:  # a part of the release
         return layout, layout.splits
     return layout, committed.splits
+
+
+def _find(name: str) -> "Callable[..., Layout]":
+    from data_modules.layouts.base import Layout  # late: `data list` needs no NumPy
+
+    module, _, class_name = name.rpartition(".")
+    try:
+        found = getattr(import_module(module), class_name) if module else None
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"The layout {name} cannot be imported.",
+            expected=f"{', '.join(LAYOUTS)}, or module.Class of your own",
+            found=str(error),
+            fix="call the program from the folder of your file, or correct the name",
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Layout)):
+        raise UserError(
+            f"{name} is no data set.",
+            expected=f"{', '.join(LAYOUTS)}, or module.Class of your own Layout",
+            fix="correct the name; python -m lightning_samseg data list shows all",
+        )
+    return found

@@ -1,18 +1,20 @@
 """From files to a ``Batch``: read, normalise, augment, resize, collate."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from data_modules.cache import DecodedCache
 from data_modules.layouts.base import Item, Layout
 from data_modules.streams import Failure, Keys, in_worker
-from data_modules.views import View
+from data_modules.views import Move, View, prepare_image
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.images import to_rgb_uint8
-from lightning_samseg.types import Batch, Case
+from lightning_samseg.types import Batch
 
 Contents = Literal["labelled", "unlabelled", "evaluation", "prediction"]
 Augmentation = Callable[[np.ndarray, np.ndarray | None, int], tuple[np.ndarray, np.ndarray | None]]
@@ -31,6 +33,7 @@ class SegmentationDataset(Dataset[Any]):
         augmentation: Called with image, mask and a seed; None leaves images alone.
         seed_key: ``(seed, stream)``; with the position it makes the seed of each sample's augmentation, so that workers
             and their number change nothing.
+        cache_gb: See ``DecodedCache``.
     """
 
     def __init__(
@@ -41,9 +44,11 @@ class SegmentationDataset(Dataset[Any]):
         contents: Contents,
         augmentation: Augmentation | None = None,
         seed_key: tuple[int, int] = (0, 0),
+        cache_gb: float = 0.0,
     ) -> None:
         self.layout, self.items, self.view, self.contents = layout, items, view, contents
         self.augmentation, self.seed_key = augmentation, seed_key
+        self.cache = DecodedCache(layout, cache_gb)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -56,63 +61,66 @@ class SegmentationDataset(Dataset[Any]):
             keys: ``(index, position)`` of each image, from a sampler.
 
         Returns:
-            The batch, or in a worker process the ``Failure`` that stands for the error.
+            The batch as it travels best: equal channels once, masks uint8; ``Loader`` completes it. In a worker, the
+            ``Failure`` that stands for an error.
 
         Raises:
             UserError: If a file cannot be read or does not fit (in the main process).
         """
         try:
-            return _collate([self._sample(index, position) for index, position in keys])
+            return self._batch(keys)
         except UserError as error:
             if in_worker():
                 return Failure(str(error))
             raise
 
-    def _sample(self, index: int, position: int) -> "_Sample":
-        item = self.items[index]
-        picture = self.layout.read_image(item)
-        size = (picture.shape[0], picture.shape[1])
-        reference = self.layout.read_label(item, size) if self.contents in ("labelled", "evaluation") else None
-        image, label = self.view.normalised(picture), reference
-        if self.augmentation is not None:
-            key = np.random.SeedSequence((*self.seed_key, position))
-            image, label = self.augmentation(image, label, int(key.generate_state(1)[0]))
-        fitted, content = self.view.fit_image(image)
-        return _Sample(
-            image=fitted,
-            case=Case(
-                case_id=item.case_id,
+    def _batch(self, keys: Keys) -> Batch:
+        items = [self.items[index] for index, _ in keys]
+        labelled = self.contents in ("labelled", "evaluation")
+        shown = self.contents in ("evaluation", "prediction")
+        read = [self.cache.read(item, labelled, grey=self.view.grey and not shown) for item in items]
+        size = self.view.size
+        # Everything is written into its place in the batch: at 512 x 512, a copy costs as much as resizing.
+        channels = max(self.view.channels(picture) for picture, _ in read)
+        images = torch.empty((len(items), channels, size, size))
+        masks = torch.empty((len(items), size, size), dtype=torch.uint8)
+        cases = []
+        for place, (item, (picture, label), (_, position)) in enumerate(zip(items, read, keys, strict=True)):
+            frame = prepare_image(
+                picture,
+                self.view,
+                item.case_id,
                 source=str(item.image),
-                original_size=size,
-                content_size=content,
                 spacing=self.layout.spacing(item),
                 slice_index=item.slice_index,
                 num_slices=item.num_slices,
-                geometry=self.view.geometry,
-            ),
-            mask=None if label is None else self.view.fit_mask(label),
-            reference=reference if self.contents == "evaluation" else None,
-            original=to_rgb_uint8(picture) if self.contents in ("evaluation", "prediction") else None,
-        )
+                label=label,
+                move=self._move(position),
+                out=images[place].numpy(),
+                mask_out=masks[place].numpy(),
+            )
+            cases.append(frame.case)
+        batch = Batch(image=images, cases=cases)
+        if labelled:
+            batch["mask"] = masks
+        if self.view.resize == "longest_side":
+            batch["padding"] = torch.ones((len(items), size, size), dtype=torch.bool)
+            for padding, case in zip(batch["padding"], cases, strict=True):
+                padding[: case.content_size[0], : case.content_size[1]] = False
+        if self.contents == "evaluation":
+            batch["reference"] = [label for _, label in read if label is not None]
+        if shown:
+            batch["original"] = [to_rgb_uint8(picture) for picture, _ in read]
+        return batch
+
+    def _move(self, position: int) -> Move | None:
+        if self.augmentation is None:
+            return None
+        seed = int(np.random.SeedSequence((*self.seed_key, position)).generate_state(1)[0])
+        return partial(_augmented, self.augmentation, seed)
 
 
-class _Sample(NamedTuple):
-    image: np.ndarray
-    case: Case
-    mask: np.ndarray | None
-    reference: np.ndarray | None
-    original: np.ndarray | None
-
-
-def _collate(samples: list[_Sample]) -> Batch:
-    """Stack what has network size, list what has its own size, leave out what a part does not have."""
-    batch = Batch(
-        image=torch.from_numpy(np.stack([sample.image for sample in samples])), cases=[s.case for s in samples]
-    )
-    if masks := [sample.mask for sample in samples if sample.mask is not None]:
-        batch["mask"] = torch.from_numpy(np.stack(masks).astype(np.int64))
-    if references := [sample.reference for sample in samples if sample.reference is not None]:
-        batch["reference"] = references
-    if originals := [sample.original for sample in samples if sample.original is not None]:
-        batch["original"] = originals
-    return batch
+def _augmented(
+    augmentation: Augmentation, seed: int, image: np.ndarray, label: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    return augmentation(image, label, seed)

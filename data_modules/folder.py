@@ -7,11 +7,15 @@ from data_modules.layouts.folder import FolderLayout
 
 
 class FolderDataModule(SegmentationDataModule):
-    r"""Images and masks of the same name in two folders; grey, RGB or 16-bit, of any sizes.
+    r"""Images and masks of the same name in two folders; grey, RGB or 16-bit, of any sizes; or NIfTI and MHA volumes.
 
     ``root/images`` and ``root/masks`` are required. ``root/unlabelled`` holds further training images without masks,
     ``root/splits/{train,val,test}.txt`` lists case ids (the first of train.txt, or of labelled.txt, are the labelled
     ones), and ``root/classes.yaml`` names the classes, one ``id: name`` a line.
+
+    Volumes (``images/case_01.nii.gz`` with ``masks/case_01.nii.gz``, or mha, mhd) are trained on slice by slice, along
+    the last axis of the file, evaluated whole, in mm, and never divided by a split; ``num_labelled`` counts slices.
+    Every slice is normalised for itself, unless ``normalise: stored`` scales the volume by its minimum and maximum.
 
     Args:
         root: The folder.
@@ -33,4 +37,5 @@ class FolderDataModule(SegmentationDataModule):
         split_seed: int = 0,
         **common: Any,
     ) -> None:
-        super().__init__(layout=FolderLayout(root, masks, group, split, split_seed), **common)
+        scale_volumes = common.get("normalise") == "stored"
+        super().__init__(layout=FolderLayout(root, masks, group, split, split_seed, scale_volumes), **common)

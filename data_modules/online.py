@@ -100,28 +100,28 @@ class OnlineDataset(Dataset[Any]):
         """Images of the stream."""
         return len(self.stream)
 
-    def __getitem__(self, position: int) -> StreamItem | Failure:
-        """Load the image at a position.
+    def __getitem__(self, position: int | list[int]) -> StreamItem | list[StreamItem] | Failure:
+        """Load the image at a position, or a list of images at some.
 
         Args:
             position: From 0. Positions behind the end give an item whose ``cases`` is empty and that has no pictures.
 
         Returns:
-            The item, or in a worker process the ``Failure`` that stands for the error.
+            The item or items, or in a worker process the ``Failure`` that stands for the error.
 
         Raises:
             UserError: If a file cannot be read or does not fit (in the main process).
         """
-        if position >= len(self.stream):
-            return StreamItem(position=position, set_name="", cases=[])
         try:
-            return self._load(position)
+            return [self._load(each) for each in position] if isinstance(position, list) else self._load(position)
         except UserError as error:
             if in_worker():
                 return Failure(str(error))
             raise
 
     def _load(self, position: int) -> StreamItem:
+        if position >= len(self.stream):
+            return StreamItem(position=position, set_name="", cases=[])
         set_name, item = self.stream[position]
         picture = self.layout.read_image(item)
         size = (picture.shape[0], picture.shape[1])
@@ -149,34 +149,43 @@ class OnlineDataset(Dataset[Any]):
 
 
 class OnlineSampler(DistributedSampler[Any]):
-    """Positions of a stream in order, dealt out to the processes in turn: rank r of R sees r, r + R, r + 2R and so on.
+    """Positions of a stream in order, dealt out to the processes in turn: rank r of W sees r, r + W, r + 2W and so on.
 
-    Every rank has the same number of rounds. Where the stream ends within the last one, the ranks behind its end get
-    positions behind it (see ``OnlineDataset``), so that no process waits for another that has left.
+    A round of R images, a multiple of W, is R / W positions for each rank. Every rank has the same number of rounds.
+    Where the stream ends within the last one, the ranks behind its end get positions behind it (see ``OnlineDataset``),
+    so that no process waits for another that has left.
 
     Args:
         dataset: The stream.
         rank: This process.
-        world_size: Number of processes.
-        start: Asked whenever iteration begins: the round to begin at; with one process, the position.
+        world_size: Number W of processes.
+        start: Asked whenever iteration begins: the round to begin at; with one image per round, the position.
+        images: Images R of a round over all processes; None: one per process.
     """
 
     def __init__(
-        self, dataset: OnlineDataset, rank: int = 0, world_size: int = 1, start: Callable[[], int] = lambda: 0
+        self,
+        dataset: OnlineDataset,
+        rank: int = 0,
+        world_size: int = 1,
+        start: Callable[[], int] = lambda: 0,
+        images: int | None = None,
     ) -> None:
         super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=False)
-        self.rounds = -(-len(dataset) // world_size)
+        self.images = world_size if images is None else images
+        self.rounds = -(-len(dataset) // self.images)
         self.start = start
 
     def __len__(self) -> int:
         """Rounds of the whole stream, whatever the start."""
         return self.rounds
 
-    def __iter__(self) -> Iterator[int]:
-        """Yield this rank's positions from the round that ``start`` names."""
-        return iter(
-            range(self.start() * self.num_replicas + self.rank, self.rounds * self.num_replicas, self.num_replicas)
-        )
+    def __iter__(self) -> Iterator[int | list[int]]:
+        """Yield this rank's position of every round from the one that ``start`` names; its positions, if several."""
+        for number in range(self.start(), self.rounds):
+            first = number * self.images
+            positions = list(range(first + self.rank, first + self.images, self.num_replicas))
+            yield positions if len(positions) > 1 else positions[0]
 
 
 def _as_listed(stream: list[Place], file: Path) -> list[Place]:

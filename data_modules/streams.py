@@ -78,6 +78,24 @@ class StreamSampler(DistributedSampler[Any]):
         return int(self._permutation[1][place])
 
 
+def check_world_size(images: int, contents: str, batch_size: int, world_size: int) -> None:
+    """Raise UserError if several processes ask for more images in a step than there are, so that some would be twice.
+
+    Args:
+        images: Of the stream.
+        contents: ``labelled`` or ``unlabelled``.
+        batch_size: Images per step and process.
+        world_size: Number of processes.
+    """
+    if world_size > 1 and batch_size * world_size > images:
+        raise UserError(
+            f"{images} {contents} images cannot feed {world_size} processes.",
+            expected=f"at least {batch_size * world_size}: data.{contents}_batch_size is that of each process",
+            found=str(images),
+            fix=f"use fewer devices or nodes, or a smaller --data.{contents}_batch_size",
+        )
+
+
 class CaseSampler(DistributedSampler[Any]):
     """Every image once, in order, with whole cases on one rank; no padding and no duplicates.
 
@@ -115,11 +133,11 @@ class Failure(NamedTuple):
 
 
 class Loader(DataLoader[Any]):
-    """A ``DataLoader`` that raises the ``UserError`` of a worker as such."""
+    """A ``DataLoader`` that raises the ``UserError`` of a worker as such, and completes batches in the main process."""
 
     def __iter__(self) -> Any:
         """Yield batches; worker processes start at once."""
-        return _raising(super().__iter__())
+        return _delivered(super().__iter__())
 
 
 class StreamLoader(Loader):
@@ -149,10 +167,15 @@ class StreamLoader(Loader):
             )
 
 
-def _raising(batches: Iterator[Any]) -> Iterator[Any]:
+def _delivered(batches: Iterator[Any]) -> Iterator[Any]:
     for batch in batches:
         if isinstance(batch, Failure):
             raise UserError.__new__(UserError, batch.message)  # the message is complete: nothing to add
+        # Three equal channels and wide integers are not worth carrying from process to process.
+        if "image" in batch:
+            batch["image"] = batch["image"].expand(-1, 3, -1, -1)  # equal channels share their memory
+        if "mask" in batch:
+            batch["mask"] = batch["mask"].long()
         yield batch
 
 

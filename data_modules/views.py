@@ -1,19 +1,39 @@
-"""How a picture becomes network input: grey or colour, normalised, resized. Pure functions of NumPy arrays."""
+"""How a picture becomes network input: grey or colour, normalised, resized. Pure functions of NumPy arrays.
 
+``prepare_image`` is the one way from pixels to network input, for training, test and prediction. The ``View`` that it
+takes is part of the DataModule's hyper-parameters and thus of every checkpoint, from which ``View.stored_in`` reads it.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from lightning_samseg.errors import UserError
 from lightning_samseg.io.geometry import resize_image, resize_labels
 from lightning_samseg.io.images import to_grey
-from lightning_samseg.types import Geometry
+from lightning_samseg.types import Case, Geometry
 
 Normalise = Literal["minmax", "sam", "percentile", "stored"]
 Resize = Literal["squash", "longest_side"]
 
 _SAM_MEAN = np.array([123.675, 116.28, 103.53], dtype=np.float32)
 _SAM_STD = np.array([58.395, 57.12, 57.375], dtype=np.float32)
+
+Move = Callable[[np.ndarray, np.ndarray | None], tuple[np.ndarray, np.ndarray | None]]
+"""An augmentation: takes and gives a normalised picture and its label (or None), moved alike."""
+
+
+class Frame(NamedTuple):
+    """One picture as the network sees it."""
+
+    image: np.ndarray
+    """float32 ``(3, S, S)``, normalised."""
+    case: Case
+    """Where it comes from and how a prediction goes back to its size."""
+    mask: np.ndarray | None = None
+    """uint8 ``(S, S)`` class ids where a label was given."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +60,27 @@ class View:
     grey: bool = False
     geometry: Geometry = "half_pixel"
 
+    @classmethod
+    def stored_in(cls, hyper_parameters: Mapping[str, Any]) -> "View":
+        """Give the view of a training, from a Lightning checkpoint's entry ``datamodule_hyper_parameters``.
+
+        Raises:
+            UserError: If they are not those of a ``SegmentationDataModule``.
+        """
+        names = ("image_size", "resize", "normalise", "grey", "geometry")
+        if missing := [name for name in names if name not in hyper_parameters]:
+            raise UserError(
+                "The checkpoint does not say how its training images were prepared.",
+                expected="the hyper-parameters of a DataModule of data_modules",
+                found=f"no {', no '.join(missing)}",
+                fix="use a checkpoint that `python -m lightning_samseg fit` has written",
+            )
+        return cls(*(hyper_parameters[name] for name in names))
+
+    def channels(self, picture: np.ndarray) -> int:
+        """Tell how many channels of the network input of a picture differ: 1 for grey ones, else 3."""
+        return 1 if (self.grey or picture.ndim == 2) and self.normalise != "sam" else 3
+
     def normalised(self, image: np.ndarray) -> np.ndarray:
         """Normalise a picture at its own size.
 
@@ -64,34 +105,40 @@ class View:
             values = (values * scale - _SAM_MEAN) / _SAM_STD
         return np.asarray(values, dtype=np.float32)
 
-    def fit_image(self, image: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+    def fit_image(self, image: np.ndarray, out: np.ndarray | None = None) -> tuple[np.ndarray, tuple[int, int]]:
         """Resize a normalised picture to the network input by cubic interpolation; overshoots are not clipped.
 
         Args:
             image: float32 ``(H, W)`` or ``(H, W, 3)``.
+            out: Where to write: float32 ``(3, S, S)``, or ``(1, S, S)`` for ``(H, W)``; a new array if None.
 
         Returns:
-            float32 ``(3, S, S)``, and ``(h, w)`` of its top-left part that shows the picture.
+            float32 ``(3, S, S)`` or ``out``, and ``(h, w)`` of its top-left part that shows the picture.
         """
         content = self.content_size(image.shape[:2])
         resized = resize_image(image, content, self.geometry)
-        padded = np.zeros((3, self.size, self.size), dtype=np.float32)
-        padded[:, : content[0], : content[1]] = resized if resized.ndim == 2 else resized.transpose(2, 0, 1)
-        return padded, content
+        frame = np.empty((3, self.size, self.size), dtype=np.float32) if out is None else out
+        frame[:, content[0] :] = 0
+        frame[:, : content[0], content[1] :] = 0
+        frame[:, : content[0], : content[1]] = resized if resized.ndim == 2 else resized.transpose(2, 0, 1)
+        return frame, content
 
-    def fit_mask(self, mask: np.ndarray) -> np.ndarray:
+    def fit_mask(self, mask: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Resize a mask to the network input by nearest neighbour, under the picture's geometry.
 
         Args:
             mask: uint8 ``(H, W)``.
+            out: Where to write: uint8 ``(S, S)``; a new array if None.
 
         Returns:
             uint8 ``(S, S)``; padding is background.
         """
         content = self.content_size(mask.shape[:2])
-        padded = np.zeros((self.size, self.size), dtype=np.uint8)
-        padded[: content[0], : content[1]] = resize_labels(mask, content, self.geometry)
-        return padded
+        frame = np.empty((self.size, self.size), dtype=np.uint8) if out is None else out
+        frame[content[0] :] = 0
+        frame[: content[0], content[1] :] = 0
+        frame[: content[0], : content[1]] = resize_labels(mask, content, self.geometry)
+        return frame
 
     def content_size(self, size: tuple[int, ...]) -> tuple[int, int]:
         """Give the size ``(h, w)`` in the network input of a picture of ``(H, W)`` pixels."""
@@ -99,6 +146,66 @@ class View:
             return self.size, self.size
         scale = self.size / max(size)
         return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def prepare_image(
+    picture: np.ndarray,
+    view: View,
+    case_id: str = "",
+    *,
+    source: str = "",
+    spacing: tuple[float, ...] | None = None,
+    slice_index: int = 0,
+    num_slices: int = 1,
+    label: np.ndarray | None = None,
+    move: Move | None = None,
+    out: np.ndarray | None = None,
+    mask_out: np.ndarray | None = None,
+) -> Frame:
+    """Turn one picture into network input: normalise, augment, resize; the same for training, test and prediction.
+
+    Args:
+        picture: ``(H, W)`` or ``(H, W, 3)``, uint8, uint16, int32 or floating point, as read from a file. With
+            ``normalise: stored``, the slices of a volume must have been normalised as a whole before.
+        view: Normalisation and geometry.
+        case_id: This and ``source``, ``spacing``, ``slice_index`` and ``num_slices`` go into the ``Case``.
+        source: The file.
+        spacing: Voxel size in mm.
+        slice_index: From 0.
+        num_slices: Of the volume.
+        label: uint8 ``(H, W)`` class ids, or None.
+        move: Augmentation between normalising and resizing.
+        out: Where to write the image, see ``View.fit_image``.
+        mask_out: Where to write the mask, see ``View.fit_mask``.
+
+    Returns:
+        Image, case and mask. The case tells the size before any augmentation.
+
+    Raises:
+        UserError: If the picture has no pixels or another number of channels.
+    """
+    if picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] != 3) or 0 in picture.shape:
+        raise UserError(
+            f"{source or case_id or 'A picture'} cannot be brought to the network's size.",
+            expected="(height, width) or (height, width, 3)",
+            found=f"shape {picture.shape}",
+            fix="save it as a grey or an RGB picture",
+        )
+    image = view.normalised(picture)
+    if move is not None:
+        image, label = move(image, label)
+    frame, content = view.fit_image(image, out)
+    case = Case(
+        case_id=case_id,
+        source=source,
+        original_size=(picture.shape[0], picture.shape[1]),
+        content_size=content,
+        spacing=spacing,
+        slice_index=slice_index,
+        num_slices=num_slices,
+        geometry=view.geometry,
+    )
+    return Frame(frame, case, None if label is None else view.fit_mask(label, mask_out))
 
 
 def _inverse(extent: float) -> float:

@@ -11,8 +11,10 @@ TRAINING_VERBS = ("fit", "validate", "test", "predict")
 OTHER_VERBS = {
     "data": "lightning_samseg.data_cli",
     "grid": "lightning_samseg.grid_cli",
+    "report": "lightning_samseg.report_cli",
     "weights": "lightning_samseg.weights_cli",
     "benchmark": "lightning_samseg.benchmark_cli",
+    "doctor": "lightning_samseg.doctor_cli",
 }
 HELP = """\
 usage: python -m lightning_samseg VERB [options]
@@ -21,13 +23,15 @@ train and evaluate (options: VERB --help, and VERB --config FILE --print_config)
   fit        train; with --test_after_fit true also test the best checkpoint
   validate   score a checkpoint on the validation images
   test       score a checkpoint on the test images
-  predict    write the masks a checkpoint predicts
+  predict    write the masks a checkpoint predicts: --ckpt_path FILE --input FOLDER --output DIR
 
 look after things
   data       list, verify, show, split and prepare data sets, write generated samples of them
-  grid       list the runs of an ablation grid and the table cells they fill
+  grid       list, run, submit to Slurm, watch and collect the runs of an ablation grid
+  report     finished runs as tables, figures and a page, beside the papers' numbers
   weights    list, fetch and verify pretrained weights; import, export and merge adapters
-  benchmark  measure speed side by side: cpc_step, online, prompts, metrics
+  benchmark  measure speed side by side: cpc_step, data, online, prompts, metrics
+  doctor     versions, devices, weights, W&B, Slurm; whether a step of both methods runs here
 
 A run starts with a configuration, for example
   python -m lightning_samseg fit --config experiments/quickstart/cpc_sam.yaml
@@ -43,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; those of the process if None.
 
     Returns:
-        Exit status: 0, or 2 after a mistake that was explained on standard error.
+        Exit status: 0; 2 after a mistake that was explained on standard error; 1 if ``predict`` could not read some of
+        the images.
     """
     try:
         status = dispatch(list(sys.argv[1:] if argv is None else argv))
@@ -74,6 +79,9 @@ def dispatch(arguments: list[str]) -> int:
     if verb in TRAINING_VERBS:
         # Before torch is imported: its CPU allocator then asks for huge pages, a tenth of a step on a laptop.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+        if verb == "predict" and _without_config(arguments[1:]):
+            return int(import_module("lightning_samseg.predict_cli").main(arguments[1:]))
+        import_module("lightning_samseg.launch.requeue").listen()
         import_module("lightning_samseg.cli").run(arguments)
         return 0
     raise UserError(
@@ -81,6 +89,11 @@ def dispatch(arguments: list[str]) -> int:
         expected=", ".join([*TRAINING_VERBS, *OTHER_VERBS]),
         fix="python -m lightning_samseg --help",
     )
+
+
+def _without_config(options: list[str]) -> bool:
+    names = {option.split("=")[0] for option in options}
+    return not names or bool(names & {"--input", "--help", "-h"})
 
 
 def explained(error: BaseException | None) -> str | None:

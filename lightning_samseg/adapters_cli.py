@@ -1,29 +1,20 @@
 """``python -m lightning_samseg weights``: export an adapter, import the authors' files, merge into a plain SAM."""
 
 import argparse
-import inspect
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 
-from lightning_samseg.callbacks.results import git_commit
-from lightning_samseg.cli import read_checkpoint
+from lightning_samseg.callbacks.provenance import git_commit
 from lightning_samseg.errors import UserError
 from lightning_samseg.io import weights
-from lightning_samseg.io.adapters import (
-    Adapter,
-    check_base,
-    infer_architecture,
-    read_adapter,
-    trained_part,
-    write_adapter,
-)
+from lightning_samseg.io.adapters import Adapter, check_base, infer_architecture, read_adapter, write_adapter
+from lightning_samseg.io.checkpoints import adapter_of_run
 from lightning_samseg.io.files import atomic_write
-from lightning_samseg.methods import BaseMethod
 from lightning_samseg.models.convert import from_authors_adapter, is_authors_adapter, merge_adapter
 from lightning_samseg.models.sam import VIT_SHAPES, BackboneName
 
@@ -91,33 +82,7 @@ def main(argv: Sequence[str]) -> int:
 def export_run(args: argparse.Namespace) -> str:
     """Write the adapter that a Lightning checkpoint of ours contains; returns what to tell the user."""
     out = _new_file(args.out, ".safetensors")
-    checkpoint = read_checkpoint(args.file)
-    settings: dict[str, Any] = checkpoint.get("hyper_parameters", {})
-    models = {key.split(".")[0] for key in checkpoint["state_dict"] if ".mask_decoders." in key}
-    if models != {"sam"} or "backbone" not in settings:
-        raise UserError(
-            f"{args.file} holds no adapter.",
-            expected="a run of one adapted SAM: CpcSam with one or two branches, or SAMed",
-            found="two models that share nothing"
-            if len(models) > 1
-            else settings.get("_class_path", "another network"),
-            fix="give the checkpoint of such a run; use others as they are, with --ckpt_path",
-        )
-    own = {key.removeprefix("sam."): value for key, value in checkpoint["state_dict"].items() if key.startswith("sam.")}
-    tensors = trained_part(own)
-    # A method built in Python with the default size does not record it.
-    image_size = settings.get("image_size", inspect.signature(BaseMethod).parameters["image_size"].default)
-    adapter = Adapter(
-        infer_architecture(tensors, settings["backbone"], image_size, settings.get("lora_alpha")),
-        tensors,
-        checkpoint.get("weights_sha256"),
-        {
-            "class_path": checkpoint.get("method"),
-            # The place of the base weights on this machine means nothing elsewhere; their hash does.
-            "init_args": {k: v for k, v in settings.items() if not k.startswith("_") and k != "checkpoint"},
-        },
-        git_commit=git_commit(),
-    )
+    adapter = adapter_of_run(args.file, git_commit())
     write_adapter(adapter, out)
     return _describe(adapter, out)
 
@@ -156,6 +121,13 @@ def merge(args: argparse.Namespace) -> str:
     out = _new_file(args.out, ".pth")
     adapter = read_adapter(args.file)
     architecture = adapter.architecture
+    if architecture.adapter_kind == "msa":
+        raise UserError(
+            f"{args.file} cannot be merged.",
+            expected="LoRA, which is an update of weights that SAM has",
+            found="bottleneck adapters (msa), which compute something that no weight of a plain SAM does",
+            fix="use the adapter as it is (--model.adapter), or train with --model.adapter_kind lora",
+        )
     if args.checkpoint is None and architecture.backbone not in weights.CHECKPOINTS:
         raise UserError(
             f"The backbone {architecture.backbone} of {args.file} has no published weights.",

@@ -15,7 +15,9 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "metrics": ("lightning_samseg.metrics.benchmark", "benchmark_metrics"),
     "cpc_step": ("lightning_samseg.methods.benchmark", "benchmark_cpc_step"),
     "prompts": ("lightning_samseg.prompts.benchmark", "benchmark_prompts"),
+    "data": ("data_modules.benchmark", "benchmark_data"),
     "online": ("lightning_samseg.online.benchmark", "benchmark_online"),
+    "sam_fill": ("lightning_samseg.online.benchmark", "benchmark_fill"),
 }
 
 

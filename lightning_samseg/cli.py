@@ -2,11 +2,10 @@
 
 import logging
 import os
-import pickle
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -16,42 +15,35 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 from data_modules import SegmentationDataModule
 from lightning_samseg.callbacks import (
     BestCheckpoint,
+    CaseGallery,
     LastCheckpoint,
     OverlayWriter,
     PredictionWriter,
     ResultsWriter,
     SaveConfig,
+    SpeedMonitor,
     StopOnNonFinite,
     StreamFigures,
     StreamWriter,
+    ValidationOverlays,
 )
 from lightning_samseg.errors import UserError
-
-
-@dataclass
-class Wandb:
-    """Log to Weights & Biases, too.
-
-    Args:
-        project: Project the run belongs to.
-        name: Shown name of the run; None for the run folder's.
-        group: Group of runs, for example of one grid.
-        offline: True keeps the run on disk for `wandb sync`; None is offline when no key is set.
-    """
-
-    project: str = "lightning_samseg"
-    name: str | None = None
-    group: str | None = None
-    offline: bool | None = None
+from lightning_samseg.io.checkpoints import read_checkpoint
+from lightning_samseg.launch.run_folder import Claim, results_folder
+from lightning_samseg.loggers import Wandb, build_loggers, default_folder
 
 
 class SamsegCLI(LightningCLI):
     """The command line. A config written for one verb serves the others: every verb knows the same keys."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._claim: Claim | None = None
+        with ExitStack() as self._until_end:  # holds the run folder while the run writes into it
+            super().__init__(*args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """What a run has beside trainer, model and data."""
@@ -61,6 +53,7 @@ class SamsegCLI(LightningCLI):
         help_tf32 = "float32 products on NVIDIA GPUs: high uses TF32, as CPC-SAM's torch 1.9 did; highest does not"
         parser.add_argument("--matmul_precision", type=Literal["highest", "high"], default="high", help=help_tf32)
         parser.add_argument("--wandb", type=Wandb | None, default=None, help="log to Weights & Biases, too")
+        parser.add_argument("--tensorboard", type=bool, default=False, help="log to TensorBoard, too")
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
         parser.link_arguments("data.init_args.image_size", "model.init_args.image_size")
@@ -90,11 +83,15 @@ class SamsegCLI(LightningCLI):
                 fix="use the verb fit; metrics.json in its run folder holds the scores",
             )
         if trainer.default_root_dir is None:
-            trainer.default_root_dir = f"runs/{config.model.class_path.rsplit('.', 1)[-1].lower()}"
+            trainer.default_root_dir = default_folder(config.model.class_path.rsplit(".", 1)[-1].lower())
         torch.set_float32_matmul_precision(config.matmul_precision if torch.cuda.is_available() else "highest")
         self.run_dir = Path(trainer.default_root_dir)
+        writes = not trainer.fast_dev_run and _is_main_process()
+        resumes = config.ckpt_path is not None or not writes
+        self.results_dir = results_folder(self.run_dir, str(self.subcommand), resumes)
         config.ckpt_path = self._find_checkpoint(config.ckpt_path)
-        self.results_dir = self._claim_folder(config)
+        if writes and self.results_dir == self.run_dir:
+            self._claim = self._until_end.enter_context(Claim(self.run_dir, str(self.subcommand)))
         interval, steps = trainer.val_check_interval, trainer.max_steps
         if isinstance(interval, int) and 0 < steps < interval:
             trainer.val_check_interval = steps  # a run shorter than the interval is validated once, at its end
@@ -125,30 +122,22 @@ class SamsegCLI(LightningCLI):
         """Whether fitting is one walk through a stream, scored as it goes: no validation, best weights or test."""
         return getattr(self._method(), "uses_stream", False)
 
-    def _claim_folder(self, config: Any) -> Path:
-        """Where this verb writes: ``fit`` owns an unused run folder or resumes in it; the others never overwrite."""
-        used = any((self.run_dir / name).exists() for name in ("metrics.json", "checkpoints"))
-        if self.subcommand == "fit":
-            if used and config.ckpt_path is None and not config.trainer.fast_dev_run and _is_main_process():
-                raise UserError(
-                    f"The run folder {self.run_dir} holds an earlier run.",
-                    fix="choose another --trainer.default_root_dir, go on with --ckpt_path last, or delete the folder",
-                )
-            return self.run_dir
-        if not used:
-            return self.run_dir
-        attempt = 1
-        while (folder := self.run_dir / f"{self.subcommand}-{attempt}").exists():
-            attempt += 1
-        return folder
-
     def instantiate_classes(self) -> None:
         """Build everything; a checkpoint that does not fit the model is explained before the run starts."""
         resumed = self.config[self.subcommand].ckpt_path is not None
         self.save_config_kwargs = {"folder": self.results_dir, "keep": self.subcommand == "fit" and resumed}
         super().instantiate_classes()
         if path := self.config[self.subcommand].ckpt_path:
-            check_fit(read_checkpoint(path), self.model, path)
+            checkpoint = read_checkpoint(path)
+            check_fit(checkpoint, self.model, path)
+            self._compare_view(checkpoint, path)
+
+    def _compare_view(self, checkpoint: dict[str, Any], path: str) -> None:
+        """Say so where images are prepared in another way than those the checkpoint was trained on."""
+        trained, view = checkpoint.get("datamodule_hyper_parameters", {}), self.datamodule.view
+        for name in ("normalise", "resize", "grey", "geometry"):
+            if name in trained and trained[name] != getattr(view, name) and not self._uses_stream():
+                _say(f"warning: data.{name} is {getattr(view, name)}, but {path} was trained with {trained[name]}.")
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
         """Add what every run has: loggers, result files, checkpoints, guards."""
@@ -156,10 +145,16 @@ class SamsegCLI(LightningCLI):
             config["logger"] = self._loggers()
         config["use_distributed_sampler"] = False  # the data module shards its streams and whole cases itself
         if self._uses_stream():
-            config["enable_checkpointing"] = False  # Lightning's own; ours is LastCheckpoint
             length = len(self.datamodule.stream_items())
             config["max_steps"] = length if config["max_steps"] < 0 else min(config["max_steps"], length)
-        return super()._instantiate_trainer(config, [*callbacks, *self._own_callbacks(config)])
+        trainer = super()._instantiate_trainer(config, [*callbacks, *self._own_callbacks(config)])
+        if self._claim is not None:
+            done: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+            self._claim.progress = lambda: (
+                done.processed,
+                int(min(max(0, trainer.max_steps), trainer.num_training_batches)),
+            )
+        return trainer
 
     def _own_callbacks(self, trainer: dict[str, Any]) -> list[pl.Callback]:
         config = self.config[self.subcommand]
@@ -174,10 +169,12 @@ class SamsegCLI(LightningCLI):
                 own += [StreamWriter(self.results_dir), StreamFigures(self.results_dir)]
         else:
             overlays = OverlayWriter(self.results_dir, config.overlays)
-            own += [StopOnNonFinite(), ResultsWriter(self.results_dir), overlays]
+            own += [StopOnNonFinite(), ResultsWriter(self.results_dir), overlays, ValidationOverlays(), CaseGallery()]
         if self.subcommand == "predict":
             own.append(PredictionWriter(self.results_dir))
         folder = self.run_dir / "checkpoints"
+        if self.subcommand == "fit":
+            own.append(SpeedMonitor())
         if self.subcommand == "fit" and not self._uses_stream():
             own.append(LearningRateMonitor("step"))
             if not trainer["fast_dev_run"]:
@@ -188,24 +185,9 @@ class SamsegCLI(LightningCLI):
 
     def _loggers(self) -> list[Any]:
         config = self.config_init[self.subcommand]
-        loggers: list[Any] = [CSVLogger(self.results_dir, name="logs")]
-        if config.wandb is not None:
-            offline = config.wandb.offline
-            if offline is None:
-                offline = not os.environ.get("WANDB_API_KEY") and not (Path.home() / ".netrc").is_file()
-                if offline:
-                    _say(f"No W&B key: the run stays in {self.results_dir}/wandb for `wandb sync`.")
-            self.results_dir.mkdir(parents=True, exist_ok=True)
-            loggers.append(
-                WandbLogger(
-                    name=config.wandb.name or self.run_dir.name,
-                    save_dir=self.results_dir,
-                    project=config.wandb.project,
-                    group=config.wandb.group,
-                    offline=offline,
-                )
-            )
-        return loggers
+        name, verb = self.run_dir.name, str(self.subcommand)
+        writes = _is_main_process() and not config.trainer.fast_dev_run
+        return build_loggers(self.results_dir, name, verb, config.wandb, config.tensorboard, writes)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
@@ -296,6 +278,7 @@ def _quieten() -> None:
         "have no `validation_step`",  # a stream is not validated
         "dataloader is not resumable",  # ours is, by step count
         "is smaller than the logging interval",
+        "`srun` command is available",
         "exists and is not empty",  # a run that is resumed
         "callbacks used to create the checkpoint need to be provided",  # a test needs none of a fit
         "isinstance.treespec, LeafSpec.",  # Lightning's own
@@ -308,28 +291,6 @@ def _quieten() -> None:
 
 def _is_no_tip(record: logging.LogRecord) -> bool:
     return "Tip:" not in record.getMessage()
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Open a Lightning checkpoint without executing anything in it.
-
-    Raises:
-        UserError: If the file is missing, damaged, or something else.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"There is no checkpoint {path}.", fix="check --ckpt_path")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        if "state_dict" not in checkpoint or "pytorch-lightning_version" not in checkpoint:
-            raise KeyError("no training state in it")
-    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"{path} is not a checkpoint of a run, or is damaged.",
-            expected="best.ckpt or last.ckpt of a run folder",
-            found=str(error).strip().splitlines()[0][:200],
-            fix="check --ckpt_path; pretrained SAM weights go to --model.checkpoint instead",
-        ) from error
-    return checkpoint
 
 
 def check_fit(checkpoint: dict[str, Any], model: torch.nn.Module, path: str | Path) -> None:

@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return verify_folder(args.name, args.root)
     elif args.verb == "prepare":
         {"acdc": prepare_acdc, "retouch": prepare_retouch}[args.name](args.source, args.out)
+    elif args.verb == "cache":
+        look_after_cache(args.clear)
     elif args.verb == "split":
         write_split(args.root, args.group, args.seed, args.train, args.val, args.overwrite)
     else:
@@ -71,7 +73,7 @@ def verify_folder(name: str, root: Path) -> int:
     """Read everything of a data set and print what is wrong, file by file.
 
     Args:
-        name: One of ``LAYOUTS``.
+        name: One of ``LAYOUTS``, or where to import another layout from.
         root: Its folder.
 
     Returns:
@@ -179,10 +181,11 @@ def write_split(root: Path, group: str | None, seed: int, train: float, val: flo
     grouped = f", no group of {group!r} divided" if group else ""
     for part, items in zip(("train", "val", "test"), splits[:3], strict=True):
         order = "; the first are labelled first" if part == "train" else ""
-        head = f"# {len(items)} {part} images{order}; made by data split, seed {seed}{grouped}\n"
+        cases = list(dict.fromkeys(item.case_id for item in items))  # a volume is one of them
+        head = f"# {len(cases)} {part} images{order}; made by data split, seed {seed}{grouped}\n"
         with atomic_write(lists / f"{part}.txt") as temporary:
-            temporary.write_text(head + "".join(f"{item.case_id}\n" for item in items), encoding="utf-8")
-        print(f"{lists / part}.txt: {len(items)} images")
+            temporary.write_text(head + "".join(f"{case}\n" for case in cases), encoding="utf-8")
+        print(f"{lists / part}.txt: {len(cases)} images")
     (lists / "labelled.txt").unlink(missing_ok=True)
 
 
@@ -190,7 +193,7 @@ def show_sheet(name: str, root: Path, out: Path, count: int, columns: int) -> No
     """Write a contact sheet with contours.
 
     Args:
-        name: One of ``LAYOUTS``.
+        name: One of ``LAYOUTS``, or where to import another layout from.
         root: Its folder.
         out: Picture to write.
         count: Images on the sheet.
@@ -206,6 +209,23 @@ def show_sheet(name: str, root: Path, out: Path, count: int, columns: int) -> No
     write_image(out.expanduser(), contact_sheet(layout, choose(layout, count), max(1, columns)))
     classes = ", ".join(f"{number} {label}" for number, label in enumerate(layout.class_names, 1))
     print(f"{out}: {name}, classes {classes}")
+
+
+def look_after_cache(clear: bool) -> None:
+    """Say where decoded images are kept and how much there is; remove them if asked to.
+
+    Args:
+        clear: Remove them all.
+    """
+    from data_modules import cache
+
+    folder = cache.default_folder()
+    entries, size = cache.size_of(folder)
+    if clear:
+        cache.clear(folder)
+    print(f"{folder}: {entries} decoded images, {size / 1e9:.2f} GB{' removed' if clear else ''}")
+    if entries and not clear:
+        print("  they are made again when needed; remove them: python -m lightning_samseg data cache --clear")
 
 
 def _writer(name: str) -> Callable[[Path, int], object]:
@@ -246,7 +266,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lightning_samseg data", description="Data sets.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     verbs.add_parser("list", help="data sets with licence, citation, source and expected layout")
-    names = " ".join(LAYOUTS)
+    names = f"{', '.join(LAYOUTS)}, or module.Layout of your own"
 
     demo = verbs.add_parser("demo", help="write generated samples in native layout, with real file names")
     demo.add_argument("name", choices=[*DEMOS, "all"], metavar="NAME", help=f"{' '.join(DEMOS)}, or all")
@@ -256,7 +276,7 @@ def _parser() -> argparse.ArgumentParser:
     verify = verbs.add_parser(
         "verify", help="read everything, say what is wrong in which file; status 2 if anything is"
     )
-    verify.add_argument("name", choices=LAYOUTS, metavar="NAME", help=names)
+    verify.add_argument("name", metavar="NAME", help=names)
     verify.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder of the data set")
 
     prepare = verbs.add_parser(
@@ -274,8 +294,11 @@ def _parser() -> argparse.ArgumentParser:
     split.add_argument("--val", type=float, default=0.1, help="share of validation images (0.1); the rest is tested")
     split.add_argument("--overwrite", action="store_true", help="replace lists that are there")
 
+    cache = verbs.add_parser("cache", help="say where decoded images are kept and how much there is")
+    cache.add_argument("--clear", action="store_true", help="remove them; they are made again when needed")
+
     show = verbs.add_parser("show", help="draw a contact sheet with contours")
-    show.add_argument("name", choices=LAYOUTS, metavar="NAME", help=names)
+    show.add_argument("name", metavar="NAME", help=names)
     show.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder of the data set")
     show.add_argument("--out", type=Path, required=True, metavar="FILE", help="picture to write, such as sheet.png")
     show.add_argument("--count", type=int, default=24, help="images on the sheet (24)")

@@ -46,6 +46,8 @@ class Batch(TypedDict, total=False):
     """float32 ``(B, 3, S, S)``, normalised (in [0, 1] for ``minmax``)."""
     mask: Tensor
     """int64 ``(B, S, S)``, class ids 0..C at network size. Absent from unlabelled batches: no label can leak."""
+    padding: Tensor
+    """bool ``(B, S, S)``, True where the input shows no image; only where images are padded (``longest_side``)."""
     cases: list[Case]
     """One entry per image."""
     reference: list[np.ndarray]
@@ -55,7 +57,10 @@ class Batch(TypedDict, total=False):
 
 
 class StreamItem(TypedDict, total=False):
-    """What online learning receives: one image at its own size. Keys that a data set cannot fill are absent."""
+    """What online learning receives: one image at its own size. Keys that a data set cannot fill are absent.
+
+    A list of these where a process takes several images per step.
+    """
 
     position: int
     """Place in the stream from 0, the same whatever the number of processes."""

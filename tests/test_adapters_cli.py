@@ -93,6 +93,12 @@ class TestExport:
         assert adapter.method is not None
         assert adapter.method["class_path"] == "lightning_samseg.methods.cpc_sam.CpcSam"
         assert adapter.method["init_args"]["ssl_start_iter"] == 1
+        assert adapter.view == {
+            "resize": "squash",
+            "normalise": "minmax",
+            "grey": False,
+            "geometry": "half_pixel",
+        }
         assert str(base) not in out.read_bytes().decode("latin-1")
 
     def test_of_a_run_in_python(self, tmp_path: Path) -> None:
@@ -111,6 +117,20 @@ class TestExport:
         moved.unlink()
         assert main(["weights", "export", str(file), "--out", str(out)]) == 0
         assert read_adapter(out).base_weights_sha256 == weights.sha256_file(base)
+
+    def test_of_bottlenecks(self, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        model = SAMed(backbone="tiny", image_size=64, checkpoint=str(base), adapter_kind="msa", msa_scale=0.1)
+        file, out = write_checkpoint(model, tmp_path / "msa.ckpt"), tmp_path / "msa.safetensors"
+        assert main(["weights", "export", str(file), "--out", str(out)]) == 0
+        assert "adapter_kind msa" in capsys.readouterr().out
+        loaded = load_adapter(out, checkpoint=str(base)).state_dict()
+        assert all(torch.equal(value, loaded[key]) for key, value in model.sam.state_dict().items())
+        again = SAMed(
+            backbone="tiny", image_size=64, checkpoint=str(base), adapter_kind="msa", msa_scale=0.1, adapter=out
+        )
+        assert all(torch.equal(value, loaded[key]) for key, value in again.sam.state_dict().items())
+        merging = ("merge", out, "--out", tmp_path / "merged.pth", "--checkpoint", base)
+        assert "cannot be merged" in fails(capsys, *merging)
 
     def test_of_something_else(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         out = tmp_path / "a.safetensors"
@@ -164,6 +184,9 @@ class TestImportAuthors:
             "lora_rank": 2,
             "lora_alpha": 2.0,
             "lora_blocks": None,
+            "adapter_kind": "lora",
+            "msa_ratio": 0.25,
+            "msa_scale": 0.5,
         }
         assert adapter.base_weights_sha256 == weights.CHECKPOINTS["sam_vit_b"].sha256
         assert (adapter.tensors["image_encoder.blocks.5.attn.v_proj.lora_B.default.weight"] == 11).all()

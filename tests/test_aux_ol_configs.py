@@ -25,6 +25,7 @@ STREAMS = {
     "fluid_spectralis": "Spectralis",
 }
 PRESETS = ("preset_paper", "preset_code")
+ADAPTED = ("polyp_adapted_aux_ol", "polyp_adapted_direct_ol")
 
 
 def comment(name: str) -> str:
@@ -43,7 +44,7 @@ def test_there_is_a_config_for_every_cell() -> None:
         for generalist in (*GENERALISTS, "lite_medsam")
         for prompt in ("box", "point")
     }
-    assert {path.stem for path in FOLDER.glob("*.yaml")} == names | set(PRESETS)
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == names | {*PRESETS, *ADAPTED}
 
 
 @pytest.mark.parametrize("prompt", ["box", "point"])
@@ -69,7 +70,7 @@ def parsed(*paths: Path) -> Any:
 def test_every_config_is_what_its_name_says() -> None:
     backbones = {"sam_h": "sam_vit_h", "medsam": "medsam_vit_b", "lite_medsam": "lite_medsam"}
     for path in sorted(FOLDER.glob("*.yaml")):
-        if path.stem in PRESETS:
+        if path.stem in (*PRESETS, *ADAPTED):
             continue
         config = yaml.safe_load(path.read_text())
         stream, generalist, prompt = re.fullmatch(r"(\w+?)_(sam_h|medsam|lite_medsam)_(\w+)", path.stem).groups()  # type: ignore[union-attr]
@@ -78,6 +79,17 @@ def test_every_config_is_what_its_name_says() -> None:
         assert config["trainer"] == {"default_root_dir": f"runs/aux_ol_{path.stem}"}
         sets = config["data"]["init_args"].get("stream_sets", [])
         assert [name.lower() for name in sets] == stream.split("_")[1:]
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_the_adapted_ones_name_the_checkpoint_of_a_run_that_exists(name: str) -> None:
+    config = parsed(FOLDER / f"{name}.yaml")
+    adapter = Path(config.model.init_args.adapter)
+    (made_by,) = FOLDER.parent.glob(f"supervised/{adapter.parts[1]}.yaml")
+    trained = parsed(made_by)
+    assert trained.trainer.default_root_dir == str(Path(*adapter.parts[:2]))
+    assert trained.model.init_args.backbone == config.model.init_args.backbone
+    assert trained.data.init_args.root == config.data.init_args.root
 
 
 @pytest.mark.parametrize("preset", [None, *PRESETS])
@@ -95,7 +107,6 @@ def test_presets_name_the_same_options_and_differ_where_paper_and_code_do() -> N
     assert {name for name in paper if paper[name] != code[name]} == {
         "preprocessing",
         "objects",
-        "min_object_side",
         "point_crop",
         "loss",
         "policy",

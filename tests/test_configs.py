@@ -13,7 +13,7 @@ import yaml
 from lightning_samseg.cli import parse
 from lightning_samseg.launch.grid import Run, read_grid
 from lightning_samseg.methods import CpcSam
-from lightning_samseg.reports.paper import Cell, paper_tables, paper_values
+from lightning_samseg.reports.paper import Cell, filled_by, paper_tables, paper_values
 
 PROJECT = Path(__file__).parents[1]
 EXPERIMENTS = PROJECT / "experiments"
@@ -122,18 +122,40 @@ def test_the_code_preset_is_the_recorded_trainer() -> None:
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-def test_grid_runs_parse(grid: str) -> None:
-    for run in read_grid(grid):
+def test_grid_runs_parse_and_differ(grid: str) -> None:
+    seen: list[str] = []
+    runs = read_grid(grid)
+    for run in runs if any(run.overrides for run in runs) else runs[:1]:  # configs alone are parsed above
         config = parse(run.argv)
+        content = f"{config.model} {config.data} {config.seed_everything}"
+        assert content not in seen, run.name  # what a choice sets is not what stands there anyway
+        seen.append(content)
         assert config.trainer.default_root_dir == run.folder
-        if run.cell:
-            assert paper_values(Cell(**run.cell))
+    for cell in [cell for run in runs if run.cell for cell in filled_by(run.cell)]:
+        assert paper_values(cell) or (cell.paper == "aux_ol" and cell.table.startswith("Fig."))
 
 
 def test_runs_that_share_a_folder_are_one_run() -> None:
     argv: dict[str, list[str]] = {}
     for grid, run in all_runs():
         assert argv.setdefault(run.folder, run.argv) == run.argv, f"{grid}: {run.name}"
+
+
+def test_every_cell_of_aux_ol_is_filled() -> None:
+    """By a run of its own, or, for SAM alone, by the run of the same row with AuxOL."""
+    tables = paper_tables()["aux_ol"]["tables"]
+    named = [run.cell for _, run in all_runs() if run.cell and run.cell["paper"] == "aux_ol"]
+    filled = [cell for each in named for cell in filled_by(each)]
+    assert len(set(filled)) == len(filled)
+    alone = {cell._replace(row=cell.row.removesuffix(", AuxOL")) for cell in filled}
+    every = {
+        Cell("aux_ol", table, column, row)
+        for table, content in tables.items()
+        for column, part in content["columns"].items()
+        for row in part["rows"]
+        if row != "adapted SAM"  # of any run with an adapter
+    }
+    assert every == alone | set(filled)
 
 
 def test_every_cell_of_ours_is_filled() -> None:
@@ -152,7 +174,7 @@ def test_every_cell_of_ours_is_filled() -> None:
 
 def test_the_readme_lists_every_run_with_the_papers_values() -> None:
     sections = re.split(r"\n#+ ", (EXPERIMENTS / "README.md").read_text())
-    for grid in [grid for grid in GRIDS if "/cpc_sam_" in grid]:
+    for grid in [grid for grid in GRIDS if "/cpc_sam_" in grid or "/aux_ol_table" in grid]:
         section = next(section for section in sections if f"`grids/{Path(grid).name}`" in section.splitlines()[0])
         rows = [
             [cell.strip() for cell in line.split("|")[1:]] for line in section.splitlines() if line.startswith("| `")
@@ -160,7 +182,8 @@ def test_the_readme_lists_every_run_with_the_papers_values() -> None:
         runs = read_grid(grid)
         assert [row[0] for row in rows] == [f"`{run.name}`" for run in runs]
         for run, row in zip(runs, rows, strict=True):
-            values = paper_values(Cell(**run.cell)).values() if run.cell else []
+            cells = filled_by(run.cell) if run.cell else []
+            values = [value for cell in cells for value in paper_values(cell).values()]
             assert [cell for cell in row[3:] if cell] == [f"{value:.2f}" for value in values], run.name
 
 

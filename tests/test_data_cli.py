@@ -1,6 +1,7 @@
 """``data``: each verb through ``main``, and from ACDC's NIfTI files as released to a data set that trains."""
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 
 from data_modules import AcdcDataModule, FolderDataModule, RetouchDataModule
+from data_modules.cache import DecodedCache
 from data_modules.layouts.acdc import LISTS
 from data_modules.layouts.acdc_native import find_frames, read_frame
 from data_modules.layouts.base import read_list
+from data_modules.layouts.folder import FolderLayout
 from lightning_samseg import data_cli
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.images import read_image
@@ -58,6 +61,7 @@ def test_every_listed_data_set_exists():
         ["demo", "folder", "--out", "demo"],
         ["verify", "folder", "--root", "own"],
         ["split", "--root", "own"],
+        ["cache"],
         ["show", "folder", "--root", "own", "--out", "sheet.png", "--count", "3"],
         ["prepare", "retouch", "--source", "retouch", "--out", "out"],
     ],
@@ -70,6 +74,55 @@ def test_no_verb_imports_torch(tmp_path, arguments):
     code += "assert not {'torch', 'lightning', 'albumentations', 'scipy'} & set(sys.modules); sys.exit(status)"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment, capture_output=True)
+
+
+@pytest.mark.parametrize("verb", ["list", "demo", "verify", "prepare", "split", "show", "cache"])
+def test_each_verb_starts_within_two_seconds(verb):
+    """In CPU seconds, so that a busy machine does not count."""
+    arguments = ["list"] if verb == "list" else [verb, "--help"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(
+        [sys.executable, "-m", "lightning_samseg", "data", *arguments],
+        check=True,
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
+
+
+def test_where_decoded_images_are(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SAMSEG_CACHE", str(tmp_path))
+    assert data_cli.main(["cache"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'decoded'}: 0 decoded images, 0.00 GB\n"
+    write_folder(tmp_path / "own", [f"a{n}" for n in range(10)])
+    layout = FolderLayout(str(tmp_path / "own"))
+    DecodedCache(layout, 1, slow=0).read(layout.items()[0], labelled=True)
+    assert data_cli.main(["cache"]) == 0
+    assert "1 decoded images" in capsys.readouterr().out
+    assert data_cli.main(["cache", "--clear"]) == 0
+    assert "1 decoded images, 0.00 GB removed" in capsys.readouterr().out
+    assert not (tmp_path / "decoded").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("bussi", "bussi is no data set"),
+        ("absent.Layout", r"absent.Layout cannot be imported(.|\n)*No module named 'absent'"),
+        ("data_modules.layouts.busi.Absent", "cannot be imported"),
+        ("data_modules.layouts.base.Item", "is no data set"),
+    ],
+)
+def test_names_that_are_no_data_set(tmp_path, name, message):
+    with pytest.raises(UserError, match=message):
+        data_cli.main(["verify", name, "--root", str(tmp_path)])
+
+
+def test_a_layout_by_where_it_is_imported_from(tmp_path, capsys):
+    write_folder(tmp_path, [f"a{n}" for n in range(10)])
+    assert data_cli.main(["verify", "data_modules.layouts.folder.FolderLayout", "--root", str(tmp_path)]) == 0
+    assert "10 images and slices, nothing wrong" in capsys.readouterr().out
 
 
 def test_demo_of_every_data_set_is_sound(tmp_path, capsys):

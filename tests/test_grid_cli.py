@@ -35,10 +35,24 @@ def test_json_holds_everything_a_launcher_needs(capsys: pytest.CaptureFixture[st
     assert main(["list", TABLE2, "--json", "--set", "data.root=/scratch/ACDC"]) == 0
     run = json.loads(capsys.readouterr().out)[2]
     assert run["folder"] == "runs/cpc_sam_acdc/cross_prompting"
-    assert run["paper"] == {"dsc": 84.75, "jc": 74.39, "hd95": 13.41, "asd": 3.84}
+    assert [entry["values"] for entry in run["paper"]] == [{"dsc": 84.75, "jc": 74.39, "hd95": 13.41, "asd": 3.84}]
     assert run["cell"] == {"paper": "cpc_sam", "table": "Table 2", "column": "ACDC", "row": "cross prompting"}
     assert run["argv"][:3] == ["fit", "--config", "experiments/cpc_sam/acdc_1.yaml"]
     assert {"--model.num_random=0", "--data.root=/scratch/ACDC"} <= set(run["argv"])
+
+
+def test_a_stream_through_several_sets_fills_a_column_of_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "experiments/grids/aux_ol_table1.yaml"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "runs/aux_ol/polyp_medsam_point" in line]
+    assert [line[3].rstrip(",") for line in lines] == ["ClinicDB", "ColonDB", "ETIS", "Kvasir", "CVC-300"]
+    assert [line[-2:] for line in lines][::4] == [["31.92", "154.96"], ["72.34", "113.85"]]
+
+
+def test_figures_without_numbers_say_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "experiments/grids/aux_ol_fig3.yaml"]) == 0
+    text = capsys.readouterr().out
+    assert "Fig. 3, MedSAM box, 25 %\n" in text
+    assert "16 runs. The paper prints no numbers for them." in text
 
 
 def test_commands_survive_the_shell(capsys: pytest.CaptureFixture[str]) -> None:

@@ -181,7 +181,7 @@ def kill() -> None:
 
 def before_learning(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     step = AuxOl.training_step
-    monkeypatch.setattr(AuxOl, "training_step", lambda m, i, b: kill() if i["position"] == at else step(m, i, b))
+    monkeypatch.setattr(AuxOl, "training_step", lambda m, i, b: kill() if i["position"] >= at else step(m, i, b))
 
 
 def between_the_files(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
@@ -322,6 +322,8 @@ BAD_INPUT = {
     "point outside": (["--model.prompt_file", "FILE", "--model.prompt", "point"], "image,x,y\ncase1,5,40", "outside"),
     "boxes for points": (["--model.prompt_file", "FILE"], "image,x,y\ncase1,5,40", "no column x0"),
     "contradiction": (["--model.step_per", "image"], "", "prompt_order image"),
+    "no image": (["--model.images_per_step", "0"], "", "at least 1"),
+    "many images, one entry": (["--model.images_per_step", "2", "--model.policy", "single"], "", "one crop at a time"),
     "shift": (["--model.box_shift", "2"], "", "box_shift"),
     "expert": (["--model.expert.rate", "2"], "", "rate out of range"),
     "crop size": (["--model.crop_size", "100"], "", "multiple of 32"),

@@ -28,6 +28,7 @@ class AcdcLayout(Layout):
     name = "ACDC"
     class_names = ("RV", "Myo", "LV")
     sliced = True
+    scales_volumes = True
 
     def __init__(self, root: str, split: Literal["auto", "committed", "files"] = "auto") -> None:
         self.root, self.split = Path(root).expanduser(), split

@@ -9,6 +9,7 @@ import numpy as np
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.images import IMAGE_SUFFIXES, read_image, read_mask
+from lightning_samseg.io.volumes import VOLUME_SUFFIXES, stem_of
 
 
 class Item(NamedTuple):
@@ -50,6 +51,8 @@ class Layout:
     """Names of the foreground classes 1..C in order."""
     sliced = False
     """Whether items are slices of volumes, of which some show no foreground."""
+    scales_volumes = False
+    """Whether ``normalise: stored`` stands for volumes that were scaled by their minimum and maximum to 0..1."""
     without_foreground: frozenset[str] = frozenset()
     """Categories whose labels are empty."""
     problems: list[UserError] | None = None
@@ -321,7 +324,8 @@ def read_list(path: Path) -> list[str]:
     if not path.is_file():
         raise UserError(f"There is no list {path}.", fix="write it: one case id a line")
     lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
-    names = [Path(line).stem if line.lower().endswith(IMAGE_SUFFIXES) else line for line in lines if line]
+    endings = (*IMAGE_SUFFIXES, *VOLUME_SUFFIXES)
+    names = [stem_of(line) if line.lower().endswith(endings) else line for line in lines if line]
     if not names:
         raise UserError(f"{path} names no image.", fix="write one case id a line")
     return names

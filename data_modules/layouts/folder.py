@@ -1,6 +1,7 @@
 """Your own images: ``root/{images,masks}``, optionally ``unlabelled``, ``splits/*.txt`` and ``classes.yaml``."""
 
 import re
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,19 +17,34 @@ from data_modules.layouts.base import (
     check_size,
     list_images,
     listed_splits,
+    natural_key,
     random_splits,
 )
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.images import read_indexed_mask
+from lightning_samseg.io.volumes import (
+    Volume,
+    is_volume,
+    open_volume,
+    read_slice,
+    read_volume,
+    scaled_slice,
+    stem_of,
+)
 
 _LOOK_AT = 50  # masks that are opened to tell binary from indexed
 _MOST_CLASSES = 31  # a larger value in a mask is a grey level, not a class id
 
 
 class FolderLayout(Layout):
-    """A folder of images with masks of the same name; the arguments are those of ``FolderDataModule``."""
+    """A folder of images with masks of the same name; the arguments are those of ``FolderDataModule``.
+
+    Args:
+        scale_volumes: Scale each volume by its minimum and maximum to 0..1 as it is read.
+    """
 
     name = "folder"
+    scales_volumes = True
 
     def __init__(
         self,
@@ -37,8 +53,11 @@ class FolderLayout(Layout):
         group: str | None = None,
         split: Literal["auto", "lists", "random"] = "auto",
         split_seed: int = 0,
+        scale_volumes: bool = False,
     ) -> None:
         self.root, self.masks, self.split, self.split_seed = Path(root).expanduser(), masks, split, split_seed
+        self.scale_volumes = scale_volumes
+        self._volumes: dict[Path, Volume] = {}
         try:
             self.group = None if group is None else re.compile(group)
         except re.error as error:
@@ -60,8 +79,8 @@ class FolderLayout(Layout):
             return _read_classes(file)
         if self.masks == "binary":
             return ("foreground",)
-        paths = [path for item in self.items()[:_LOOK_AT] for path in item.masks]
-        highest = max(map(_highest_value, paths))
+        paths = dict.fromkeys(path for item in self.items() for path in item.masks)
+        highest = max(map(_highest_value, list(paths)[:_LOOK_AT]))
         if self.masks == "auto" and not 1 < highest <= _MOST_CLASSES:
             return ("foreground",)
         return tuple(f"class {number}" for number in range(1, max(1, highest) + 1))
@@ -74,6 +93,8 @@ class FolderLayout(Layout):
     def splits(self) -> Splits:
         """List the images and divide them by ``splits/{train,val,test}.txt``, or 70/10/20 by group.
 
+        Slices of volumes to train on are items of their own, volume after volume; those to evaluate belong to theirs.
+
         Raises:
             UserError: If files are missing, do not pair, or a list does not fit them.
         """
@@ -84,8 +105,9 @@ class FolderLayout(Layout):
         else:
             splits = random_splits(items, self.split_seed)
         extra = self.root / "unlabelled"
-        unlabelled = [Item(path.stem, path) for path in list_images(extra)] if extra.is_dir() else []
-        return splits._replace(unlabelled=unlabelled)
+        paths = _list_files(extra) if extra.is_dir() else []
+        unlabelled = [item for path in paths for item in self._items_of(stem_of(path), path)]
+        return splits._replace(train=_single(splits.train), unlabelled=_single(unlabelled))
 
     def items(self) -> list[Item]:
         """Pair images with masks by name (endings may differ), in natural order.
@@ -108,14 +130,39 @@ class FolderLayout(Layout):
                 )
                 self.complain(error)
                 continue
-            items.append(Item(stem, image, (mask,), group=self._group_of(stem)))
+            if is_volume(image) != is_volume(mask):
+                same = UserError(f"{image} and its mask {mask} must be of one kind.", fix="save both as volumes")
+                self.complain(same)
+                continue
+            items += self._items_of(stem, image, mask)
         for path in masks.values():
             self.complain(UserError(f"{path} has no image.", fix="remove it, or add its image"), harmless=True)
         return items
 
     def binary_masks(self, item: Item) -> tuple[Path, ...]:
         """The masks, unless their values are class ids."""
-        return () if self.indexed else item.masks
+        return () if self.indexed or is_volume(item.image) else item.masks
+
+    @cached_property
+    def sliced(self) -> bool:  # type: ignore[override]
+        """Whether there are volumes, of whose slices some show no foreground."""
+        folder = self.root / "images"
+        return folder.is_dir() and any(map(is_volume, _list_files(folder)))
+
+    def read_image(self, item: Item) -> np.ndarray:
+        """Read a picture, or one slice of a volume: ``(H, W)`` or ``(H, W, 3)``.
+
+        Raises:
+            UserError: If the file is damaged or holds values that are not finite.
+        """
+        if not is_volume(item.image):
+            return super().read_image(item)
+        read = scaled_slice if self.scale_volumes else read_slice
+        return read(self._volume(item.image), item.slice_index)
+
+    def spacing(self, item: Item) -> tuple[float, ...] | None:
+        """Voxel size ``(slice, row, column)`` of a volume in mm."""
+        return self._volume(item.image).spacing if is_volume(item.image) else None
 
     def read_label(self, item: Item, size: tuple[int, int]) -> np.ndarray:
         """Read binary masks as class 1 and indexed ones as they are; uint8 ``(H, W)``.
@@ -123,10 +170,13 @@ class FolderLayout(Layout):
         Raises:
             UserError: If the mask has another size than the image or a value that is no class.
         """
-        if not self.indexed:
-            return super().read_label(item, size)
         path = item.masks[0]
-        label = read_indexed_mask(path)
+        if is_volume(path):
+            label = self._slice_of_mask(item)
+        elif not self.indexed:
+            return super().read_label(item, size)
+        else:
+            label = read_indexed_mask(path)
         check_size(label, size, path, item.image)
         highest = int(label.max(initial=0))
         if highest > len(self.class_names):
@@ -138,21 +188,61 @@ class FolderLayout(Layout):
             )
         return label
 
+    def _items_of(self, stem: str, image: Path, mask: Path | None = None) -> list[Item]:
+        item = Item(stem, image, () if mask is None else (mask,), group=self._group_of(stem) if mask else "")
+        if not is_volume(image):
+            return [item]
+        try:
+            shape = self._volume(image).shape
+            other = shape if mask is None else self._volume(mask).shape
+            if other != shape:
+                raise UserError(
+                    f"{mask}: the mask has another shape than its image {image.name}.",
+                    expected=f"(slices, rows, columns) = {shape}, as the image",
+                    found=str(other),
+                    fix="resample the mask to the image, or remove the pair",
+                )
+        except UserError as error:
+            self.complain(error)
+            return []
+        return [item._replace(slice_index=index, num_slices=shape[0]) for index in range(shape[0])]
+
+    def _volume(self, path: Path) -> Volume:
+        if path not in self._volumes:
+            self._volumes[path] = open_volume(path)
+        return self._volumes[path]
+
+    def _slice_of_mask(self, item: Item) -> np.ndarray:
+        values = read_slice(self._volume(item.masks[0]), item.slice_index)
+        if not self.indexed:
+            return (values > 0).astype(np.uint8)
+        ids = values.astype(np.uint8)
+        if (ids != values).any():
+            raise UserError(
+                f"{item.masks[0]}: slice {item.slice_index + 1} holds values that are no class ids.",
+                expected="whole numbers 0..255",
+                found=", ".join(f"{value:g}" for value in np.unique(values)[:6]),
+                fix="write the mask again without interpolation, or set --data.masks binary",
+            )
+        return ids
+
     def _by_stem(self, name: str) -> dict[str, Path]:
         folder = self.root / name
-        paths = list_images(folder) if folder.is_dir() else []
+        paths = _list_files(folder) if folder.is_dir() else []
         if not paths:
             raise UserError(
                 f"No images found in {folder}.",
-                expected="png, jpg, tif or bmp files in the folders images and masks, paired by name",
+                expected="png, jpg, tif, bmp or webp files, or nii, nii.gz, mha or mhd volumes, "
+                "in the folders images and masks, paired by name",
                 fix="put them there, or give another folder with --data.root",
             )
         by_stem: dict[str, Path] = {}
         for path in paths:
-            if path.stem in by_stem:
-                same = f"{by_stem[path.stem]} and {path.name} have the same name."
+            stem = stem_of(path)
+            if stem in by_stem:
+                same = f"{by_stem[stem]} and {path.name} have the same name."
                 self.complain(UserError(same, fix="rename one of them"))
-            by_stem[path.stem] = path
+            by_stem[stem] = path
         return by_stem
 
     def _group_of(self, stem: str) -> str:
@@ -167,9 +257,29 @@ class FolderLayout(Layout):
         return match[1] if self.group.groups else match[0]
 
 
+def _list_files(folder: Path) -> list[Path]:
+    """Pictures and volumes directly inside a folder, in natural order."""
+    return sorted(
+        [*list_images(folder), *(path for path in folder.iterdir() if is_volume(path) and path.name[0] != ".")],
+        key=lambda path: natural_key(path.name),
+    )
+
+
+def _single(items: Iterable[Item]) -> list[Item]:
+    """Slices as cases of their own, for training; pictures as they are."""
+    return [
+        item._replace(
+            case_id=f"{item.case_id}_slice_{item.slice_index + 1}", group=item.group or item.case_id, num_slices=1
+        )
+        if is_volume(item.image)
+        else item
+        for item in items
+    ]
+
+
 def _highest_value(path: Path) -> int:
     try:
-        return int(read_indexed_mask(path).max(initial=0))
+        return int((read_volume(open_volume(path)) if is_volume(path) else read_indexed_mask(path)).max(initial=0))
     except UserError:  # colours are no class ids; a damaged file is reported when it is needed
         return 255
 

@@ -3,8 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from lightning_samseg.launch import requeue
+
+LISTEN_EVERY = 10
+"""Iterations between two questions of several ranks whether one of them was told to stop: each waits for the GPUs."""
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -21,8 +28,14 @@ class BestCheckpoint(ModelCheckpoint):
         self.CHECKPOINT_EQUALS_CHAR = "-"
 
 
-class LastCheckpoint(Callback):
+class LastCheckpoint(Checkpoint):
     """Writes ``last.ckpt`` every so many iterations and at the end: what a killed run loses is never more than that.
+
+    Where a validation follows the iteration, it comes first, so that a resumed run neither misses it nor forgets how
+    good ``best.ckpt`` is. It stands behind ``BestCheckpoint`` in the list of callbacks for the same reason.
+
+    In a Slurm job that gets SIGUSR1 it writes once more, at the end of a step that all ranks agree on, and puts the job
+    back into the queue; ``--ckpt_path last`` goes on from there. After SIGTERM, one process writes once more, too.
 
     Lightning writes to a temporary name and renames, so a kill in the middle leaves the previous file.
 
@@ -35,19 +48,69 @@ class LastCheckpoint(Callback):
         self.path = Path(folder) / "last.ckpt"
         self.every = every
         self._saved_step = -1
+        self._due = self._leaves = False
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        """Leave, or go on, once Lightning has logged the step that was saved."""
+        if self._saved_step != trainer.global_step:
+            return
+        if self._leaves:
+            requeue.requeue(trainer.is_global_zero)
+        for logger in trainer.loggers:
+            logger.save()  # or a kill would leave a hole in front of the checkpoint
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save when the iteration count is a multiple of ``every``."""
-        if trainer.global_step % self.every == 0:
+        """Save when the iteration count is a multiple of ``every``, or the job is told to stop."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:  # a checkpoint does not hold collected gradients
+            return
+        listens = trainer.world_size == 1 or (batch_idx + 1) // trainer.accumulate_grad_batches % LISTEN_EVERY == 0
+        stop = listens and _told_to_stop(trainer)
+        self._due = stop or trainer.global_step % self.every == 0
+        if self._due and not _validation_follows(trainer):
             self._save(trainer)
+            self._leaves = stop
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save what had to wait for the validation."""
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        stop = _told_to_stop(trainer)
+        if stop or self._due:
+            self._due = False
+            self._save(trainer)
+            self._leaves = stop
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what came after the last multiple."""
         self._save(trainer)
 
+    def on_test_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        """The test after a fit is repeated as a whole: there is nothing to save."""
+        if trainer.world_size == 1 and _told_to_stop(trainer):  # several ranks have unequal numbers of batches
+            requeue.requeue(trainer.is_global_zero)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save where Lightning stops after SIGTERM, which it does at the end of a step."""
+        if isinstance(exception, SIGTERMException) and trainer.world_size == 1 and trainer.training:
+            self._save(trainer)
+
     def _save(self, trainer: Trainer) -> None:
         if trainer.global_step != self._saved_step:
             self._saved_step = trainer.global_step
             trainer.save_checkpoint(self.path)
+
+
+def _told_to_stop(trainer: Trainer) -> bool:
+    """Whether any rank was."""
+    if not requeue.in_job() or trainer.world_size == 1:
+        return requeue.told_to_stop()
+    return trainer.strategy.reduce_boolean_decision(requeue.told_to_stop(), all=False)
+
+
+def _validation_follows(trainer: Trainer) -> bool:
+    """Whether Lightning validates after this iteration."""
+    loop = trainer.fit_loop.epoch_loop
+    fetcher = trainer.fit_loop._data_fetcher
+    return trainer.enable_validation and fetcher is not None and loop._should_check_val_fx(fetcher)

@@ -1,6 +1,7 @@
 """Pictures of predictions: the image, the reference's contour, the prediction's contour."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,14 @@ class OverlayWriter(Callback):
             print(f"overlays  {self.folder}")
 
 
-def draw_overlay(image: np.ndarray, reference: np.ndarray, prediction: np.ndarray, case: Case) -> np.ndarray:
+def draw_overlay(
+    image: np.ndarray,
+    reference: np.ndarray,
+    prediction: np.ndarray,
+    case: Case,
+    more: Sequence[np.ndarray] = (),
+    more_text: str = "",
+) -> np.ndarray:
     """Three panels under a caption: the image, the reference, and the prediction with the reference in white.
 
     Args:
@@ -65,20 +73,22 @@ def draw_overlay(image: np.ndarray, reference: np.ndarray, prediction: np.ndarra
         reference: uint8 ``(H, W)`` class ids.
         prediction: uint8 ``(H, W)`` class ids.
         case: Named in the caption.
+        more: Panels uint8 ``(H, W, 3)`` to their right.
+        more_text: What the caption says of them.
 
     Returns:
-        uint8 ``(H + 28, 3W, 3)``.
+        uint8 ``(H + 28, (3 + len(more)) W, 3)``.
     """
     expected, predicted = image.copy(), image.copy()
     draw_contours(expected, reference)
     draw_contours(predicted, reference, REFERENCE_COLOUR)
     draw_contours(predicted, prediction)
-    panels = np.concatenate([image, expected, predicted], axis=1)
+    panels = np.concatenate([image, expected, predicted, *more], axis=1)
     caption = np.full((CAPTION_HEIGHT, panels.shape[1], 3), 24, np.uint8)
     slice_note = f" slice {case.slice_index}" if case.num_slices > 1 else ""
     score = foreground_dsc(reference, prediction)
-    text = f"{case.case_id}{slice_note}: image | reference | prediction (reference white), DSC {score}"
-    scale = min(0.5, panels.shape[1] / 1400)
+    text = f"{case.case_id}{slice_note}: image | reference | prediction (reference white), DSC {score}{more_text}"
+    scale = min(0.5, panels.shape[1] / (1400 + 12 * len(more_text)))
     cv2.putText(caption, text, (6, 19), cv2.FONT_HERSHEY_SIMPLEX, scale, (235, 235, 235), 1, cv2.LINE_AA)
     return np.concatenate([caption, panels])
 
@@ -89,8 +99,12 @@ def draw_contours(image: np.ndarray, labels: np.ndarray, colour: tuple[int, int,
     for class_id in np.unique(labels):
         if class_id:
             contours, _ = cv2.findContours((labels == class_id).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-            line = colour or CLASS_COLOURS[(int(class_id) - 1) % len(CLASS_COLOURS)]
-            cv2.drawContours(image, contours, -1, line, thickness)
+            cv2.drawContours(image, contours, -1, colour or class_colour(int(class_id)), thickness)
+
+
+def class_colour(class_id: int) -> tuple[int, int, int]:
+    """RGB of a class, white for the background 0."""
+    return CLASS_COLOURS[(class_id - 1) % len(CLASS_COLOURS)] if class_id else REFERENCE_COLOUR
 
 
 def foreground_dsc(reference: np.ndarray, prediction: np.ndarray) -> str:

@@ -1,14 +1,12 @@
 """``metrics.json`` and ``cases.csv`` of a test or validation, and the table on the screen."""
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-import lightning_samseg
+from lightning_samseg.callbacks.provenance import provenance, upload_files
 from lightning_samseg.io.files import atomic_write
 from lightning_samseg.metrics import CaseScores, write_csv
 
@@ -37,18 +35,15 @@ class ResultsWriter(Callback):
         result = {
             "summary": {name: details[name] for name in headline},
             **{name: value for name, value in details.items() if name not in headline},
-            "method": f"{type(pl_module).__module__}.{type(pl_module).__qualname__}",
             "iterations": trainer.global_step or None,
             "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
-            "weights_sha256": pl_module.weights_sha256,
-            "seed": pl_module.seed,
-            "git_commit": git_commit(),
-            "versions": {"lightning_samseg": lightning_samseg.__version__, "torch": torch.__version__},
+            **provenance(trainer, pl_module),
         }
         self.folder.mkdir(parents=True, exist_ok=True)
         write_csv(table.rows, self.folder / "cases.csv")
         with atomic_write(self.folder / "metrics.json") as temporary:
             temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+        upload_files(trainer, self.folder / "metrics.json", self.folder / "cases.csv")
         print(format_summary(details, getattr(trainer.datamodule, "class_names", None)))  # type: ignore[attr-defined]
         print(f"table     {self.folder / 'metrics.json'}\ncases     {self.folder / 'cases.csv'}")
 
@@ -82,12 +77,3 @@ def percent(value: float | None, width: int) -> str:
 def number(value: float | None, width: int) -> str:
     """A distance, or a dash."""
     return f"{'-':>{width}}" if value is None else f"{value:{width}.2f}"
-
-
-def git_commit() -> str | None:
-    """Commit of the checkout this package runs from, with ``-dirty`` where files differ; None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
-    except (OSError, subprocess.SubprocessError):
-        return None

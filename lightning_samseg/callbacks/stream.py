@@ -7,17 +7,16 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-import lightning_samseg
-from lightning_samseg.callbacks.results import git_commit
+from lightning_samseg.callbacks.provenance import provenance, upload_files
 from lightning_samseg.io.files import atomic_write
 from lightning_samseg.online.trace import ImageRow, PromptRow, Round, RowFile, format_summary, read_rows, summary
-from lightning_samseg.types import StreamItem
 
 
 class StreamWriter(Callback):
     """Appends the rows of every image. A resumed run cuts off those that were written after its checkpoint.
 
-    It must come before the callback that writes checkpoints, which then counts on the rows of the same image.
+    It must come before the callback that writes checkpoints, which then counts on the rows of the same images. With
+    several processes rank 0 writes for all of them.
 
     Args:
         folder: Folder of the results.
@@ -30,21 +29,27 @@ class StreamWriter(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the files, or cut them back to the checkpoint."""
+        if not trainer.is_global_zero:
+            return
         self._images = RowFile(self.folder / "cases.csv", ImageRow._fields, self._resumed.get("cases"))
         self._prompts = RowFile(self.folder / "prompts.csv", PromptRow._fields, self._resumed.get("prompts"))
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: StreamItem, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Append the rows of one image."""
-        done: Round = outputs["round"]
-        self._prompts.append(done.prompts)
-        self._images.append([done.image])
-        self._seconds += done.seconds
-        self._sam_seconds += done.sam_seconds
+        """Append the rows of a step's images."""
+        rounds: list[Round] = outputs["rounds"]  # of all processes, on rank 0
+        if not rounds:
+            return
+        self._prompts.append([row for each in rounds for row in each.prompts])
+        self._images.append([each.image for each in rounds])
+        self._seconds += sum(each.seconds for each in rounds)
+        self._sam_seconds += sum(each.sam_seconds for each in rounds)
 
     def state_dict(self) -> dict[str, Any]:
-        """Sizes of the files and the times so far."""
+        """Sizes of the files and the times so far; rank 0's counts."""
+        if not hasattr(self, "_images"):
+            return {}
         return {
             "cases": self._images.size,
             "prompts": self._prompts.size,
@@ -59,6 +64,8 @@ class StreamWriter(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the table, from the rows as they stand in the file."""
+        if not trainer.is_global_zero:
+            return
         rows = read_rows(self._images.path)
         if not rows:
             return
@@ -73,16 +80,20 @@ class StreamWriter(Callback):
             },
             "convention": module.convention,
             "unit": "px",
-            "method": f"{type(module).__module__}.{type(module).__qualname__}",
             "iterations": trainer.global_step,
-            "weights_sha256": module.weights_sha256,
-            "seed": module.seed,
+            "images_per_step": module.images_per_step,
+            "processes": trainer.world_size,
             "device": device_name(module.device),
-            "git_commit": git_commit(),
-            "versions": {"lightning_samseg": lightning_samseg.__version__, "torch": torch.__version__},
+            **provenance(trainer, module),
         }
         with atomic_write(self.folder / "metrics.json") as temporary:
             temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+        # Loggers hear of every n-th image, and would miss where the stream ends.
+        last = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("dsc/")}
+        for logger in trainer.loggers:
+            logger.log_metrics(last, step=trainer.global_step)
+            logger.save()
+        upload_files(trainer, self.folder / "metrics.json", self._images.path, self._prompts.path)
         print(format_summary(table))
         print(
             f"{prompts} prompts, {table['rectified']} images rectified, {table['without_prompt']} without prompt, "

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
+from lightning_samseg.callbacks.logger_images import log_image
 from lightning_samseg.callbacks.overlays import CAPTION_HEIGHT, draw_contours
 from lightning_samseg.io.images import write_image
 from lightning_samseg.online.crops import paste
@@ -34,6 +35,8 @@ class Chosen(NamedTuple):
 class StreamFigures(Callback):
     """Keeps three cases in memory and draws ``figures/*.png`` at the end, so that drawing never slows the stream.
 
+    TensorBoard and W&B get the pictures as ``figures/NAME``; the running curves they have as numbers already.
+
     The cases are the stream's first image with a prompt and those that AuxOL improves and harms most, in DSC over SAM
     clipped to the crops.
 
@@ -46,10 +49,13 @@ class StreamFigures(Callback):
         self._chosen: dict[str, Chosen] = {}
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: StreamItem, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the image's masks if it is one of the three."""
-        done: Round = outputs["round"]
+        """Keep the masks of those of a step's images that are one of the three."""
+        for done in outputs["rounds"]:  # of all processes, on rank 0
+            self._consider(done)
+
+    def _consider(self, done: Round) -> None:
         gain = done.image.aux_ol_dsc - done.image.sam_clipped_dsc
         if not done.prompts:
             return
@@ -77,6 +83,8 @@ class StreamFigures(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw."""
+        if not trainer.is_global_zero:
+            return
         rows = read_rows(self.folder / "cases.csv")
         if not rows:
             return
@@ -87,6 +95,8 @@ class StreamFigures(Callback):
         for name, chosen in self._chosen.items():
             row = next(row for row in rows if row.position == chosen.position)
             write_image(folder / f"{name}.png", draw_strip(loader.dataset[chosen.position], chosen, row))
+        for path in sorted(folder.glob("*.png")):
+            log_image(trainer, f"figures/{path.stem}", path, trainer.global_step)
         print(f"figures   {folder}")
 
 

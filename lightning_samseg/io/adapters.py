@@ -1,9 +1,9 @@
 """Adapters: what a run has trained, without the pretrained weights beneath it, in one file that describes itself.
 
-The tensors are those of :class:`BranchedSam` that are not the frozen encoder: LoRA, prompt encoder (with the matrix of
-its position encoding) and decoders. The safetensors metadata tells, as JSON, what is needed to rebuild the model: its
-architecture, the sha256 of the pretrained weights, the method with its arguments, and the version that wrote the file.
-A file is read and written only if all of this is consistent.
+The tensors are those of :class:`BranchedSam` that are not the frozen encoder: LoRA or bottlenecks, prompt encoder (with
+the matrix of its position encoding) and decoders. The safetensors metadata tells, as JSON, what is needed to rebuild
+the model: its architecture, the sha256 of the pretrained weights, how the training images were prepared, the method
+with its arguments, and the version that wrote the file. A file is read and written only if all of this is consistent.
 """
 
 import json
@@ -23,7 +23,8 @@ from lightning_samseg import __version__
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.files import atomic_write
 from lightning_samseg.io.weights import CHECKPOINTS
-from lightning_samseg.models.dual_branch import BranchedSam
+from lightning_samseg.models.bottleneck import MSA_KEY, find_msa
+from lightning_samseg.models.dual_branch import AdapterKind, BranchedSam
 from lightning_samseg.models.lora import attention_names
 from lightning_samseg.models.mask_decoder import Upsampling
 from lightning_samseg.models.sam import VIT_SHAPES, BackboneName, build_image_encoder, embedding_stride
@@ -35,7 +36,10 @@ _MASK_TOKENS = "mask_decoders.{}.mask_tokens.weight"
 
 @dataclass(frozen=True)
 class Architecture:
-    """The arguments of :class:`BranchedSam` that decide its shape and its function; see there."""
+    """The arguments of :class:`BranchedSam` that decide its shape and its function; see there.
+
+    Those of the other kind of adapter have one value each: rank and scale of LoRA 0 beside bottlenecks.
+    """
 
     backbone: BackboneName
     image_size: int
@@ -45,6 +49,10 @@ class Architecture:
     lora_rank: int
     lora_alpha: float
     lora_blocks: list[int] | None
+    # Files from before there were bottlenecks do not tell.
+    adapter_kind: AdapterKind = "lora"
+    msa_ratio: float = 0.25
+    msa_scale: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,9 @@ class Adapter:
     """Of the checkpoint file the encoder was loaded from; None for random weights."""
     method: dict[str, Any] | None = None
     """``class_path`` and ``init_args`` of the method that trained it, as under ``model`` in a config."""
+    view: dict[str, Any] | None = None
+    """How its training images were prepared: ``resize``, ``normalise``, ``grey`` and ``geometry`` of the data module;
+    None where nobody said."""
     framework_version: str = __version__
     git_commit: str | None = None
 
@@ -85,7 +96,7 @@ def save_adapter(
         UserError: If an entry holds NaN or infinity, or ``backbone`` is not the model's.
     """
     tensors = trained_part(sam.state_dict())
-    architecture = infer_architecture(tensors, backbone, sam.prompt_encoder.image_size, _lora_alpha(sam))
+    architecture = infer_architecture(tensors, backbone, sam.prompt_encoder.image_size, **_scales(sam))
     adapter = Adapter(architecture, tensors, sam.weights_sha256, method, git_commit=git_commit)
     write_adapter(adapter, path)
     return adapter
@@ -105,9 +116,22 @@ def load_adapter(path: str | Path, checkpoint: str | None = None, allow_other_ba
     Raises:
         UserError: If the file is not a valid adapter, or the pretrained weights are missing or others.
     """
-    adapter = read_adapter(path)
+    return build_adapted(read_adapter(path), path, checkpoint, allow_other_base)
+
+
+def build_adapted(
+    adapter: Adapter, source: str | Path, checkpoint: str | None = None, allow_other_base: bool = False
+) -> BranchedSam:
+    """Build the model of an adapter that has been read already; else as :func:`load_adapter`.
+
+    Args:
+        adapter: Its content.
+        source: What to call it in messages.
+        checkpoint: See :func:`load_adapter`.
+        allow_other_base: See :func:`load_adapter`.
+    """
     sam = BranchedSam(**vars(adapter.architecture), checkpoint=checkpoint)
-    _load(sam, adapter, path, allow_other_base)
+    _load(sam, adapter, source, allow_other_base)
     return sam
 
 
@@ -160,7 +184,7 @@ def read_adapter(path: str | Path) -> Adapter:
         if architecture.backbone not in get_args(BackboneName):
             raise ValueError(f"unknown backbone {architecture.backbone}")
         adapter = Adapter(architecture, tensors, **values)
-        _check(adapter, str(path))
+        check_adapter(adapter, str(path))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(
             f"The description inside {path} is damaged.",
@@ -177,10 +201,9 @@ def write_adapter(adapter: Adapter, path: str | Path) -> None:
     Raises:
         UserError: If the tensors are not those of the architecture, or hold NaN or infinity.
     """
-    _check(adapter, f"The adapter for {path}")
-    described = {
-        name: getattr(adapter, name) for name in ("base_weights_sha256", "method", "framework_version", "git_commit")
-    }
+    check_adapter(adapter, f"The adapter for {path}")
+    names = ("base_weights_sha256", "method", "view", "framework_version", "git_commit")
+    described = {name: getattr(adapter, name) for name in names}
     described["architecture"] = asdict(adapter.architecture)
     metadata = {name: json.dumps(value, sort_keys=True, default=str) for name, value in described.items()}
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in adapter.tensors.items()}
@@ -190,11 +213,20 @@ def write_adapter(adapter: Adapter, path: str | Path) -> None:
 
 def trained_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The entries of ``BranchedSam.state_dict()`` that belong into an adapter: all but the frozen encoder."""
-    return {key: value for key, value in state.items() if not key.startswith("image_encoder.") or ".lora_" in key}
+    return {
+        key: value
+        for key, value in state.items()
+        if not key.startswith("image_encoder.") or ".lora_" in key or MSA_KEY in key
+    }
 
 
 def infer_architecture(
-    tensors: Mapping[str, Tensor], backbone: BackboneName, image_size: int, lora_alpha: float | None = None
+    tensors: Mapping[str, Tensor],
+    backbone: BackboneName,
+    image_size: int,
+    lora_alpha: float | None = None,
+    msa_ratio: float = 0.25,
+    msa_scale: float = 0.5,
 ) -> Architecture:
     """Read an architecture off the shapes of the trained entries; what they do not tell is given.
 
@@ -203,6 +235,8 @@ def infer_architecture(
         backbone: Which image encoder.
         image_size: S, a multiple of 16.
         lora_alpha: LoRA's scale numerator; None for the rank, the scale 1 of SAMed and CPC-SAM.
+        msa_ratio: Width of the bottlenecks, if there are any.
+        msa_scale: Their scale.
 
     Raises:
         UserError: If there is no decoder.
@@ -224,6 +258,7 @@ def infer_architecture(
     down = [tensors.get(f"image_encoder.{name}.q_proj.lora_A.default.weight") for name in names]
     rank = next((len(matrix) for matrix in down if matrix is not None), 0)
     blocks = [index for index, matrix in enumerate(down) if matrix is not None]
+    msa = any(MSA_KEY in key for key in tensors)
     return Architecture(
         backbone=backbone,
         image_size=image_size,
@@ -233,6 +268,9 @@ def infer_architecture(
         lora_rank=rank,
         lora_alpha=0.0 if rank == 0 else float(rank if lora_alpha is None else lora_alpha),
         lora_blocks=None if len(blocks) in (0, len(names)) else blocks,
+        adapter_kind="msa" if msa else "lora",
+        msa_ratio=msa_ratio if msa else 0.25,
+        msa_scale=msa_scale if msa else 0.5,
     )
 
 
@@ -248,35 +286,7 @@ def check_base(adapter: Adapter, sha256: str | None, source: str) -> None:
         )
 
 
-def _load(sam: BranchedSam, adapter: Adapter, path: str | Path, allow_other_base: bool) -> None:
-    own_backbones = _backbones_of(sam)
-    if adapter.architecture.backbone not in own_backbones:
-        raise UserError(
-            f"The adapter {path} is for another backbone.",
-            expected=" or ".join(own_backbones),
-            found=adapter.architecture.backbone,
-            fix=f"set --model.backbone {adapter.architecture.backbone}",
-        )
-    own = trained_part(sam.state_dict())
-    architecture = infer_architecture(
-        own, adapter.architecture.backbone, sam.prompt_encoder.image_size, _lora_alpha(sam)
-    )
-    if adapter.architecture != architecture:
-        theirs, ours = asdict(adapter.architecture), asdict(architecture)
-        fields = [f"{name} {theirs[name]} (model: {ours[name]})" for name in theirs if theirs[name] != ours[name]]
-        entries = _differences({k: v.shape for k, v in own.items()}, {k: v.shape for k, v in adapter.tensors.items()})
-        raise UserError(
-            f"The adapter {path} is for another model.",
-            expected="the architecture it was trained with",
-            found="; ".join([", ".join(fields), *([entries] if entries else [])]),
-            fix="build the model with the adapter's values, or choose another adapter",
-        )
-    if not allow_other_base:
-        check_base(adapter, sam.weights_sha256, str(path))
-    sam.load_state_dict(adapter.tensors, strict=False)  # strict already: the frozen encoder is all that is left out
-
-
-def _check(adapter: Adapter, source: str) -> None:
+def check_adapter(adapter: Adapter, source: str) -> None:
     """Raise UserError unless the tensors are finite and exactly those of the architecture."""
     with torch.device("meta"):
         sam = BranchedSam(**vars(adapter.architecture), pretrained=False)
@@ -298,6 +308,32 @@ def _check(adapter: Adapter, source: str) -> None:
         )
 
 
+def _load(sam: BranchedSam, adapter: Adapter, path: str | Path, allow_other_base: bool) -> None:
+    own_backbones = _backbones_of(sam)
+    if adapter.architecture.backbone not in own_backbones:
+        raise UserError(
+            f"The adapter {path} is for another backbone.",
+            expected=" or ".join(own_backbones),
+            found=adapter.architecture.backbone,
+            fix=f"set --model.backbone {adapter.architecture.backbone}",
+        )
+    own = trained_part(sam.state_dict())
+    architecture = infer_architecture(own, adapter.architecture.backbone, sam.prompt_encoder.image_size, **_scales(sam))
+    if adapter.architecture != architecture:
+        theirs, ours = asdict(adapter.architecture), asdict(architecture)
+        fields = [f"{name} {theirs[name]} (model: {ours[name]})" for name in theirs if theirs[name] != ours[name]]
+        entries = _differences({k: v.shape for k, v in own.items()}, {k: v.shape for k, v in adapter.tensors.items()})
+        raise UserError(
+            f"The adapter {path} is for another model.",
+            expected="the architecture it was trained with",
+            found="; ".join([", ".join(fields), *([entries] if entries else [])]),
+            fix="build the model with the adapter's values, or choose another adapter",
+        )
+    if not allow_other_base:
+        check_base(adapter, sam.weights_sha256, str(path))
+    sam.load_state_dict(adapter.tensors, strict=False)  # strict already: the frozen encoder is all that is left out
+
+
 def _differences(expected: Mapping[str, torch.Size], found: Mapping[str, torch.Size]) -> str:
     """The differing entries, the first three by name; empty if there are none."""
     differing = [key for key in sorted({*expected, *found}) if expected.get(key) != found.get(key)]
@@ -312,9 +348,12 @@ def _differences(expected: Mapping[str, torch.Size], found: Mapping[str, torch.S
     return f"{len(differing)} differing entries: {'; '.join(map(explain, differing[:3]))}" if differing else ""
 
 
-def _lora_alpha(sam: BranchedSam) -> float | None:
+def _scales(sam: BranchedSam) -> dict[str, float]:
+    """What :func:`infer_architecture` cannot read off the entries."""
+    if msa := find_msa(sam.image_encoder):
+        return {"msa_ratio": msa[0], "msa_scale": msa[1]}
     layers = [module for module in sam.modules() if isinstance(module, LoraLayer)]
-    return float(layers[0].lora_alpha["default"]) if layers else None
+    return {"lora_alpha": float(layers[0].lora_alpha["default"])} if layers else {}
 
 
 def _backbones_of(sam: BranchedSam) -> list[str]:

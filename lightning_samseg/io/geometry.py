@@ -5,7 +5,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import spline_filter, zoom
+from scipy.ndimage import zoom
 from scipy.sparse import csr_array
 
 from lightning_samseg.types import Geometry
@@ -17,7 +17,7 @@ def resize_image(
     """Resize an image by cubic interpolation; overshoots are not clipped.
 
     ``half_pixel`` is OpenCV's cubic convolution. ``corner_aligned`` is the interpolating cubic B-spline of
-    ``scipy.ndimage.zoom(order=3)``, equal to it within float32's rounding and about ten times as fast: the spline's
+    ``scipy.ndimage.zoom(order=3)``, equal to it within float32's rounding and more than ten times as fast: the spline's
     coefficients, then one sparse matrix for the rows and one for the columns, kept for each pair of sizes.
 
     Args:
@@ -33,8 +33,9 @@ def resize_image(
     if image.ndim == 3:
         channels = [resize_image(image[..., channel], size, geometry) for channel in range(image.shape[2])]
         return np.stack(channels, axis=-1)
+    # Equal to scipy.ndimage.spline_filter(order=3, mode="mirror"), at a fifth of its time.
+    spline = cv2.sepFilter2D(image, cv2.CV_32F, _PREFILTER, _PREFILTER, borderType=cv2.BORDER_REFLECT_101)
     # Sparse products, not dense ones: they start no threads of their own, of which every worker would have a set.
-    spline = spline_filter(image, order=3, output=np.float32)
     columns = _spline_matrix(image.shape[1], size[1]) @ spline.T
     return np.asarray(_spline_matrix(image.shape[0], size[0]) @ columns.T)
 
@@ -62,6 +63,11 @@ def resize_labels(
     resized[rows < 0] = 0
     resized[:, columns < 0] = 0
     return resized
+
+
+_POLE = np.sqrt(3) - 2
+_PREFILTER = (np.sqrt(3) * _POLE ** np.abs(np.arange(-14, 15))).astype(np.float32)
+"""The inverse of the cubic B-spline's samples 1/6, 4/6, 1/6; what is cut off is below 1e-8."""
 
 
 @lru_cache(maxsize=256)

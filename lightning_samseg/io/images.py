@@ -10,7 +10,7 @@ from PIL import Image
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.files import atomic_write
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 """Lower-case endings of the files that are taken for pictures when a folder is listed."""
 
 # Everything Pillow's decoders are known to raise for a damaged file.
@@ -119,9 +119,12 @@ def to_grey(image: np.ndarray) -> np.ndarray:
         image: ``(H, W)`` or ``(H, W, 3)``, any dtype.
 
     Returns:
-        ``(H, W)``: grey pictures as they are, uint8 colour by the luma weights of ITU-R 601, as in Pillow's mode L.
+        ``(H, W)``: grey pictures as they are, colour by the luma weights of ITU-R 601, as in Pillow's mode L; the dtype
+        stays.
     """
-    return image if image.ndim == 2 else np.asarray(Image.fromarray(image).convert("L"))
+    if image.ndim == 2 or image.dtype != np.uint8:
+        return image if image.ndim == 2 else (image @ np.array([0.299, 0.587, 0.114])).astype(image.dtype)
+    return np.asarray(Image.fromarray(image).convert("L"))
 
 
 def to_rgb_uint8(image: np.ndarray) -> np.ndarray:

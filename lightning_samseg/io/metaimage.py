@@ -4,6 +4,7 @@ Format: https://itk.org/Wiki/MetaIO/Documentation. One scalar per voxel, 2 or 3 
 """
 
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,19 @@ _TYPES = {
     "MET_DOUBLE": "f8",
 }
 _LONGEST_HEADER = 1 << 16
+_GEOMETRY = (
+    "ElementSpacing",
+    "ElementSize",
+    "Offset",
+    "Position",
+    "Origin",
+    "TransformMatrix",
+    "Orientation",
+    "Rotation",
+    "CenterOfRotation",
+    "AnatomicalOrientation",
+    "DistanceUnits",
+)
 _FIX = "copy the header and its data file again from the source, or write the volume again with ITK or SimpleITK"
 
 
@@ -122,7 +136,13 @@ def read_slice(image: MetaImage, index: int) -> np.ndarray:
     return values.reshape(image.shape[1:]).astype(image.dtype.newbyteorder("="))
 
 
-def write_metaimage(path: str | Path, volume: np.ndarray, spacing: tuple[float, ...], compress: bool = False) -> None:
+def write_metaimage(
+    path: str | Path,
+    volume: np.ndarray,
+    spacing: tuple[float, ...],
+    compress: bool = False,
+    like: Mapping[str, str] | None = None,
+) -> None:
     """Write a volume; complete or absent.
 
     Args:
@@ -130,11 +150,13 @@ def write_metaimage(path: str | Path, volume: np.ndarray, spacing: tuple[float, 
         volume: ``(z, y, x)`` or ``(y, x)``, an integer or floating-point type.
         spacing: Voxel size in mm in the order of the axes.
         compress: Compress the voxels by zlib.
+        like: Fields of another header (``MetaImage.fields``); those that tell where the voxels lie are copied as they
+            are, the spacing among them.
     """
     path = Path(path)
     little = volume.astype(volume.dtype.newbyteorder("<"), order="C")
     content = zlib.compress(little.tobytes()) if compress else little.tobytes()
-    local = path.suffix == ".mha"
+    local = path.suffix.lower() == ".mha"
     data = path.with_suffix(".zraw" if compress else ".raw")
     element = next(name for name, code in _TYPES.items() if np.dtype(code) == volume.dtype.newbyteorder("="))
     fields = {
@@ -144,7 +166,8 @@ def write_metaimage(path: str | Path, volume: np.ndarray, spacing: tuple[float, 
         "BinaryDataByteOrderMSB": False,
         "CompressedData": compress,
         **({"CompressedDataSize": len(content)} if compress else {}),
-        "ElementSpacing": " ".join(f"{size:.9g}" for size in spacing[::-1]),
+        **({} if like else {"ElementSpacing": " ".join(f"{size:.9g}" for size in spacing[::-1])}),
+        **{key: like[key] for key in _GEOMETRY if like and key in like},
         "DimSize": " ".join(map(str, volume.shape[::-1])),
         "ElementType": element,
         "ElementDataFile": "LOCAL" if local else data.name,

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import yaml
 
 from lightning_samseg.errors import UserError
+from lightning_samseg.io.files import atomic_write
 
 VERBS = ("fit", "validate", "test", "predict")
 CELL_KEYS = ("paper", "table", "column", "row")
@@ -50,6 +51,12 @@ class Run:
         files = [part for config in self.configs for part in ("--config", config)]
         return [self.verb, *files, *(f"--{name}={_as_text(value)}" for name, value in options.items())]
 
+    @property
+    def resuming_argv(self) -> list[str]:
+        """As ``argv``, but a training that was begun goes on from its ``last.ckpt``."""
+        resumes = self.verb == "fit" and "ckpt_path" not in self.overrides
+        return [*self.argv, "--ckpt_path=last"] if resumes else self.argv
+
 
 def read_grid(path: str | Path, overrides: Mapping[str, Any] | None = None) -> list[Run]:
     """Expand a grid file: the product of its axes and seeds, without what it excludes, in the order of the file.
@@ -66,6 +73,33 @@ def read_grid(path: str | Path, overrides: Mapping[str, Any] | None = None) -> l
             form, two axes set the same option, or no run is left.
     """
     return list(_Grid(Path(path), dict(overrides or {})).runs())
+
+
+def write_grid_json(path: str | Path, runs: Sequence[Run]) -> Path:
+    """Leave ``grid.json`` in the grid's folder, from which a report knows what each run stands for.
+
+    Grids may share a folder: runs of others that are in the file stay there, and ``cells`` holds those of all grids.
+
+    Args:
+        path: The grid file.
+        runs: Its runs.
+
+    Returns:
+        The file: ``{"file", "runs": [{"name", "folder", "cell", "cells", "seed", "choices", "argv"}]}``.
+    """
+    target = Path(runs[0].folder).parent / "grid.json"
+    known: dict[str, Any] = {}
+    if target.is_file():
+        known = {entry["name"]: entry for entry in json.loads(target.read_text(encoding="utf-8"))["runs"]}
+    for run in runs:
+        entry = {key: getattr(run, key) for key in ("name", "folder", "cell", "seed", "choices", "argv")}
+        cells = known.get(run.name, {}).get("cells", [])  # those that it fills in other grids
+        entry["cells"] = cells if run.cell is None or run.cell in cells else [*cells, run.cell]
+        known[run.name] = entry
+    with atomic_write(target) as temporary:
+        content = {"file": str(path), "runs": list(known.values())}
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return target
 
 
 class _Grid:
@@ -136,7 +170,7 @@ class _Grid:
         if not self.path.is_file():
             raise UserError(f"There is no grid file {self.path}.", fix="see experiments/grids for those of the papers")
         try:
-            content = yaml.load(self.path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+            content = yaml.load(self.path.read_text(encoding="utf-8"), Loader=StrictLoader)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             self._fail("it is not YAML", found=" ".join(str(error).split()), fix="correct the place it names")
         return self._mapping(content, "the file")
@@ -248,10 +282,11 @@ class _Grid:
         raise UserError(f"{self.path}: {problem}.", expected=expected, found=found, fix=fix)
 
 
-class _StrictLoader(yaml.SafeLoader):
+class StrictLoader(yaml.SafeLoader):
     """Refuses a key that is given twice, of which YAML would silently take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As the safe loader does, without keys that are given twice."""
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)

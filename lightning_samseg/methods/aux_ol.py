@@ -1,17 +1,20 @@
 """AuxOL (Huang et al., TMI 2025): a small network learns online, beside a frozen SAM, from masks an expert rectified.
 
 One ``training_step`` is one image of the stream: SAM answers the prompts, the fusion is predicted and recorded, the
-expert speaks, the network learns (Listing 1). The record is what is scored: nothing is evaluated afterwards.
+expert speaks, the network learns (Listing 1). The record is what is scored: nothing is evaluated afterwards. As an
+extension of the paper a step may have several images, in one process or dealt out to several.
 """
 
 import dataclasses
 import time
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, Literal
 
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,21 +22,23 @@ from lightning_samseg.errors import UserError
 from lightning_samseg.io.files import cache_dir
 from lightning_samseg.losses.binary import bce_dice_loss, dice_loss
 from lightning_samseg.losses.structure import structure_loss
+from lightning_samseg.methods.base import describe
+from lightning_samseg.models.adapted import AdaptedGeneralist
 from lightning_samseg.models.generalist import Generalist, Preprocessing
 from lightning_samseg.models.sam import BackboneName
 from lightning_samseg.models.unet import build_auxiliary
+from lightning_samseg.online.ahead import Request, SamAhead, sam_ahead, upcoming_requests
 from lightning_samseg.online.batch import OnlineBatch, Policy
-from lightning_samseg.online.cache import LogitsCache, cache_key
+from lightning_samseg.online.cache import LogitsCache
 from lightning_samseg.online.expert import Expert
 from lightning_samseg.online.fusion import Fusion
 from lightning_samseg.online.learner import EntryLoss, OnlineLearner
-from lightning_samseg.online.records import Feedback, Prediction, PromptOutcome, merge
-from lightning_samseg.online.trace import COLUMNS, ImageRow, Round, image_row, prompt_rows
-from lightning_samseg.prompts.boxes import Box, crop_of_box, crop_of_point
-from lightning_samseg.prompts.files import PromptFile
-from lightning_samseg.prompts.noise import shift_box
-from lightning_samseg.prompts.objects import PointKind, find_objects
-from lightning_samseg.types import Case, StreamItem
+from lightning_samseg.online.prompter import PointCrop, Prompter
+from lightning_samseg.online.trace import COLUMNS, ImageRow, Round, gather_rounds, round_of
+from lightning_samseg.online.walk import Arrival, walk
+from lightning_samseg.prompts.objects import PointKind
+from lightning_samseg.prompts.regions import share_among_prompts
+from lightning_samseg.types import StreamItem
 
 LOSSES: dict[str, EntryLoss] = {
     "dice": dice_loss,
@@ -41,13 +46,8 @@ LOSSES: dict[str, EntryLoss] = {
     "structure": structure_loss,
     "structure_authors": partial(structure_loss, bce="plain"),
 }
-POINT_CROPS: dict[str, dict[str, Any]] = {
-    "paper": {"largest_component": False, "margin": 0.0, "min_side": 1},
-    "authors": {"largest_component": False, "margin": 0.10, "min_side": 16},
-    "largest_component": {"largest_component": True, "margin": 0.10, "min_side": 16},
-}
-# Streams of random numbers beside the expert's; with the position they make every draw independent of the others.
-BOX_SHIFT, NETWORK = 3, 4
+# Stream of random numbers beside those of the expert and the prompter; with the position every draw is independent.
+NETWORK = 4
 
 
 class AuxOl(lightning.LightningModule):
@@ -59,6 +59,9 @@ class AuxOl(lightning.LightningModule):
         backbone: The frozen generalist. The paper: SAM-H and MedSAM.
         checkpoint: Its weights in official SAM's names instead of the cached ones. For points the authors give MedSAM
             the weights ``medsam_point_prompt_flare22.pth`` of its repository.
+        adapter: What SAMed or CpcSam has trained makes the generalist a SAM adapted to the task (Sec. 4.3): an adapter
+            file, or ``best.ckpt`` of the run. It sees images as in its training and answers without prompts; see
+            ``models.adapted``. ``preprocessing`` and ``sam_size`` are the adapter's then.
         preprocessing: ``own``: as the backbone's authors publish it; ``sam``: as SAM's predictor, which the authors of
             AuxOL use for MedSAM, too.
         sam_size: Side of SAM's square input in pixels; None for what it was trained at.
@@ -89,6 +92,10 @@ class AuxOl(lightning.LightningModule):
             any of its masks is used.
         step_per: Updates of the network: one per rectified ``prompt``, or one per ``image``.
         replay_without_feedback: Also update where there is nothing new to learn (authors).
+        images_per_step: R: that many images of the stream are predicted with the weights as they are, then the network
+            learns from all of them together (``online.walk``). They are dealt out to the processes in turn; R is a
+            multiple of their number, and the result does not depend on it. None: one image per process, which is the
+            paper's step where there is one process.
         fusion: ``fixed``: the weight ``alpha``. ``adaptive``: the mean of the last ``alpha_window`` best weights (Sec.
             3.3). The paper calls fixed the default; the point rows of its Table 2 are the adaptive ones of Table 5.
         alpha: Weight of SAM, fixed or until a best weight is known.
@@ -100,6 +107,7 @@ class AuxOl(lightning.LightningModule):
             nobody has drawn where feedback is partial.
         expert: Who rectifies, when, and how well.
         cache_gb: Largest size of the cache of SAM's logits in GB, shared by all runs; 0 for none.
+        sam_batch: Images that SAM encodes together, ahead of the stream; None: 4 on a GPU, 1 on a CPU.
         convention: Metric convention; the paper's numbers follow ``aux_ol``.
         num_classes: Filled in from the data by the command line; a stream has one foreground.
         image_size: Filled in from the data by the command line; without use, see ``sam_size``.
@@ -114,12 +122,13 @@ class AuxOl(lightning.LightningModule):
 
     needs_training = True
 
-    generalist: Generalist
+    generalist: Generalist | AdaptedGeneralist
 
     def __init__(
         self,
         backbone: BackboneName = "sam_vit_h",
         checkpoint: str | None = None,
+        adapter: str | None = None,
         preprocessing: Preprocessing = "own",
         sam_size: int | None = None,
         prompt: Literal["box", "point"] = "box",
@@ -128,7 +137,7 @@ class AuxOl(lightning.LightningModule):
         min_object_side: int = 1,
         prompt_file: str | None = None,
         box_shift: float = 0.0,
-        point_crop: Literal["paper", "authors", "largest_component"] = "paper",
+        point_crop: PointCrop = "paper",
         auxiliary: str = "unet17m",
         encoder_weights: Literal["imagenet"] | None = None,
         width: float = 1.0,
@@ -142,6 +151,7 @@ class AuxOl(lightning.LightningModule):
         prompt_order: Literal["prompt", "image"] = "prompt",
         step_per: Literal["prompt", "image"] = "prompt",
         replay_without_feedback: bool = False,
+        images_per_step: int | None = None,
         fusion: Literal["fixed", "adaptive"] = "fixed",
         alpha: float = 0.5,
         alpha_window: int = 5,
@@ -150,6 +160,7 @@ class AuxOl(lightning.LightningModule):
         alpha_from: Literal["rectified", "every"] = "rectified",
         expert: Expert = Expert(),  # noqa: B008 - immutable
         cache_gb: float = 8.0,
+        sam_batch: int | None = None,
         convention: Literal["aux_ol", "strict"] = "aux_ol",
         num_classes: int = 1,
         image_size: int = 512,
@@ -165,39 +176,63 @@ class AuxOl(lightning.LightningModule):
                 expected="step_per image with prompt_order image",
                 fix="set --model.prompt_order image, or --model.step_per prompt",
             )
-        if not 0 <= box_shift < 1:
-            raise UserError(f"box_shift {box_shift}", expected="a fraction in [0, 1)", fix="use 0.05 as the authors do")
-        self.prompt, self.point, self.objects = prompt, point, objects
-        self.min_object_side, self.box_shift, self.point_crop = min_object_side, box_shift, point_crop
+        if images_per_step is not None and images_per_step < 1:
+            raise UserError(f"images_per_step {images_per_step}", expected="at least 1", fix="use 1 as the paper does")
+        self.prompter = Prompter(prompt, point, objects, min_object_side, prompt_file, box_shift, point_crop, seed)
         self.prompt_order, self.expert, self.convention, self.seed = prompt_order, expert, convention, seed
-        self.prompt_file = None if prompt_file is None else PromptFile(prompt_file, prompt)
-        chosen = ("mask" if prompt == "box" else "none") if extra_channel == "auto" else extra_channel
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.auxiliary = build_auxiliary(
-                auxiliary, in_channels=3 if chosen == "none" else 4, encoder_weights=encoder_weights, width=width
-            )
-        self.learner = OnlineLearner(
-            self.auxiliary,
-            Fusion(fusion, alpha, alpha_window, alpha_grid, alpha_start, alpha_from),
-            OnlineBatch(capacity, policy),
-            loss=LOSSES[loss],
-            lr=lr,
-            weight_decay=weight_decay,
-            crop_size=crop_size,
-            extra_channel=None if chosen == "none" else chosen,
-            step_per=step_per,
-            replay_without_feedback=replay_without_feedback,
-        )
+        self._images_per_step = images_per_step
         # Not a submodule: frozen, so that it belongs into no checkpoint.
-        self.__dict__["generalist"] = Generalist(backbone, sam_size, checkpoint, preprocessing)
+        if adapter is None:
+            self.__dict__["generalist"] = Generalist(backbone, sam_size, checkpoint, preprocessing)
+        else:
+            self.__dict__["generalist"] = AdaptedGeneralist(adapter, backbone, checkpoint)
+        self.learner = self._build_learner(self.hparams)
         self.cache = LogitsCache(cache_dir() / "sam_logits", int(cache_gb * 1e9)) if cache_gb > 0 else None
+        self._sam_batch = sam_batch
+        self._sam: SamAhead | None = None
         self._running = {"images": 0.0, **dict.fromkeys(COLUMNS, 0.0)}
+
+    def _build_learner(self, h: Any) -> OnlineLearner:
+        """What learns, from the constructor's arguments."""
+        extra: Any = ("mask" if h.prompt == "box" else "none") if h.extra_channel == "auto" else h.extra_channel
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(h.seed)
+            self.auxiliary = build_auxiliary(
+                h.auxiliary, in_channels=3 if extra == "none" else 4, encoder_weights=h.encoder_weights, width=h.width
+            )
+        return OnlineLearner(
+            self.auxiliary,
+            Fusion(h.fusion, h.alpha, h.alpha_window, h.alpha_grid, h.alpha_start, h.alpha_from),
+            OnlineBatch(h.capacity, h.policy),
+            loss=LOSSES[h.loss],
+            lr=h.lr,
+            weight_decay=h.weight_decay,
+            crop_size=h.crop_size,
+            extra_channel=None if extra == "none" else extra,
+            step_per=h.step_per,
+            replay_without_feedback=h.replay_without_feedback,
+        )
 
     @property
     def weights_sha256(self) -> str | None:
         """Hash of the generalist's weights."""
         return self.generalist.weights_sha256
+
+    @property
+    def images_per_step(self) -> int:
+        """R, images of a step over all processes; the data module deals them out.
+
+        Raises:
+            UserError: If R is no multiple of the number of processes.
+        """
+        processes = 1 if self._trainer is None else self.trainer.world_size
+        images = processes if self._images_per_step is None else self._images_per_step
+        if images % processes:
+            raise UserError(
+                f"{images} images per step cannot be dealt out to {processes} processes.",
+                fix=f"set --model.images_per_step to a multiple of {processes}, or to null for one per process",
+            )
+        return images
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The learner's; it is stepped by the learner."""
@@ -207,31 +242,42 @@ class AuxOl(lightning.LightningModule):
         """Bring SAM to the device and find the images that a prompt file names.
 
         Raises:
-            UserError: If there are several processes, half precision with a loss scale, or a name of the prompt file
-                is unknown.
+            UserError: If the processes do not share one network whole, precision is half with a loss scale, there are
+                several images per step for a batch of one entry, or a name of the prompt file is unknown.
         """
-        if self.trainer.world_size > 1:
-            raise UserError("The stream is walked through by one process.", fix="set --trainer.devices 1")
+        if self.trainer.world_size > 1 and not isinstance(self.trainer.strategy, DDPStrategy):
+            raise UserError("Every process holds the whole auxiliary network.", fix="set --trainer.strategy ddp")
         if self.trainer.precision == "16-mixed":
             raise UserError("AuxOl does not scale its loss.", fix="set --trainer.precision bf16-mixed or 32-true")
+        if self.images_per_step > 1 and self.learner.batch.policy == "single":
+            raise UserError(
+                f"policy single learns from one crop at a time, not from {self.images_per_step} images per step.",
+                fix="set --model.images_per_step 1 in a single process, or --model.policy smallest_loss",
+            )
         self.generalist.to(self.device)
-        if self.prompt_file is not None:
-            images = {}
-            for _, item in self.trainer.datamodule.stream_items():  # type: ignore[attr-defined]
-                images[_name(item)] = [item.image.name, item.image.stem] if item.num_slices == 1 else []
-            without = self.prompt_file.bind(images)
-            print(f"{self.prompt_file.path}: {len(images) - without} of {len(images)} images have prompts")
+        places = self.trainer.datamodule.stream_items()  # type: ignore[attr-defined]
+        loop = self.trainer.fit_loop.epoch_loop
+        # Until now the steps were counted as if each had one image.
+        loop.max_steps = min(loop.max_steps, -(-len(places) // self.images_per_step))
+        if self.prompter.file is not None:
+            self.print(self.prompter.bind(place.item for place in places))
 
-    def training_step(self, item: StreamItem, batch_idx: int) -> dict[str, Round]:
-        """Predict one image, record, then learn from it; the record goes to the callbacks."""
-        torch.manual_seed(_key(self.seed, NETWORK, item["position"]))  # for networks with dropout
+    def training_step(self, batch: StreamItem | list[StreamItem], batch_idx: int) -> dict[str, list[Round]]:
+        """Predict this process's images of a step, record, then learn from them and from the other processes' images.
+
+        Returns:
+            ``rounds``: the records of all images of the step in the order of the stream, on rank 0; elsewhere none.
+        """
+        items = batch if isinstance(batch, list) else [batch]
+        first = items[0]["position"] // self.images_per_step * self.images_per_step
+        torch.manual_seed(_key(self.seed, NETWORK, first))  # for networks with dropout
+        items = [item for item in items if item["cases"]]  # none where the stream has ended for this process
         start = time.perf_counter()
-        prompts = self.prompts_of(item)
-        sam_logits = self.sam_logits(item["original"], prompts)
-        crops = self.crops_of(prompts, sam_logits, item["cases"][0])
+        prompts = [self.prompter.prompts_of(item) for item in items]
+        arrivals = [self._arrival(item, places) for item, places in zip(items, prompts, strict=True)]
         ready = time.perf_counter()
         try:
-            prediction, feedback, outcomes = self.walk(item, sam_logits, crops)
+            walked = walk(self.learner, self.expert, arrivals, self.prompt_order)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -241,45 +287,42 @@ class AuxOl(lightning.LightningModule):
                 found=str(error),
                 fix="set a larger --model.crop_size, or --model.auxiliary unet17m, which normalises each crop",
             ) from error
-        rows = prompt_rows(prediction, outcomes, prompts, item["cases"][0])  # waits for the device
-        seconds = time.perf_counter() - ready
-        row = image_row(prediction, feedback, item["reference"], item["cases"][0], item["set_name"], self.convention)
-        self._log_running(row)
-        # Lightning counts optimizer steps; here an iteration is an image, however many steps it is worth.
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # the clock is to show when it has learned
+        learned = time.perf_counter()
+        own = [
+            round_of(done, item, places, self.convention)
+            for done, item, places in zip(walked, items, prompts, strict=True)
+        ]
+        rounds = gather_rounds(own, ready - start, learned - ready)
+        self._log_running([each.image for each in rounds])
+        # Lightning counts optimizer steps; here an iteration is a step of the stream, however many updates it is worth.
         steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         steps.increment_ready()
         steps.increment_completed()
-        return {"round": Round(prediction, row, rows, ready - start, seconds)}
+        return {"rounds": rounds}
 
-    def prompts_of(self, item: StreamItem) -> NDArray[np.float64]:
-        """Prompts of an image, simulated from its reference or from the prompt file.
-
-        Returns:
-            ``(m, 4)`` boxes or ``(m, 2)`` points in pixels of the image; ``m`` is 0 for an image without object.
-        """
+    def _arrival(self, item: StreamItem, prompts: NDArray[np.float64]) -> Arrival:
+        """Let SAM answer an image's prompts."""
+        trainer: Any = self._trainer
+        stream, stride = ([], 1) if trainer is None else (trainer.train_dataloader.dataset, trainer.world_size)
+        upcoming = upcoming_requests(stream, self.prompter, item["position"], stride)
+        logits = self.sam_logits(item["original"], prompts, upcoming)
+        image = torch.from_numpy(np.ascontiguousarray(item["original"].transpose(2, 0, 1)))
         case = item["cases"][0]
-        if self.prompt_file is not None:
-            places = self.prompt_file.prompts(_name(case))
-        else:
-            instances = "instances" in item and self.objects == "instances"
-            mask = item["instances"] if instances else item["reference"]
-            found = find_objects(mask, instances=instances, min_side=self.min_object_side, name=case.source)
-            rows = [each.box if self.prompt == "box" else each.point(self.point) for each in found]
-            places = np.array(rows, np.float64).reshape(-1, 4 if self.prompt == "box" else 2)
-        if self.box_shift and self.prompt == "box":
-            for number, place in enumerate(places):
-                rng = np.random.default_rng((self.seed, BOX_SHIFT, item["position"], number))
-                box = crop_of_box(place, case.original_size, f"{case.source}, prompt {number}")
-                places[number] = shift_box(box, self.box_shift, case.original_size, rng)
-        return places
+        crops = self.prompter.crops_of(prompts, logits, case)
+        return Arrival(item["position"], image, logits, crops, item["reference"], case.source)
 
     @torch.no_grad()
-    def sam_logits(self, image: NDArray[np.uint8], prompts: NDArray[np.float64]) -> Tensor:
+    def sam_logits(
+        self, image: NDArray[np.uint8], prompts: NDArray[np.float64], upcoming: Iterable[Request] = ()
+    ) -> Tensor:
         """SAM's logits for the prompts of an image, from the cache if it has them.
 
         Args:
             image: uint8 ``(H, W, 3)``.
-            prompts: As from :meth:`prompts_of`.
+            prompts: As from ``Prompter.prompts_of``.
+            upcoming: The images that follow, of which SAM may encode some together with this one.
 
         Returns:
             Float ``(m, H, W)`` on the module's device.
@@ -288,85 +331,51 @@ class AuxOl(lightning.LightningModule):
         if len(prompts) == 0:
             return torch.zeros(0, *geometry.image_size, device=self.device)
 
-        def compute() -> Tensor:
-            points, boxes = (None, prompts) if self.prompt == "box" else (prompts, None)
-            return self.generalist.predict(image, points, boxes)[0]
-
-        if self.cache is None:
-            low_res = compute()
-        else:
+        if self._sam is None:
             precision = self.trainer.precision if self._trainer is not None else "32-true"
-            identity = f"{self.generalist.identity} {self.device.type} {precision} {torch.__version__}"
-            low_res = self.cache.get_or_compute(cache_key(identity, image, prompts, self.prompt), compute)
-        return self.generalist.restore(low_res.to(self.device), geometry)
-
-    def crops_of(self, prompts: NDArray[np.float64], sam_logits: Tensor, case: Case) -> list[Box]:
-        """Where the auxiliary network looks for each prompt (Sec. 3.2).
-
-        Raises:
-            UserError: If a box or point of a prompt file lies outside of the image, or a box is empty.
-        """
-        crops = []
-        for number, (place, logits) in enumerate(zip(prompts, sam_logits, strict=True)):
-            name = f"{case.source}, prompt {number}"
-            if self.prompt == "box":
-                crops.append(crop_of_box(place, case.original_size, name))
-                continue
-            height, width = case.original_size
-            if not (0 <= place[0] < width and 0 <= place[1] < height):
-                raise UserError(
-                    f"{name}: the point lies outside the image",
-                    expected=f"x in 0..{width - 1}, y in 0..{height - 1}",
-                    found=f"{place[0]:g}, {place[1]:g}",
-                    fix="give the point in pixels of the original image, as x, y",
-                )
-            crops.append(crop_of_point((logits > 0).cpu().numpy(), **POINT_CROPS[self.point_crop]))
-        return crops
-
-    def walk(
-        self, item: StreamItem, sam_logits: Tensor, crops: list[Box]
-    ) -> tuple[Prediction, Feedback, tuple[PromptOutcome, ...]]:
-        """Predict an image and learn from it, in the order of ``prompt_order`` (Listing 1).
-
-        Whether the expert speaks depends on SAM alone, never on what is learned in between; pseudo-labels are those of
-        the prediction before the image's first update.
-        """
-        image = torch.from_numpy(np.ascontiguousarray(item["original"].transpose(2, 0, 1)))
-        whole = self.learner.predict(image, sam_logits, crops, item["position"])
-        feedback = self.expert.feedback(whole, item["reference"], item["cases"][0].source)
-        if self.prompt_order == "image" or len(crops) < 2:
-            return whole, feedback, self.learner.learn(whole, feedback)
-        parts: list[Prediction] = []
-        outcomes: list[PromptOutcome] = []
-        for number, crop in enumerate(crops):
-            logits = sam_logits[number : number + 1]
-            parts.append(self.learner.predict(image, logits, [crop], item["position"]))
-            outcomes += self.learner.learn(parts[-1], feedback.only(number))
-        return merge(parts), feedback, tuple(outcomes)
+            self._sam = sam_ahead(self.generalist, self.prompter.prompt, self._sam_batch, self.cache, precision)
+        low_res = self._sam.logits(Request(image, prompts), upcoming).float()
+        logits = self.generalist.restore(low_res.to(self.device), geometry)
+        return share_among_prompts(logits, prompts) if isinstance(self.generalist, AdaptedGeneralist) else logits
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what the rest of the stream depends on beside network and optimizer: batch, alphas, position."""
-        checkpoint["online"] = {**self.learner.state_dict(weights=False), "running": dict(self._running)}
+        """Add what the rest of the stream depends on beside network and optimizer: batch, alphas, position.
+
+        All of it is the same on every rank, so that rank 0's is enough.
+        """
+        describe(self, checkpoint)
+        state = {"running": dict(self._running), "images_per_step": self.images_per_step}
+        checkpoint["online"] = {**self.learner.state_dict(weights=False), **state}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on where the checkpoint was written, bit by bit as the stream would have."""
+        """Go on where the checkpoint was written, bit by bit as the stream would have.
+
+        Raises:
+            UserError: If the checkpoint's steps have another number of images.
+        """
+        images = checkpoint["online"]["images_per_step"]
+        if images != self.images_per_step:
+            raise UserError(
+                "The checkpoint was written by a run with another number of images per step.",
+                expected=f"{images} images per step over all processes",
+                found=f"{self.images_per_step}",
+                fix=f"set --model.images_per_step {images}, with as many processes or with any number that divides it",
+            )
         self.learner.load_state_dict(checkpoint["online"])
         self._running = dict(checkpoint["online"]["running"])
 
-    def _log_running(self, row: ImageRow) -> None:
-        """Mean DSC so far, for the progress bar and the loggers."""
-        self._running["images"] += 1
-        for column in COLUMNS:
-            self._running[column] += getattr(row, f"{column}_dsc")
+    def _log_running(self, rows: list[ImageRow]) -> None:
+        """Mean DSC so far, for the progress bar and the loggers; rank 0 has the rows."""
+        for row in rows:
+            self._running["images"] += 1
+            for column in COLUMNS:
+                self._running[column] += getattr(row, f"{column}_dsc")
+        for column in COLUMNS if rows else ():
             mean = self._running[column] / self._running["images"]
-            self.log(f"dsc/{column}", mean, prog_bar=column != "sam_clipped", batch_size=1)
-        if row.prompts:
-            self.log("alpha", row.alpha, batch_size=1)
-
-
-def _name(case: Any) -> str:
-    """Name of an image in a prompt file: its case id, with the slice behind it for volumes."""
-    return f"{case.case_id}_{case.slice_index:03d}" if case.num_slices > 1 else case.case_id
+            self.log(f"dsc/{column}", mean, prog_bar=column != "sam_clipped", batch_size=1, rank_zero_only=True)
+        if prompts := sum(row.prompts for row in rows):
+            alpha = sum(row.alpha * row.prompts for row in rows if row.prompts) / prompts
+            self.log("alpha", alpha, batch_size=1, rank_zero_only=True)
 
 
 def _key(*numbers: int) -> int:

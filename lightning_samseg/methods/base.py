@@ -73,8 +73,7 @@ class BaseMethod(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the checkpoint say what it is."""
-        checkpoint["method"] = f"{type(self).__module__}.{type(self).__qualname__}"
-        checkpoint["weights_sha256"] = self.weights_sha256
+        describe(self, checkpoint)
 
     def predict_probabilities(self, image: Tensor) -> Tensor:
         """Class probabilities ``(B, K, S, S)`` of ``(B, 3, S, S)``, without any prompt."""
@@ -85,9 +84,11 @@ class BaseMethod(lightning.LightningModule):
         probabilities = self.predict_probabilities(batch["image"])
         return [restore_size(p, case, self.restore) for p, case in zip(probabilities, batch["cases"], strict=True)]
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect the scores of one batch."""
-        self.val_scores.update(batch["cases"], self.predict_labels(batch), batch["reference"])
+    def validation_step(self, batch: Batch, batch_idx: int) -> list[np.ndarray]:  # type: ignore[override]
+        """Collect the scores of one batch; the label maps go to the callbacks that draw them."""
+        predictions = self.predict_labels(batch)
+        self.val_scores.update(batch["cases"], predictions, batch["reference"])
+        return predictions
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over cases and classes; a mean that does not exist is left out."""
@@ -117,7 +118,9 @@ class BaseMethod(lightning.LightningModule):
             if summary[name] is not None:
                 # CaseScores has gathered all ranks already: every rank holds the same number.
                 self.log(f"{stage}/{name}", summary[name], prog_bar=name == "dsc", sync_dist=True)
-        self.log(f"{stage}/empty_predictions", float(summary["empty_predictions"]), sync_dist=True)
+        empty, expected = summary["empty_predictions"], summary["num_cases"] * len(summary["per_class"])
+        self.log(f"{stage}/empty_predictions", float(empty), sync_dist=True)
+        self.log(f"{stage}/empty_fraction", empty / max(expected, 1), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """AdamW on what is trained, with the schedule stepped every iteration."""
@@ -127,6 +130,41 @@ class BaseMethod(lightning.LightningModule):
         warmup = total // 120 if self.lr_warmup_iters is None else self.lr_warmup_iters
         factor = partial(warmup_poly, warmup=warmup, power=self.poly_power, max_iters=total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+
+def describe(method: Any, checkpoint: dict[str, Any]) -> None:
+    """Add to a checkpoint what Lightning's ``hyper_parameters`` and ``datamodule_hyper_parameters`` leave open.
+
+    With them it is enough to predict without a config: ``method`` (class), ``weights_sha256`` (of the pretrained
+    weights), ``class_names``, ``precision``, and ``scales_volumes`` (see ``data_modules.layouts.base.Layout``).
+
+    Args:
+        method: The LightningModule.
+        checkpoint: Gets plain values only, so that ``torch.load(weights_only=True)`` reads it.
+    """
+    trainer = method._trainer
+    data = getattr(trainer, "datamodule", None)
+    checkpoint["method"] = f"{type(method).__module__}.{type(method).__qualname__}"
+    checkpoint["weights_sha256"] = method.weights_sha256
+    checkpoint["class_names"] = [str(name) for name in getattr(data, "class_names", ())]
+    checkpoint["precision"] = "32-true" if trainer is None else str(trainer.precision)
+    checkpoint["scales_volumes"] = bool(getattr(getattr(data, "layout", None), "scales_volumes", False))
+
+
+def restore_probabilities(probabilities: Tensor, case: Case) -> Tensor:
+    """Interpolate one prediction bilinearly from the network's frame to the source image's.
+
+    Args:
+        probabilities: ``(K, S, S)``.
+        case: Tells which part of the frame is image, and its original size.
+
+    Returns:
+        float32 ``(K, H, W)``.
+    """
+    height, width = case.content_size
+    content = probabilities[None, :, :height, :width].float()
+    corners = case.geometry == "corner_aligned"
+    return F.interpolate(content, size=case.original_size, mode="bilinear", align_corners=corners)[0]
 
 
 def restore_size(probabilities: Tensor, case: Case, how: Restore) -> np.ndarray:
@@ -140,10 +178,8 @@ def restore_size(probabilities: Tensor, case: Case, how: Restore) -> np.ndarray:
     Returns:
         uint8 ``(H, W)`` class ids.
     """
-    height, width = case.content_size
-    content = probabilities[None, :, :height, :width].float()
     if how == "labels":
-        return resize_labels(content[0].argmax(0).to(torch.uint8).cpu().numpy(), case.original_size, case.geometry)
-    corners = case.geometry == "corner_aligned"
-    resized = F.interpolate(content, size=case.original_size, mode="bilinear", align_corners=corners)
-    return resized[0].argmax(0).to(torch.uint8).cpu().numpy()
+        height, width = case.content_size
+        labels = probabilities[:, :height, :width].float().argmax(0).to(torch.uint8).cpu().numpy()
+        return resize_labels(labels, case.original_size, case.geometry)
+    return restore_probabilities(probabilities, case).argmax(0).to(torch.uint8).cpu().numpy()

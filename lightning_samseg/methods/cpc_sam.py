@@ -18,9 +18,10 @@ from lightning_samseg.errors import UserError
 from lightning_samseg.io.adapters import load_adapter_into
 from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
-from lightning_samseg.models.dual_branch import BranchedSam
+from lightning_samseg.metrics.on_device import agreement, confidence, empty_fraction
+from lightning_samseg.models.dual_branch import AdapterKind, BranchedSam
 from lightning_samseg.models.sam import BackboneName
-from lightning_samseg.prompts.points import class_points
+from lightning_samseg.prompts.points import ClassPoints, class_points
 from lightning_samseg.types import Batch, SemiBatch
 
 
@@ -41,11 +42,15 @@ class CpcSam(BaseMethod):
     Args:
         backbone: Pretrained SAM to adapt.
         checkpoint: Weights in official SAM's names instead of the cached ones.
+        pretrained: False leaves SAM's weights at random, for where a checkpoint's are loaded afterwards.
         adapter: Trained parameters to start from, as written by ``weights export`` or ``weights import``.
         decoder_init: ``random`` as in the paper, or ``pretrained`` where SAM's decoder fits.
+        adapter_kind: ``lora`` as in the paper, or ``msa``: Medical-SAM-Adapter's bottlenecks.
         lora_rank: Rank of LoRA on the queries and values of the encoder.
         lora_alpha: LoRA's scale numerator.
         lora_blocks: Attention blocks with LoRA; None for all, as in the paper.
+        msa_ratio: Width of the bottlenecks as a fraction of the encoder's.
+        msa_scale: Factor on the bottleneck beside each MLP.
         update: ``joint``, the paper: one total loss, one encoder pass, one AdamW step. ``sequential``, the authors'
             code: a supervised round, then one for each direction, each with its own encoder pass, predictions and AdamW
             step.
@@ -75,11 +80,15 @@ class CpcSam(BaseMethod):
         self,
         backbone: BackboneName = "sam_vit_b",
         checkpoint: str | None = None,
+        pretrained: bool = True,
         adapter: str | None = None,
         decoder_init: Literal["random", "pretrained"] = "random",
+        adapter_kind: AdapterKind = "lora",
         lora_rank: int = 4,
         lora_alpha: float = 4.0,
         lora_blocks: Sequence[int] | None = None,
+        msa_ratio: float = 0.25,
+        msa_scale: float = 0.5,
         update: Literal["joint", "sequential"] = "joint",
         architecture: Literal["two_branches", "one_branch", "two_models"] = "two_branches",
         cross: Literal["prompted", "unprompted", "none"] = "prompted",
@@ -125,10 +134,14 @@ class CpcSam(BaseMethod):
                 self.num_classes,
                 branches=branches,
                 decoder_init=decoder_init,
+                adapter_kind=adapter_kind,
                 lora_rank=lora_rank,
                 lora_alpha=lora_alpha,
                 lora_blocks=lora_blocks,
+                msa_ratio=msa_ratio,
+                msa_scale=msa_scale,
                 checkpoint=checkpoint,
+                pretrained=pretrained,
             )
 
         self.sam = build(2 if architecture == "two_branches" else 1)
@@ -216,7 +229,11 @@ class CpcSam(BaseMethod):
         """The unprompted part of Eq. 3: the sum over branches of 0.8 Dice + 0.2 cross-entropy on labelled images."""
         losses = [dice_ce_loss(output[: len(target)], target, self.supervised_dice) for output in unprompted]
         loss = torch.stack(losses).sum()
-        self.log("train/supervised", loss.detach())
+        guesses = [output.detach().argmax(1) for output in unprompted]
+        empty = torch.stack([empty_fraction(guess) for guess in guesses]).mean()
+        self.log_dict({"train/supervised": loss.detach(), "train/empty_predictions": empty})
+        if len(guesses) == 2:
+            self.log("train/agreement", agreement(*guesses))
         return loss
 
     def direction(self, embeddings: Sequence[Tensor], unprompted: Tensor, branch: int, target: Tensor) -> Terms:
@@ -236,22 +253,13 @@ class CpcSam(BaseMethod):
             return Terms(zero, dice_ce_loss(unprompted[labelled:], pseudo, 0.5), zero)
 
         rngs = self.prompt_rngs(branch, labelled, len(unprompted) - labelled)
-        guessed = unprompted.detach().argmax(1)
-        points = class_points(
-            guessed,
-            self.num_classes + 1,
-            rngs,
-            self.num_center,
-            self.num_random,
-            self.include_background,
-            self.absent,
-        )
+        points = self.choose_points(unprompted.detach().argmax(1), rngs)
         prompts = []
         if self.num_center:
             prompts.append((points.center, points.center_labels, self.consistency_on == "both"))
         if self.num_random:
             prompts.append((points.random, points.random_labels, True))
-        supervised, taught, teachers = [], [], []
+        supervised, taught, teachers, on_known = [], [], [], []
         for place, label, gets_taught in prompts:
             if gets_taught:
                 output = self.decode(embeddings, branch, place, label)
@@ -266,15 +274,28 @@ class CpcSam(BaseMethod):
                         [e[labelled:] for e in embeddings], branch, place[labelled:], label[labelled:]
                     )
             supervised.append(dice_ce_loss(on_labelled, target, self.prompted_dice))
+            on_known.append(on_labelled.detach().float().softmax(1))
             teachers.append(on_unlabelled.detach().float().softmax(1))
-        # The first teacher is the centre's where there is one.
-        pseudo = (torch.stack(teachers).mean(0) if self.ensemble else teachers[0]).argmax(1)
+        taught_by = self.teach(teachers)
+        pseudo = taught_by.argmax(1)
+        self.log(f"train/confidence_{branch + 1}", confidence(taught_by))
+        # What such pseudo labels are worth can be told where the truth is known.
+        self.log(f"train/pseudo_dsc_{branch + 1}", agreement(self.teach(on_known).argmax(1), target))
         consistency = [dice_ce_loss(output, pseudo, 0.5) for output in taught]
         return Terms(
             torch.stack(supervised).sum(),
             dice_ce_loss(unprompted[labelled:], pseudo, 0.5),
             torch.stack(consistency).sum() if consistency else unprompted.new_zeros(()),
         )
+
+    def choose_points(self, labels: Tensor, rngs: list[np.random.Generator]) -> ClassPoints:
+        """Prompts from label maps ``(B, S, S)`` by this method's rules (sections 2.2 and 2.3)."""
+        numbers = self.num_center, self.num_random
+        return class_points(labels, self.num_classes + 1, rngs, *numbers, self.include_background, self.absent)
+
+    def teach(self, teachers: Sequence[Tensor]) -> Tensor:
+        """Probabilities of the pseudo label from those of the prompted outputs, the centre's first."""
+        return torch.stack(list(teachers)).mean(0) if self.ensemble else teachers[0]
 
     def weighted(self, terms: Terms, branch: int) -> Tensor:
         """One direction's share of the total loss."""

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from lightning_samseg.io.adapters import load_adapter_into
 from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
-from lightning_samseg.models.dual_branch import BranchedSam
+from lightning_samseg.models.dual_branch import AdapterKind, BranchedSam
 from lightning_samseg.models.mask_decoder import Upsampling
 from lightning_samseg.models.sam import BackboneName
 from lightning_samseg.types import Batch
@@ -23,13 +23,18 @@ class SAMed(BaseMethod):
     Args:
         backbone: Pretrained SAM to adapt.
         checkpoint: Weights in official SAM's names instead of the cached ones.
+        pretrained: False leaves SAM's weights at random, for where a checkpoint's are loaded afterwards.
         adapter: Trained parameters to start from, as written by ``weights export`` or ``weights import``.
         decoder_init: ``pretrained`` as SAMed: SAM's decoder but for its mask tokens and hypernetworks.
         upsampling: ``sam`` as SAMed: logits at four times the embedding, compared with the target at that size;
             ``full`` as CPC-SAM.
+        adapter_kind: ``lora`` as SAMed, or ``msa``: Medical-SAM-Adapter's bottlenecks (Wu et al. 2023), of which the
+            encoder has 7.1 M with ViT-B where LoRA has 0.15 M. The decoder is SAMed's in both cases.
         lora_rank: Rank of LoRA on the queries and values of the encoder.
         lora_alpha: LoRA's scale numerator.
         lora_blocks: Attention blocks with LoRA; None for all.
+        msa_ratio: Width of the bottlenecks as a fraction of the encoder's.
+        msa_scale: Factor on the bottleneck beside each MLP.
         supervised_dice: Share of Dice in the loss (0.8, with 0.2 cross-entropy).
         base: Arguments of :class:`BaseMethod`. SAMed's own learning rate is 5e-3.
     """
@@ -38,12 +43,16 @@ class SAMed(BaseMethod):
         self,
         backbone: BackboneName = "sam_vit_b",
         checkpoint: str | None = None,
+        pretrained: bool = True,
         adapter: str | None = None,
         decoder_init: Literal["random", "pretrained"] = "pretrained",
         upsampling: Upsampling = "sam",
+        adapter_kind: AdapterKind = "lora",
         lora_rank: int = 4,
         lora_alpha: float = 4.0,
         lora_blocks: Sequence[int] | None = None,
+        msa_ratio: float = 0.25,
+        msa_scale: float = 0.5,
         supervised_dice: float = 0.8,
         **base: Any,
     ) -> None:
@@ -57,10 +66,14 @@ class SAMed(BaseMethod):
             branches=1,
             decoder_init=decoder_init,
             upsampling=upsampling,
+            adapter_kind=adapter_kind,
             lora_rank=lora_rank,
             lora_alpha=lora_alpha,
             lora_blocks=lora_blocks,
+            msa_ratio=msa_ratio,
+            msa_scale=msa_scale,
             checkpoint=checkpoint,
+            pretrained=pretrained,
         )
         if adapter is not None:
             load_adapter_into(self.sam, adapter)

@@ -1,10 +1,12 @@
 """SAM without any training: prompted by what the reference shows. The rows "SAM-point" of CPC-SAM's Table 1."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods.base import BaseMethod
@@ -77,7 +79,8 @@ class ZeroShot(BaseMethod):
         if "reference" not in batch:
             raise UserError(
                 "Zero-shot SAM takes its prompts from the reference masks, which these images do not have.",
-                fix="use the verb test or validate, on a data set with masks",
+                fix="use the verb test or validate, on a data set with masks; or give prompts of your own: "
+                "predict --method zero_shot --prompts FILE --input FOLDER --output DIR",
             )
         return [self.label_map(*pair) for pair in zip(batch["original"], batch["reference"], strict=True)]
 
@@ -92,21 +95,43 @@ class ZeroShot(BaseMethod):
             uint8 ``(H, W)``, class ids.
         """
         prompted = class_objects(reference, self.num_classes, self.prompt_per)
-        if not prompted:
-            return np.zeros_like(reference)
-        objects = [item for _, item in prompted]
         if self.prompt == "point":
-            points = np.array([item.point("deepest") for item in objects])
-            low_res, geometry = self.sam.predict(image, points=points, mask=self.mask)
+            places = np.array([item.point("deepest") for _, item in prompted])
         else:
-            boxes = np.array([outermost_pixels(item) for item in objects])
-            low_res, geometry = self.sam.predict(image, boxes=boxes, mask=self.mask)
+            places = np.array([outermost_pixels(item) for _, item in prompted])
+        return self.segment(image, places, [class_id for class_id, _ in prompted])[0]
+
+    @torch.no_grad()
+    def segment(
+        self, image: NDArray[np.uint8], prompts: NDArray[Any], class_ids: Sequence[int]
+    ) -> tuple[NDArray[np.uint8], Tensor]:
+        """Answer prompts for one image.
+
+        Args:
+            image: uint8 ``(H, W, 3)``, RGB.
+            prompts: ``(m, 2)`` points or ``(m, 4)`` boxes, corners included, in pixels of the image; m may be 0.
+            class_ids: Class 1..C of each prompt.
+
+        Returns:
+            Class ids uint8 ``(H, W)``, and float32 ``(K, H, W)``: of each class the largest probability of its prompts,
+            of the background what the largest of them leaves.
+        """
+        size = (image.shape[0], image.shape[1])
+        probabilities = torch.zeros(self.num_classes + 1, *size)
+        probabilities[0] = 1
+        if len(class_ids) == 0:
+            return np.zeros(size, np.uint8), probabilities
+        asked = {"points" if self.prompt == "point" else "boxes": prompts}
+        low_res, geometry = self.sam.predict(image, mask=self.mask, **asked)
         logits = self.sam.restore(low_res, geometry)
         inside = logits > 0
         rank = logits if self.overlap == "highest" else -inside.sum((1, 2), keepdim=True).float()
         winner = torch.where(inside, rank, -torch.inf).argmax(0)
-        classes = np.array([class_id for class_id, _ in prompted], np.uint8)
-        return np.where(inside.any(0).cpu().numpy(), classes[winner.cpu().numpy()], np.uint8(0))
+        for class_id, answer in zip(class_ids, logits.sigmoid().float().cpu(), strict=True):
+            probabilities[class_id] = torch.maximum(probabilities[class_id], answer)
+        probabilities[0] = 1 - probabilities[1:].amax(0)
+        classes = np.array(class_ids, np.uint8)
+        return np.where(inside.any(0).cpu().numpy(), classes[winner.cpu().numpy()], np.uint8(0)), probabilities
 
 
 def class_objects(

@@ -6,6 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_samseg.errors import UserError
+from lightning_samseg.models.bottleneck import add_msa
 from lightning_samseg.models.lora import add_lora
 from lightning_samseg.models.mask_decoder import ClassMaskDecoder, Upsampling
 from lightning_samseg.models.prompt_encoder import ClassPromptEncoder
@@ -16,6 +18,9 @@ from lightning_samseg.models.sam import (
     load_image_encoder,
     load_pretrained,
 )
+
+AdapterKind = Literal["lora", "msa"]
+"""``lora``: low-rank updates of queries and values. ``msa``: Medical-SAM-Adapter's bottlenecks in every block."""
 
 
 class BranchedSam(nn.Module):
@@ -30,14 +35,18 @@ class BranchedSam(nn.Module):
         decoder_init: ``random`` as in CPC-SAM; ``pretrained`` starts each from SAM's decoder but for the class tokens
             and hypernetworks.
         upsampling: See :class:`ClassMaskDecoder`.
+        adapter_kind: How the encoder is adapted.
         lora_rank: Rank of LoRA on q and v; 0 freezes the encoder.
         lora_alpha: LoRA's scale numerator.
         lora_blocks: Attention blocks with LoRA; None for all.
+        msa_ratio: Width of the bottlenecks as a fraction of the encoder's.
+        msa_scale: Factor on the bottleneck beside each MLP.
         checkpoint: Pretrained weights in official names instead of the cached ones.
         pretrained: False leaves everything at random, for tests.
 
     Raises:
-        UserError: If the image size is impossible, or the weights are missing or of another backbone.
+        UserError: If the image size is impossible, the weights are missing or of another backbone, or the adapter's
+            numbers make no sense.
     """
 
     def __init__(
@@ -48,9 +57,12 @@ class BranchedSam(nn.Module):
         branches: int = 2,
         decoder_init: Literal["random", "pretrained"] = "random",
         upsampling: Upsampling = "full",
+        adapter_kind: AdapterKind = "lora",
         lora_rank: int = 4,
         lora_alpha: float = 4.0,
         lora_blocks: Sequence[int] | None = None,
+        msa_ratio: float = 0.25,
+        msa_scale: float = 0.5,
         checkpoint: str | None = None,
         pretrained: bool = True,
     ) -> None:
@@ -70,7 +82,16 @@ class BranchedSam(nn.Module):
             if decoder_init == "pretrained":
                 for decoder in decoders:
                     decoder.load_pretrained(states.mask_decoder)
-        add_lora(self.image_encoder, lora_rank, lora_alpha, lora_blocks)
+        if adapter_kind == "lora":
+            add_lora(self.image_encoder, lora_rank, lora_alpha, lora_blocks)
+            return
+        if lora_blocks is not None:
+            raise UserError(
+                "Bottleneck adapters sit in every attention block.",
+                found=f"lora_blocks {list(lora_blocks)}",
+                fix="leave --model.lora_blocks out, or set --model.adapter_kind lora",
+            )
+        add_msa(self.image_encoder, msa_ratio, msa_scale)
 
     def encode(self, image: Tensor) -> Tensor:
         """Image embedding ``(B, 256, E, E)`` of ``(B, 3, S, S)``."""

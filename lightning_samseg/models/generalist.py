@@ -247,7 +247,29 @@ class Generalist(nn.Module):
         """
         device = next(self.parameters()).device
         pixels, geometry = self.preprocess(image)
-        embedding = self.encode(pixels.to(device))
+        return self.answer(self.encode(pixels.to(device)), geometry, points, boxes, mask), geometry
+
+    def answer(
+        self,
+        embedding: Tensor,
+        geometry: InputGeometry,
+        points: NDArray[Any] | None = None,
+        boxes: NDArray[Any] | None = None,
+        mask: MaskChoice = "single",
+    ) -> Tensor:
+        """As :meth:`predict`, for an image that is encoded.
+
+        Args:
+            embedding: ``(1, 256, E, E)``.
+            geometry: Of the image.
+            points: See there.
+            boxes: See there.
+            mask: See there.
+
+        Returns:
+            Low-resolution logits ``(M, 4E, 4E)``.
+        """
+        device = embedding.device
         answers = []
         count = max(len(prompts) for prompts in (points, boxes) if prompts is not None)
         for first in range(0, count, AT_ONCE):
@@ -259,7 +281,7 @@ class Generalist(nn.Module):
             if boxes is not None:
                 corners = geometry.map(torch.from_numpy(boxes[some])).float().to(device)
             answers.append(self.logits(embedding, on_input, labels, corners, mask))
-        return torch.cat(answers), geometry
+        return torch.cat(answers)
 
 
 def _load(module: nn.Module, state: Mapping[str, Tensor], part: str, source: str) -> None:

@@ -4,7 +4,8 @@ import hashlib
 import io
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,19 @@ from lightning_samseg.io.files import atomic_write
 
 ABANDONED_S = 3600
 """Age in seconds after which a temporary file is one of a killed process."""
+PATIENCE_S = 60
+"""Longest wait in seconds for another process that computes the same."""
 DIGEST = 32
+CLAIM = ".claim"
 
 
 class LogitsCache:
     """One file per image and set of prompts, named by the hash of everything the logits depend on.
 
-    What comes out is bit by bit what went in. Any number of processes may share a folder: files appear whole, a file
-    that another process removes is computed again. A file whose checksum is wrong is removed and counts as absent. When
-    the folder outgrows its limit, files that have not been used for longest go first, down to nine tenths of it.
+    What comes out is bit by bit what went in. Any number of processes may share a folder: files appear whole, what one
+    process computes the others wait for instead of computing it too, and a file that another process removes is
+    computed again. A file whose checksum is wrong is removed and counts as absent. When the folder outgrows its limit,
+    files that have not been used for longest go first, down to nine tenths of it.
 
     Args:
         folder: Made when the first file is written.
@@ -46,16 +51,23 @@ class LogitsCache:
             compute: Called if they are not there; its result is kept.
 
         Returns:
-            float32, on the device of ``compute``'s result or else on the host.
+            Of ``compute``'s type, on the device of its result or else on the host.
         """
         found = self.get(key)
-        if found is not None:
-            self.hits += 1
-            return found
-        self.misses += 1
-        logits = compute()
-        self.put(key, logits)
-        return logits
+        if found is None:
+            with _claim(self._path(key).parent):
+                found = self.get(key)  # another process may have been at it
+                if found is None:
+                    self.misses += 1
+                    logits = compute()
+                    self.put(key, logits)
+                    return logits
+        self.hits += 1
+        return found
+
+    def __contains__(self, key: str) -> bool:
+        """Whether there is a file, sound or not."""
+        return self._path(key).is_file()
 
     def get(self, key: str) -> Tensor | None:
         """Read the logits of a key onto the host, or None where there are no sound ones."""
@@ -76,7 +88,7 @@ class LogitsCache:
 
         Args:
             key: From :func:`cache_key`.
-            logits: float32, any shape and device.
+            logits: Of any floating type, shape and device.
         """
         buffer = io.BytesIO()
         np.save(buffer, logits.cpu().numpy(), allow_pickle=False)
@@ -103,7 +115,7 @@ class LogitsCache:
                 continue  # another process was faster
             if path.suffix == ".logits" and not path.name.startswith("."):
                 files.append((stat.st_mtime, stat.st_size, path))
-            elif time.time() - stat.st_mtime > ABANDONED_S:
+            elif path.name != CLAIM and time.time() - stat.st_mtime > ABANDONED_S:
                 path.unlink(missing_ok=True)
         return files
 
@@ -120,14 +132,40 @@ class LogitsCache:
             self._size -= size
 
 
+@contextmanager
+def _claim(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, after waiting for whoever holds it.
+
+    It saves work, nothing more: who has waited too long, or finds a file system without locks, goes on without. The
+    system releases the lock of a killed process.
+    """
+    with ExitStack() as opened:
+        try:
+            import fcntl  # not on Windows
+
+            folder.mkdir(parents=True, exist_ok=True)
+            file = opened.enter_context((folder / CLAIM).open("w"))
+            end = time.monotonic() + PATIENCE_S
+            while time.monotonic() < end:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(0.02)
+        except (OSError, ImportError):
+            pass
+        yield
+
+
 def cache_key(identity: str, image: NDArray[np.uint8], prompts: NDArray[Any], kind: str) -> str:
     """Name of what SAM answers to the prompts of an image.
 
     All prompts of an image go into one entry, because a network's output for one of them may depend in its last bits on
-    which others shared its batch.
+    which others shared its batch. For the same reason the identity has the number of images in a pass of the encoder,
+    see ``online.ahead``.
 
     Args:
-        identity: Weights, preprocessing, precision and device, see ``Generalist.identity``.
+        identity: Weights, preprocessing, precision, device and size of a pass, see ``Generalist.identity``.
         image: uint8 ``(H, W, 3)``.
         prompts: ``(m, 2)`` points or ``(m, 4)`` boxes in pixels of the image.
         kind: ``point`` or ``box``.

@@ -104,20 +104,9 @@ class Fusion:
         """Whether an instance with feedback from this source has its alpha* searched for."""
         return self.kind == "adaptive" and (self.alpha_from == "every" or source == "expert")
 
-    def observe(self, sam_logits: Tensor, aux_logits: Tensor, target: Tensor) -> Tensor:
-        """Find the instance's alpha* and remember it.
-
-        Args:
-            sam_logits: Float ``(h, w)`` inside the crop.
-            aux_logits: Float ``(h, w)``, of the prediction made before any update.
-            target: ``(h, w)``, bool or {0, 1}.
-
-        Returns:
-            alpha*, float ``()``.
-        """
-        best = optimal_alpha(sam_logits, aux_logits, target, self.grid_step)
-        self._history.append(best)
-        return best
+    def remember(self, alpha_star: Tensor) -> None:
+        """Append an instance's ``optimal_alpha``, a float ``()``, to the history."""
+        self._history.append(alpha_star)
 
     def state_dict(self) -> dict[str, Any]:
         """The last alpha*, oldest first, as a float tensor ``(n,)`` with n at most ``window``."""

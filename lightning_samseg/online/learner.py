@@ -1,21 +1,36 @@
 """AuxOL (Listing 1): predict with what is known, then learn from the rectified mask."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.losses.binary import dice_loss
 from lightning_samseg.online.batch import OnlineBatch
 from lightning_samseg.online.crops import ExtraChannel, crop_logits, network_input, network_target
-from lightning_samseg.online.fusion import Fusion
+from lightning_samseg.online.fusion import Fusion, optimal_alpha
+from lightning_samseg.online.ranks import gather_rows, maxima, rank_and_size, sum_over_ranks
 from lightning_samseg.online.records import Feedback, Prediction, PromptOutcome, PromptPrediction, record
 from lightning_samseg.prompts.boxes import Box
 
 EntryLoss = Callable[[Tensor, Tensor], Tensor]
 """Logits and targets ``(N, 1, S, S)`` -> losses ``(N,)``."""
+
+
+class Lesson(NamedTuple):
+    """What one prompt of a turn has to teach."""
+
+    position: int
+    number: int
+    crop: Tensor | None
+    """Float ``(C, S, S)``; None where there is no mask, like target and loss."""
+    target: Tensor | None
+    loss: Tensor | None
+    alpha_star: Tensor | None
 
 
 class OnlineLearner:
@@ -28,6 +43,14 @@ class OnlineLearner:
 
     The only wait for the device is at the end of ``predict``, where the caller fetches the mask anyway.
 
+    Several images may make one step (``learn_together``), and several processes may share it, an extension of the
+    paper. Where ``torch.distributed`` has a group, its ranks must all call ``learn_together`` together, each with its
+    images of the step, or none. All ranks then hold the same online batch of ``capacity`` entries, the same alphas and,
+    if they started so, the same weights, bit by bit: the step's crops go to all ranks and into the batch in the order
+    of the stream, each rank computes the loss of every R-th entry, and the gradients add up to those of the mean over
+    all entries. Networks in which the entries of a batch meet (BatchNorm) or that draw random numbers (dropout) compute
+    all entries on every rank: equal to one process, too, but no faster.
+
     Args:
         auxiliary: Maps crops ``(N, C, S, S)`` to logits ``(N, 1, S, S)``; on its device already. Predicts in evaluation
             mode, in which the prompts of an image share one forward pass without influence on each other, and learns
@@ -39,11 +62,13 @@ class OnlineLearner:
         weight_decay: Of AdamW. The paper does not give it; this is the authors' code's.
         crop_size: ``S`` in pixels, a multiple of 32. The paper does not give it; this is the authors' code's.
         extra_channel: SAM's output as a fourth channel of the crops; the paper's choice for box prompts only.
-        step_per: ``prompt``: one update after every rectified prompt. ``image``: one for all prompts of an image.
+        step_per: ``prompt``: one update after every rectified prompt. ``image``: one for all prompts of an image. See
+            ``learn_together`` for several images.
         replay_without_feedback: Update on the stored batch also when there is nothing new to learn (authors' code). It
             takes place after the prediction, because whether there is feedback may depend on the reference.
-        optimise: Takes the loss ``()`` and makes one step of ``self.optimizer``; for a caller that scales it, averages
-            gradients over processes or counts steps. None: clear gradients, backward, step.
+        optimise: Takes the loss ``()`` and makes one step of ``self.optimizer``; for a caller that scales it or counts
+            steps. With several processes the loss is this one's share of the mean over the batch, and the caller sums
+            the gradients (``ranks.sum_over_ranks``). None: clear gradients, backward, sum over the ranks, step.
 
     Raises:
         UserError: ``crop_size`` is not a multiple of 32.
@@ -146,51 +171,127 @@ class OnlineLearner:
         Raises:
             ValueError: The masks do not fit the prompts' crops.
         """
-        self.position = prediction.position + 1
+        return self.learn_together([prediction], [feedback])[0]
+
+    def learn_together(
+        self, predictions: Sequence[Prediction], feedbacks: Sequence[Feedback]
+    ) -> list[tuple[PromptOutcome, ...]]:
+        """Learn from several images that were predicted with the same weights.
+
+        ``step_per="prompt"``: turn j takes prompt j of every image that has one, so that there are as many updates as
+        the image with most prompts has prompts. ``image``: one turn takes all prompts of all images. In a turn all
+        crops with a mask are offered to the online batch, one after the other in the order of the stream, each with the
+        loss of its prediction; the alpha* join the history in the same order; then the network makes one step on the
+        whole batch, if anything was offered (or with ``replay_without_feedback``). With a single image this is
+        ``learn``.
+
+        With several processes the images are those of all ranks: the outcome does not depend on which rank has which.
+
+        Args:
+            predictions: This process's images in the order of the stream; there may be none.
+            feedbacks: One per image.
+
+        Returns:
+            Per image of this process one outcome per prompt.
+
+        Raises:
+            ValueError: The masks do not fit the prompts' crops.
+        """
         self.batch.to(self.device)
-        outcomes = []
-        pending = False
-        for number, (prompt, mask) in enumerate(zip(prediction.prompts, feedback.masks, strict=True)):
-            loss, slot = (None, None) if mask is None else self._remember(prompt, mask)
-            if mask is not None or (self.replay_without_feedback and len(self.batch)):
-                pending = True
-                if self.step_per == "prompt":
-                    self._update()
-            alpha_star = self._observe(prompt, number, feedback)
-            outcomes.append(PromptOutcome(loss, slot, alpha_star))
-        if pending and self.step_per == "image":
-            self._update()
-        return tuple(outcomes)
+        most = max((len(each.prompts) for each in predictions), default=0)
+        most, self.position = maxima(most, max((each.position + 1 for each in predictions), default=self.position))
+        outcomes: dict[tuple[int, int], PromptOutcome] = {}
+        for turn in range(most if self.step_per == "prompt" else min(most, 1)):
+            own = [
+                self._lesson(prediction, feedback, number)
+                for prediction, feedback in zip(predictions, feedbacks, strict=True)
+                for number in range(len(prediction.prompts))
+                if number == turn or self.step_per == "image"
+            ]
+            lessons = self._share(own)
+            for lesson in lessons:
+                outcomes[lesson.position, lesson.number] = self._remember(lesson)
+            new = any(lesson.crop is not None for lesson in lessons)
+            if new or (self.replay_without_feedback and len(self.batch)):
+                self._update()
+        return [tuple(outcomes[each.position, number] for number in range(len(each.prompts))) for each in predictions]
 
     @torch.no_grad()
-    def _remember(self, prompt: PromptPrediction, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the loss of the current sample and offer it to the batch (lines 10 to 15)."""
-        if mask.shape != prompt.sam_logits.shape:
-            raise ValueError(f"mask {tuple(mask.shape)} for a crop of {tuple(prompt.sam_logits.shape)}")
-        target = network_target(mask.to(self.device, non_blocking=True), self.crop_size)
-        loss = self.loss(prompt.network_logits.unsqueeze(0), target.unsqueeze(0))[0]
-        return loss, self.batch.insert(prompt.network_input, target, loss)
+    def _lesson(self, prediction: Prediction, feedback: Feedback, number: int) -> Lesson:
+        """Loss of the current sample (line 10) and alpha* of one prompt (Eq. 3), from the prediction as it was made."""
+        prompt, mask = prediction.prompts[number], feedback.masks[number]
+        crop = target = loss = alpha_star = None
+        if mask is not None:
+            if mask.shape != prompt.sam_logits.shape:
+                raise ValueError(f"mask {tuple(mask.shape)} for a crop of {tuple(prompt.sam_logits.shape)}")
+            crop, target = prompt.network_input, network_target(mask.to(self.device, non_blocking=True), self.crop_size)
+            loss = self.loss(prompt.network_logits.unsqueeze(0), target.unsqueeze(0))[0]
+        known = feedback.masks if feedback.source == "expert" else feedback.reference
+        seen = known[number] if known is not None and self.fusion.wants(feedback.source) else None
+        if seen is not None:
+            seen = seen.to(self.device, non_blocking=True)
+            alpha_star = optimal_alpha(prompt.sam_logits, prompt.aux_logits, seen, self.fusion.grid_step)
+        return Lesson(prediction.position, number, crop, target, loss, alpha_star)
+
+    def _share(self, own: list[Lesson]) -> list[Lesson]:
+        """The turn's lessons of all ranks in the order of the stream."""
+        if rank_and_size()[1] == 1:
+            return own
+        channels = 3 if self.extra_channel is None else 4
+        nothing = torch.zeros((), device=self.device)
+        facts = torch.zeros(len(own), 6, dtype=torch.float64, device=self.device)
+        pictures = torch.zeros(len(own), channels + 1, self.crop_size, self.crop_size, device=self.device)
+        for row, lesson in enumerate(own):
+            taught = lesson.crop is not None, lesson.alpha_star is not None
+            facts[row, :4] = torch.tensor([lesson.position, lesson.number, *taught], dtype=torch.float64)
+            facts[row, 4] = nothing if lesson.loss is None else lesson.loss
+            facts[row, 5] = nothing if lesson.alpha_star is None else lesson.alpha_star
+            if lesson.crop is not None and lesson.target is not None:
+                pictures[row] = torch.cat([lesson.crop, lesson.target])
+        facts, pictures = gather_rows(facts), gather_rows(pictures)
+        values = facts[:, 4:].float()
+        lessons = []
+        for row, (position, number, has_mask, has_alpha, _, _) in enumerate(facts.tolist()):
+            alpha_star = values[row, 1] if has_alpha else None
+            lesson = Lesson(int(position), int(number), None, None, None, alpha_star)
+            if has_mask:
+                lesson = lesson._replace(crop=pictures[row, :-1], target=pictures[row, -1:], loss=values[row, 0])
+            lessons.append(lesson)
+        return sorted(lessons, key=lambda lesson: lesson[:2])
+
+    def _remember(self, lesson: Lesson) -> PromptOutcome:
+        """Offer a lesson to the batch (lines 11 to 15) and its alpha* to the history."""
+        slot = None
+        if lesson.crop is not None and lesson.target is not None and lesson.loss is not None:
+            slot = self.batch.insert(lesson.crop, lesson.target, lesson.loss)
+        if lesson.alpha_star is not None:
+            self.fusion.remember(lesson.alpha_star)
+        return PromptOutcome(lesson.loss, slot, lesson.alpha_star)
 
     def _update(self) -> None:
         """Make one step on the whole batch and note its entries' losses (lines 16 to 19)."""
         crops, masks = self.batch.tensors()
+        count = len(crops)
+        rank, size = rank_and_size()
+        # This rank's entries, and how much of their loss is its share: gradients and losses are summed over the ranks.
+        own, share = slice(rank, None, size), 1.0
+        if size > 1 and not entries_stay_apart(self.auxiliary):
+            own, share = slice(None), 1 / size
+        elif rank >= count:
+            own, share = slice(0, 1), 0.0  # takes part without an entry of its own: gradients of zero
         self.auxiliary.train()
         with torch.enable_grad():
-            losses = self.loss(self.auxiliary(crops), masks)
-            self.batch.update(losses)
-            self._optimise(losses.mean())
-
-    @torch.no_grad()
-    def _observe(self, prompt: PromptPrediction, number: int, feedback: Feedback) -> Tensor | None:
-        masks = feedback.masks if feedback.source == "expert" else feedback.reference
-        mask = None if masks is None or not self.fusion.wants(feedback.source) else masks[number]
-        if mask is None:
-            return None
-        return self.fusion.observe(prompt.sam_logits, prompt.aux_logits, mask.to(self.device, non_blocking=True))
+            losses = self.loss(self.auxiliary(crops[own]), masks[own])
+            latest = losses.new_zeros(count)
+            latest[own] = share * losses.detach()
+            sum_over_ranks([latest])
+            self.batch.update(latest)
+            self._optimise(losses.sum() * (share / count))
 
     def _step(self, loss: Tensor) -> None:
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
+        sum_over_ranks(each.grad for each in self.auxiliary.parameters() if each.grad is not None)
         self.optimizer.step()
 
     def state_dict(self, weights: bool = True) -> dict[str, Any]:
@@ -231,3 +332,12 @@ class OnlineLearner:
         if "auxiliary" in state:
             self.auxiliary.load_state_dict(state["auxiliary"])
             self.optimizer.load_state_dict(state["optimizer"])
+
+
+def entries_stay_apart(network: nn.Module) -> bool:
+    """Whether a network in training treats the entries of a batch one by one and without chance.
+
+    True of InstanceNorm, GroupNorm and LayerNorm; not of BatchNorm and dropout. Says nothing of layers that are not
+    PyTorch's own.
+    """
+    return not any(isinstance(each, _BatchNorm | _DropoutNd) for each in network.modules())

@@ -1,7 +1,7 @@
 """What passes between learner, expert and whoever writes results: predictions, feedback, outcomes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -54,6 +54,22 @@ class Prediction:
     def sam(self) -> Tensor:
         """SAM alone, bool ``(H, W)``: the sum over prompts thresholded at 0.5, as in the authors' code."""
         return self.sam_probability > 0.5
+
+    def on_host(self) -> "Prediction":
+        """A copy in host memory to send to another process, without what the network saw and answered at its size."""
+        prompts = tuple(
+            replace(
+                prompt,
+                network_input=torch.empty(0),
+                network_logits=torch.empty(0),
+                sam_logits=prompt.sam_logits.cpu(),
+                aux_logits=prompt.aux_logits.cpu(),
+                alpha=prompt.alpha.cpu(),
+            )
+            for prompt in self.prompts
+        )
+        masks = (self.mask.cpu(), self.sam_clipped.cpu(), self.sam_probability.cpu())
+        return Prediction(self.position, prompts, *masks)
 
 
 def record(position: int, prompts: tuple[PromptPrediction, ...], sam_probability: Tensor) -> Prediction:

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.metrics.conventions import score_case
+from lightning_samseg.online.ranks import gather_on_first, rank_and_size
 from lightning_samseg.online.records import Feedback, Prediction, PromptOutcome
-from lightning_samseg.types import Case
+from lightning_samseg.online.walk import Walked
+from lightning_samseg.types import Case, StreamItem
 
 COLUMNS = ("sam", "sam_clipped", "aux_ol")
 """What is compared: SAM alone, SAM inside the crops (what clipping alone gains), SAM and AuxOL."""
@@ -77,12 +79,46 @@ class Round(NamedTuple):
     """What one image of the stream leaves behind."""
 
     prediction: Prediction
+    """From another process without what the network saw and answered at its input's size."""
     image: ImageRow
     prompts: list[PromptRow]
-    sam_seconds: float
-    """Wall time until SAM's logits were there, from the cache or not."""
-    seconds: float
-    """Wall time of predicting and learning."""
+    sam_seconds: float = 0.0
+    """Wall time until SAM's logits were there, from the cache or not; the step's, divided by its images."""
+    seconds: float = 0.0
+    """Wall time of predicting and learning; the step's, divided by its images."""
+
+
+def gather_rounds(own: list[Round], sam_seconds: float, seconds: float) -> list[Round]:
+    """Bring a step's images from all processes together; all must call this.
+
+    Args:
+        own: This process's.
+        sam_seconds: Wall time of its step until SAM's logits were there.
+        seconds: Wall time of predicting and learning.
+
+    Returns:
+        On rank 0, the images of the step in the order of the stream, with rank 0's times; on other ranks none.
+    """
+    if rank_and_size()[1] > 1:
+        own = [each._replace(prediction=each.prediction.on_host()) for each in own]
+    rounds = sorted(gather_on_first(own), key=lambda each: each.image.position)
+    images = max(1, len(rounds))
+    return [each._replace(sam_seconds=sam_seconds / images, seconds=seconds / images) for each in rounds]
+
+
+def round_of(walked: Walked, item: StreamItem, prompts: NDArray[np.float64], convention: str = "aux_ol") -> Round:
+    """Score an image and list its prompts; waits for the device.
+
+    Args:
+        walked: What became of the image.
+        item: The image.
+        prompts: ``(m, 2)`` points or ``(m, 4)`` boxes.
+        convention: See :mod:`lightning_samseg.metrics.conventions`.
+    """
+    case = item["cases"][0]
+    rows = prompt_rows(walked.prediction, walked.outcomes, prompts, case)
+    image = image_row(walked.prediction, walked.feedback, item["reference"], case, item["set_name"], convention)
+    return Round(walked.prediction, image, rows)
 
 
 def image_row(

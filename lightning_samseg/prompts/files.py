@@ -31,16 +31,17 @@ class PromptFile:
     Args:
         path: The file.
         kind: What to read from it.
+        option: Where the user gave the file, for messages.
 
     Raises:
         UserError: If the file is missing, damaged or lacks what it should hold; the message names the row.
     """
 
-    def __init__(self, path: str | Path, kind: PromptKind) -> None:
+    def __init__(self, path: str | Path, kind: PromptKind, option: str = "--model.prompt_file") -> None:
         self.path = Path(path).expanduser()
         self.kind = kind
         if not self.path.is_file():
-            raise UserError(f"There is no prompt file {self.path}.", fix="check --model.prompt_file")
+            raise UserError(f"There is no prompt file {self.path}.", fix=f"check {option}")
         rows = _read_coco(self.path, kind) if self.path.suffix.lower() == ".json" else _read_csv(self.path, kind)
         self._prompts: dict[str, list[list[float]]] = {}
         for image, numbers in rows:
@@ -49,11 +50,18 @@ class PromptFile:
             raise UserError(f"{self.path} holds no {kind}.", fix="write one row per prompt")
         self._of_image: dict[str, list[list[float]]] = {}
 
-    def bind(self, images: Mapping[str, Iterable[str]]) -> int:
+    def bind(
+        self,
+        images: Mapping[str, Iterable[str]],
+        among: str = "of the stream",
+        fix: str = "correct the name, remove its rows, or check data.stream_sets",
+    ) -> int:
         """Find out which image each of the file's names means.
 
         Args:
             images: Key of each image, as :meth:`prompts` is asked for it, and the names it answers to.
+            among: What the images are those of, for messages.
+            fix: Way out for a wrong name.
 
         Returns:
             Number of images without a prompt.
@@ -68,11 +76,11 @@ class PromptFile:
         for name, rows in self._prompts.items():
             found = [name] if name in images else owners.get(name, [])
             if len(found) != 1:
-                several = f"means several images: {', '.join(found[:3])}" if found else "is no image of the stream"
+                several = f"means several images: {', '.join(found[:3])}" if found else f"is no image {among}"
                 raise UserError(
                     f"{self.path}: {name!r} {several}.",
-                    expected=f"case ids such as {next(iter(images), 'of the stream')}, or file names where unique",
-                    fix="correct the name, remove its rows, or check data.stream_sets",
+                    expected=f"case ids such as {next(iter(images), among)}, or file names where unique",
+                    fix=fix,
                 )
             self._of_image.setdefault(found[0], []).extend(rows)
         return len(images) - len(self._of_image)

@@ -1,5 +1,6 @@
 """The papers' numbers, by cell. They stand in ``paper_numbers.yaml`` beside this file."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,8 @@ import yaml
 from lightning_samseg.errors import UserError
 
 NUMBERS = Path(__file__).with_name("paper_numbers.yaml")
+EVERY_COLUMN = "all"
+"""Column of a run that fills its row in all of a table's columns, as one stream through five data sets does."""
 
 
 class Cell(NamedTuple):
@@ -35,6 +38,25 @@ def paper_tables() -> dict[str, Any]:
     return tables
 
 
+def filled_by(cell: Mapping[str, str]) -> list[Cell]:
+    """The cells that a run of a grid fills.
+
+    Args:
+        cell: As the grid names it, with the column ``all`` for every column of the table.
+
+    Returns:
+        At least one cell.
+
+    Raises:
+        UserError: If there is no such paper or table.
+    """
+    named = Cell(**cell)
+    if named.column != EVERY_COLUMN:
+        return [named]
+    tables = _entry(paper_tables(), named.paper, "paper", named)["tables"]
+    return [named._replace(column=column) for column in _entry(tables, named.table, "table", named)["columns"]]
+
+
 def paper_values(cell: Cell) -> dict[str, float]:
     """The numbers that a paper prints in a cell.
 
@@ -42,7 +64,8 @@ def paper_values(cell: Cell) -> dict[str, float]:
         cell: Which one.
 
     Returns:
-        Metric -> value as printed: ``dsc`` and ``jc`` in percent, ``hd95``, ``asd`` and ``hd`` in px or mm.
+        Metric -> value as printed: ``dsc`` and ``jc`` in percent, ``hd95``, ``asd`` and ``hd`` in px or mm. Empty for a
+        figure that prints no numbers.
 
     Raises:
         UserError: If there is no such cell.

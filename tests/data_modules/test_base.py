@@ -1,8 +1,5 @@
 """What every loader yields, and what users can do wrong."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 from jsonargparse import ArgumentParser
@@ -224,18 +221,6 @@ def test_arguments_are_in_the_help_and_in_the_checkpoint(root, tmp_path):
     assert stored["normalise"] == "percentile"
     assert stored["root"] == str(root)
     assert "layout" not in stored
-
-
-def test_the_data_set_of_the_readme_works(tmp_path):
-    text = (Path(data_modules.__file__).parent / "README.md").read_text(encoding="utf-8")
-    written = {}
-    exec(text.split("```python\n")[1].split("```")[0], written)
-    for name in "abcdefghij":
-        write_image(tmp_path / "img" / f"{name}.png", np.full((20, 30), ord(name), np.uint8))
-        write_image(tmp_path / "gt" / f"{name}.png", np.eye(20, 30, dtype=bool))
-    data = written["MyDataModule"](str(tmp_path), image_size=32, num_labelled=2)
-    assert [len(part) for part in data.splits] == [7, 1, 2, 0]
-    assert next(iter(data.test_dataloader()))["mask"].any()
 
 
 def test_package_offers_the_modules():

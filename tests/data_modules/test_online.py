@@ -84,6 +84,10 @@ def test_processes_take_turns_in_as_many_rounds(root):
     assert ranks == [[4, 8, 12], [5, 9, 13], [6, 10, 14], [7, 11, 15]]
     assert {len(OnlineSampler(dataset, rank, 4)) for rank in range(4)} == {4}
     assert dataset[15] == {"position": 15, "set_name": "", "cases": []}
+    pairs = [list(OnlineSampler(dataset, rank, 2, start=lambda: 2, images=4)) for rank in range(2)]
+    assert pairs == [[[8, 10], [12, 14]], [[9, 11], [13, 15]]]
+    assert len(OnlineSampler(dataset, 1, 2, images=4)) == 4
+    assert [item["position"] for item in dataset[[11, 13, 15]]] == [11, 13, 15]
 
 
 def test_one_class_of_several(root):

@@ -3,7 +3,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from data_modules.views import View
+from data_modules.views import View, prepare_image
+from lightning_samseg.errors import UserError
 
 RNG = np.random.default_rng(0)
 
@@ -86,9 +87,50 @@ def test_constant_image_gives_no_nan(normalise, dtype):
     assert np.isfinite(View(16, normalise=normalise).normalised(np.full((4, 4), 7, dtype))).all()
 
 
-def test_grey_makes_channels_equal():
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_grey_makes_channels_equal(dtype):
     image = RNG.integers(0, 256, (20, 20, 3), dtype=np.uint8)
     for grey in (True, False):
         view = View(32, grey=grey)
-        fitted, _ = view.fit_image(view.normalised(image))
+        fitted, _ = view.fit_image(view.normalised(image.astype(dtype)))
         assert (fitted[0] == fitted[1]).all() == grey
+        np.testing.assert_allclose(fitted, view.fit_image(view.normalised(image))[0], atol=0.02)  # luma is rounded
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 3)])
+@pytest.mark.parametrize("normalise", ["minmax", "percentile"])
+def test_one_picture_of_any_kind(dtype, shape, normalise):
+    picture = (RNG.random(shape) * (255 if dtype == np.uint8 else 4000)).astype(dtype)
+    view = View(32, "longest_side", normalise)
+    frame = prepare_image(picture, view, "case 1", source="a.png", spacing=(1.5, 1.5), slice_index=2, num_slices=5)
+    assert (frame.image.shape, frame.image.dtype, frame.mask) == ((3, 32, 32), np.float32, None)
+    assert frame.case == ("case 1", "a.png", (20, 30), (21, 32), (1.5, 1.5), 2, 5, "half_pixel")
+    low, high = (0, 100) if normalise == "minmax" else (0.5, 99.5)
+    low, high = np.percentile(picture.astype(np.float64), (low, high))
+    expected, _ = view.fit_image(np.clip((picture - low) / (high - low), 0, 1).astype(np.float32))
+    np.testing.assert_allclose(frame.image, expected, atol=1e-4)
+    assert view.channels(picture) == len({channel.tobytes() for channel in frame.image})
+
+
+def test_augmentation_comes_before_resizing_and_moves_the_label_alike():
+    picture, label = RNG.integers(0, 256, (20, 30), dtype=np.uint8), RNG.integers(0, 3, (20, 30), dtype=np.uint8)
+    frame = prepare_image(picture, View(32), label=label, move=lambda image, mask: (image[::-1], mask[::-1]))
+    turned = prepare_image(picture[::-1], View(32), label=label[::-1])
+    np.testing.assert_array_equal(frame.image, turned.image)
+    np.testing.assert_array_equal(frame.mask, turned.mask)
+    assert not np.array_equal(frame.mask, prepare_image(picture, View(32), label=label).mask)
+
+
+@pytest.mark.parametrize("shape", [(20,), (20, 30, 4), (20, 30, 1), (2, 20, 30, 3), (0, 30)])
+def test_no_picture(shape):
+    with pytest.raises(UserError, match=r"x.png cannot be brought to the network's size(.|\n)*found: shape"):
+        prepare_image(np.zeros(shape, np.uint8), View(32), source="x.png")
+
+
+def test_the_view_of_a_training_comes_from_its_checkpoint():
+    view = View(48, "longest_side", "percentile", True, "corner_aligned")
+    stored = {"image_size": 48, "resize": "longest_side", "normalise": "percentile", "grey": True}
+    assert View.stored_in({**stored, "geometry": "corner_aligned", "root": "data"}) == view
+    with pytest.raises(UserError, match=r"does not say how(.|\n)*found: no geometry"):
+        View.stored_in(stored)

@@ -80,6 +80,9 @@ def test_file_describes_itself(file: Path, base: Path) -> None:
         "lora_rank": 2,
         "lora_alpha": 3.0,
         "lora_blocks": [1, 3],
+        "adapter_kind": "lora",
+        "msa_ratio": 0.25,
+        "msa_scale": 0.5,
     }
     assert adapter.base_weights_sha256 == sha256_file(base)
     assert (adapter.method, adapter.git_commit) == (METHOD, "abc")
@@ -99,7 +102,14 @@ def test_load_builds_the_same_model(file: Path, base: Path, model: BranchedSam) 
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"branches": 1, "upsampling": "sam"}, {"lora_rank": 0}, {"lora_rank": 3, "lora_alpha": 7.0}],
+    [
+        {},
+        {"branches": 1, "upsampling": "sam"},
+        {"lora_rank": 0},
+        {"lora_rank": 3, "lora_alpha": 7.0},
+        {"adapter_kind": "msa"},
+        {"adapter_kind": "msa", "msa_ratio": 0.3, "msa_scale": 0.2, "branches": 1},
+    ],
     ids=str,
 )
 def test_every_architecture_comes_back(options: dict[str, Any], base: Path, tmp_path: Path) -> None:
@@ -109,6 +119,36 @@ def test_every_architecture_comes_back(options: dict[str, Any], base: Path, tmp_
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(loaded.decode(loaded.encode(image), 0), saved.decode(saved.encode(image), 0))
+
+
+def test_bottlenecks_are_named_and_kept(base: Path, tmp_path: Path) -> None:
+    saved = trained_model("tiny", 64, 1, checkpoint=str(base), adapter_kind="msa", msa_ratio=0.3, msa_scale=0.2)
+    architecture = save_adapter(saved, tmp_path / "a.safetensors", "tiny").architecture
+    assert (architecture.adapter_kind, architecture.msa_ratio, architecture.msa_scale) == ("msa", 0.3, 0.2)
+    assert (architecture.lora_rank, architecture.lora_alpha, architecture.lora_blocks) == (0, 0.0, None)
+    assert sum(".bottleneck." in key for key in load_file(tmp_path / "a.safetensors")) == 4 * 2 * 4
+    other = trained_model("tiny", 64, 1, seed=3, checkpoint=str(base), adapter_kind="msa", msa_ratio=0.3, msa_scale=0.2)
+    load_adapter_into(other, tmp_path / "a.safetensors")
+    assert_same(other, saved)
+
+
+def test_bottlenecks_are_no_lora(file: Path, model: BranchedSam) -> None:
+    other = differs(model, adapter_kind="msa", lora_blocks=None)
+    with pytest.raises(UserError, match=r"(?s)adapter_kind lora \(model: msa\).*differing entries"):
+        load_adapter_into(other, file)
+
+
+def test_a_file_from_before_there_were_bottlenecks(file: Path, base: Path, model: BranchedSam, tmp_path: Path) -> None:
+    def forget(_: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        new = ("adapter_kind", "msa_ratio", "msa_scale")
+        known = json.loads(metadata["architecture"])
+        metadata["architecture"] = json.dumps({k: v for k, v in known.items() if k not in new})
+        del metadata["view"]
+
+    old = rewrite(file, tmp_path / "old.safetensors", forget)
+    assert read_adapter(old).architecture == read_adapter(file).architecture
+    assert read_adapter(old).view is None
+    assert_same(load_adapter(old, checkpoint=str(base)), model)
 
 
 def test_load_into_a_model(file: Path, base: Path, model: BranchedSam) -> None:

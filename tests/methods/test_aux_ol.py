@@ -1,6 +1,7 @@
 """The module without a trainer: prompts, crops, the order of predicting and learning, what a checkpoint holds."""
 
 import io
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods.aux_ol import LOSSES, AuxOl
 from lightning_samseg.online.expert import Expert
+from lightning_samseg.online.walk import walk
 from lightning_samseg.prompts.boxes import Box
 from lightning_samseg.types import Case, StreamItem
 
@@ -37,22 +39,24 @@ def item(position: int = 0, reference: np.ndarray | None = None, **extra: Any) -
     return StreamItem(position=position, set_name="a", cases=[case], original=picture, reference=shown, **extra)
 
 
-def step(module: AuxOl, each: StreamItem) -> tuple[Any, Any, Any]:
-    prompts = module.prompts_of(each)
-    logits = module.sam_logits(each["original"], prompts)
-    return module.walk(each, logits, module.crops_of(prompts, logits, each["cases"][0]))
+def step(module: AuxOl, *items: StreamItem) -> Any:
+    arrivals = [module._arrival(each, module.prompter.prompts_of(each)) for each in items]
+    walked = walk(module.learner, module.expert, arrivals, module.prompt_order)
+    return walked if len(items) > 1 else walked[0]
 
 
 def test_prompts_are_one_per_object_smallest_first() -> None:
-    np.testing.assert_array_equal(model().prompts_of(item()), [[40, 25, 45, 30], [8, 5, 18, 17]])
-    points = model(prompt="point").prompts_of(item())
+    np.testing.assert_array_equal(model().prompter.prompts_of(item()), [[40, 25, 45, 30], [8, 5, 18, 17]])
+    points = model(prompt="point").prompter.prompts_of(item())
     inside = np.argwhere(item()["reference"][5:17, 8:18]) + np.array([5, 8])
     np.testing.assert_allclose(points, [[42, 27], inside.mean(0)[::-1]])
-    np.testing.assert_array_equal(model(prompt="point", point="deepest").prompts_of(item()), [[42, 27], [9, 6]])
-    np.testing.assert_array_equal(model(min_object_side=6).prompts_of(item()), [[8, 5, 18, 17]])
+    np.testing.assert_array_equal(
+        model(prompt="point", point="deepest").prompter.prompts_of(item()), [[42, 27], [9, 6]]
+    )
+    np.testing.assert_array_equal(model(min_object_side=6).prompter.prompts_of(item()), [[8, 5, 18, 17]])
     empty = item(reference=np.zeros((40, 60), np.uint8))
-    assert model().prompts_of(empty).shape == (0, 4)
-    assert model(prompt="point").prompts_of(empty).shape == (0, 2)
+    assert model().prompter.prompts_of(empty).shape == (0, 4)
+    assert model(prompt="point").prompter.prompts_of(empty).shape == (0, 2)
 
 
 def test_objects_that_touch_are_told_apart_where_the_data_set_knows_them() -> None:
@@ -60,18 +64,20 @@ def test_objects_that_touch_are_told_apart_where_the_data_set_knows_them() -> No
     instances[14:17, 8:18] = 2  # the foot of the L is an object of its own
     instances[25:30, 40:45] = 3
     each = item(instances=instances)
-    np.testing.assert_array_equal(model().prompts_of(each), [[40, 25, 45, 30], [8, 5, 11, 14], [8, 14, 18, 17]])
-    assert len(model(objects="components").prompts_of(each)) == 2
+    np.testing.assert_array_equal(
+        model().prompter.prompts_of(each), [[40, 25, 45, 30], [8, 5, 11, 14], [8, 14, 18, 17]]
+    )
+    assert len(model(objects="components").prompter.prompts_of(each)) == 2
 
 
 def test_shifted_boxes_depend_on_the_position_alone() -> None:
     module = model(box_shift=0.2, seed=1)
-    shifted = module.prompts_of(item(3))
-    np.testing.assert_array_equal(shifted, model(box_shift=0.2, seed=1).prompts_of(item(3)))
-    plain = model().prompts_of(item(3))
+    shifted = module.prompter.prompts_of(item(3))
+    np.testing.assert_array_equal(shifted, model(box_shift=0.2, seed=1).prompter.prompts_of(item(3)))
+    plain = model().prompter.prompts_of(item(3))
     np.testing.assert_array_equal(np.abs(shifted - plain)[:, ::2], [[1, 1], [2, 2]])  # columns: 0.2 of 5 and 10
     np.testing.assert_array_equal(shifted[:, 2:] - shifted[:, :2], plain[:, 2:] - plain[:, :2])
-    assert any((module.prompts_of(item(p)) != shifted).any() for p in range(6))
+    assert any((module.prompter.prompts_of(item(p)) != shifted).any() for p in range(6))
 
 
 @pytest.mark.parametrize(
@@ -83,9 +89,9 @@ def test_crops_around_sams_mask_for_a_point(rule: Any, crop: Box) -> None:
     logits[0, 8:28, 20:40] = 2
     logits[0, 10:12, 44:46] = 2  # a speck
     case = item()["cases"][0]
-    assert model(prompt="point", point_crop=rule).crops_of(np.array([[30.0, 20.0]]), logits, case) == [crop]
+    assert model(prompt="point", point_crop=rule).prompter.crops_of(np.array([[30.0, 20.0]]), logits, case) == [crop]
     nothing = torch.full((1, 40, 60), -3.0)
-    assert model(prompt="point", point_crop=rule).crops_of(np.array([[30.0, 20.0]]), nothing, case) == [
+    assert model(prompt="point", point_crop=rule).prompter.crops_of(np.array([[30.0, 20.0]]), nothing, case) == [
         Box(0, 0, 60, 40)
     ]
 
@@ -112,13 +118,13 @@ def test_what_a_mask_can_reach(order: Any) -> None:
         module = model(prompt_order=order, lr=0.05)
         step(module, item(0))
         each = item(1)
-        prompts = module.prompts_of(each)
+        arrival = module._arrival(each, module.prompter.prompts_of(each))
         if change:
-            each["reference"] = each["reference"].copy()
-            each["reference"][25:28, 40:45] = 0
-        logits = module.sam_logits(each["original"], prompts)
-        prediction, _, _ = module.walk(each, logits, module.crops_of(prompts, logits, each["cases"][0]))
-        records.append([prompt.network_logits for prompt in prediction.prompts])
+            reference = each["reference"].copy()
+            reference[25:28, 40:45] = 0
+            arrival = arrival._replace(reference=reference)
+        (walked,) = walk(module.learner, module.expert, [arrival], order)
+        records.append([prompt.network_logits for prompt in walked.prediction.prompts])
     (first, second), (changed_first, changed_second) = records
     assert torch.equal(first, changed_first)
     assert torch.equal(second, changed_second) == (order == "image")
@@ -179,6 +185,17 @@ def test_the_seed_makes_the_network_and_the_global_stream_stays() -> None:
     weights = [next(module.auxiliary.parameters()) for module in (first, second, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_images_per_step_are_dealt_out_whole() -> None:
+    module, single = model(images_per_step=4), model()
+    assert (module.images_per_step, single.images_per_step) == (4, 1)
+    for processes, images in ((1, 4), (2, 4), (4, 4)):
+        module._trainer = single._trainer = SimpleNamespace(world_size=processes)  # type: ignore[assignment]
+        assert (module.images_per_step, single.images_per_step) == (images, processes)
+    module._trainer = SimpleNamespace(world_size=3)  # type: ignore[assignment]
+    with pytest.raises(UserError, match="4 images per step cannot be dealt out to 3 processes"):
+        _ = module.images_per_step
 
 
 def test_contradictions() -> None:

@@ -1,5 +1,7 @@
+import fcntl
 import multiprocessing
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,9 @@ def test_what_comes_out_is_what_went_in(tmp_path: Path) -> None:
     assert again.dtype == torch.float32
     assert again.numpy().tobytes() == logits.numpy().tobytes()
     assert (cache.hits, cache.misses) == (0, 1)
+    half = torch.tensor([1.5, -0.0, 6e-8, 65504.0], dtype=torch.float16)
+    cache.put(key(2), half)
+    assert cache.get(key(2)).numpy().tobytes() == half.numpy().tobytes()  # type: ignore[union-attr]
     empty = cache.get_or_compute(key(1), lambda: torch.zeros(0, 4, 4))
     assert cache.get(key(1)).shape == empty.shape  # type: ignore[union-attr]
 
@@ -110,4 +115,40 @@ def hammer(folder: Path, seed: int) -> bool:
 def test_several_processes_share_a_folder(tmp_path: Path) -> None:
     with multiprocessing.get_context("fork").Pool(4) as pool:
         assert all(pool.starmap(hammer, [(tmp_path, seed) for seed in range(4)]))
-    assert not list(tmp_path.glob("*/.*"))
+    assert not list(tmp_path.glob("*/.*.part*"))
+
+
+def slowly(folder: Path, number: int, made: Path) -> bool:
+    """Compute an entry in half a second and leave a mark."""
+    torch.set_num_threads(1)
+
+    def compute() -> torch.Tensor:
+        time.sleep(0.5)
+        (made / str(os.getpid())).touch()
+        return entry(number)
+
+    return torch.equal(LogitsCache(folder, 10**6).get_or_compute(key(number), compute), entry(number))
+
+
+def test_what_one_process_computes_the_others_wait_for(tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        assert all(pool.starmap(slowly, [(tmp_path / "cache", 1, tmp_path / "made")] * 3, chunksize=1))
+    assert len(list((tmp_path / "made").iterdir())) == 1
+
+
+def test_nobody_waits_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that holds the claim and never ends: here, this one."""
+    monkeypatch.setattr("lightning_samseg.online.cache.PATIENCE_S", 0.1)
+    cache = LogitsCache(tmp_path, 10**6)
+    (tmp_path / key(0)[:2]).mkdir()
+    with (tmp_path / key(0)[:2] / ".claim").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert torch.equal(cache.get_or_compute(key(0), lambda: entry(0)), entry(0))
+    with pytest.raises(RuntimeError, match="of the computation"):
+        cache.get_or_compute(key(1), failing)
+    assert torch.equal(cache.get_or_compute(key(1), lambda: entry(1)), entry(1))
+
+
+def failing() -> torch.Tensor:
+    raise RuntimeError("of the computation")

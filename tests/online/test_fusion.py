@@ -60,7 +60,9 @@ def observe(fusion, alpha):
     y = torch.zeros(6, 6)
     y[2:4, 2:4] = 1
     good, bad = 8 * y - 4, 4 - 8 * y
-    assert fusion.observe(*((good, bad) if alpha == 1 else (bad, good)), y) == alpha
+    best = optimal_alpha(*((good, bad) if alpha == 1 else (bad, good)), y)
+    assert best == alpha
+    fusion.remember(best)
 
 
 @pytest.mark.parametrize(

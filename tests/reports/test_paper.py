@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.reports.paper import Cell, paper_tables, paper_values
+from lightning_samseg.reports.paper import Cell, filled_by, paper_tables, paper_values
 
 PAPERS = Path(__file__).parents[2].parent / "shared" / "papers"
 
@@ -25,6 +25,23 @@ def test_values_of_a_cell() -> None:
     assert found == {"dsc": 71.20, "jc": 61.15, "hd95": 100.22, "asd": 37.86}
     assert paper_values(Cell("cpc_sam", "Fig. 4", "ACDC", "1 branch")) == {"dsc": 81.19}
     assert paper_values(Cell("aux_ol", "Table 5", "Topcon", "MedSAM, fixed")) == {"dsc": 78.13, "hd": 162.87}
+
+
+def test_a_run_of_many_sets_fills_a_row_of_all_columns() -> None:
+    cell = Cell("aux_ol", "Table 1", "all", "MedSAM, point, AuxOL")
+    values = [paper_values(each)["dsc"] for each in filled_by(cell._asdict())]
+    assert values == [31.92, 59.18, 41.32, 58.58, 72.34]
+    (alone,) = filled_by(cell._replace(column="ETIS")._asdict())
+    assert alone == cell._replace(column="ETIS")
+    with pytest.raises(UserError, match="No table of the papers"):
+        filled_by(cell._replace(table="Table 9")._asdict())
+
+
+def test_diagrams_without_numbers_have_none() -> None:
+    for number in (3, 4, 5):
+        found = [cell for cell in cells() if cell[:2] == ("aux_ol", f"Fig. {number}")]
+        assert found
+        assert all(paper_values(cell) == {} for cell in found)
 
 
 def test_every_cell_has_a_number_per_metric_within_its_range() -> None:

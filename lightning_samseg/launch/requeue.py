@@ -1,0 +1,74 @@
+"""A Slurm job that is told to make room saves its state, puts itself back into the queue, and stops. Needs no torch.
+
+Lightning's own handler saves wherever the signal finds the program, also between two halves of an optimizer step, and
+each rank at its own step. Here the signal is only taken note of; ``LastCheckpoint`` acts at the end of a step.
+"""
+
+import os
+import signal
+import subprocess
+from typing import Any, NoReturn
+
+from lightning_samseg.errors import UserError
+
+_told = False
+
+
+class Requeued(SystemExit):
+    """The job is back in the queue; this process ends well."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+
+def listen() -> None:
+    """Take note of SIGUSR1 from now on, where this process is part of a Slurm job.
+
+    Called before anything slow is imported: until then the signal would end the process. Lightning leaves a signal
+    alone that has a handler.
+    """
+    if in_job() and hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, _take_note)
+
+
+def in_job() -> bool:
+    """Whether this process is part of a Slurm job."""
+    return "SLURM_JOB_ID" in os.environ
+
+
+def told_to_stop() -> bool:
+    """Whether the signal has come."""
+    return _told
+
+
+def requeue(is_main_process: bool) -> NoReturn:
+    """Put this job back into the queue and end this process.
+
+    Args:
+        is_main_process: Whether it is this one of the job's processes that asks Slurm.
+
+    Raises:
+        Requeued: Always, unless
+        UserError: Slurm refuses.
+    """
+    if is_main_process:
+        array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+        job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
+        try:
+            answer = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
+            problem = answer.stderr.strip() if answer.returncode else None
+        except (OSError, subprocess.TimeoutExpired) as error:
+            problem = str(error)
+        if problem is not None:
+            raise UserError(
+                f"Slurm did not take job {job} back into its queue.",
+                found=problem,
+                fix="submit the run again: it goes on from its last.ckpt, which was just written",
+            )
+        print(f"Saved, and put job {job} back into the queue.", flush=True)
+    raise Requeued
+
+
+def _take_note(signum: int, frame: Any) -> None:
+    global _told
+    _told = True

@@ -1,0 +1,96 @@
+"""Memory stays flat over epochs, in the main process and in workers, also with long lists of files."""
+
+import gc
+import multiprocessing
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_modules import BusiDataModule
+from data_modules.base import SegmentationDataModule
+from data_modules.cache import DecodedCache
+from data_modules.dataset import SegmentationDataset
+from data_modules.layouts.base import Item, Layout, Splits
+from data_modules.streams import StreamLoader, StreamSampler
+from tests.fakes import write_busi
+
+
+class Many(Layout):
+    """A long list of images that are made when they are read."""
+
+    class_names = ("a",)
+
+    def __init__(self, count):
+        self.count = count
+
+    def splits(self):
+        items = [
+            Item(f"case_{n:06d}", Path(f"images/case_{n:06d}.png"), (Path(f"masks/case_{n:06d}.png"),), "", f"p{n}")
+            for n in range(self.count)
+        ]
+        return Splits(items[:1], items, items[:1])
+
+    def read_image(self, item):
+        return np.full((20, 20), len(item.case_id) + item.class_id, np.uint8)
+
+    def read_label(self, item, size):
+        return np.zeros(size, np.uint8)
+
+
+def growth(measure, epoch, first, last):
+    """What ``measure`` gains from the end of epoch ``first`` to that of epoch ``last``."""
+    levels = []
+    for number in range(1, last + 1):
+        epoch()
+        if number in (first, last):
+            gc.collect()
+            levels.append(measure())
+    return levels[1] - levels[0]
+
+
+def test_objects_of_the_main_process_do_not_grow(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAMSEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(DecodedCache.__init__, "__defaults__", (None, 0.0))
+    data = BusiDataModule(str(write_busi(tmp_path)), split="random", image_size=32)
+    loader = data.val_dataloader()
+    dataset = SegmentationDataset(
+        data.layout, data.splits.train, data.view, "labelled", data._augmentation(), cache_gb=1
+    )
+    stream = iter(StreamLoader(dataset, sampler=StreamSampler(dataset, 7, 1, seed=0, stream=0), batch_size=None))
+
+    def epoch():
+        for _ in loader:
+            pass
+        for _ in range(4):  # 28 images: two permutations of 14
+            next(stream)
+
+    tracemalloc.start()
+    gained = growth(lambda: tracemalloc.get_traced_memory()[0], epoch, 2, 7)
+    tracemalloc.stop()
+    assert gained < 10_000  # bytes; a single 32 x 32 image of three channels is 12,288
+
+
+def private_kib():
+    """KiB of pages of the worker processes that are not shared, by process."""
+    kib = {}
+    for process in multiprocessing.active_children():
+        lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
+        kib[process.pid] = sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+    return kib
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux")
+def test_workers_do_not_grow_with_a_long_list():
+    data = SegmentationDataModule(Many(5000), image_size=16, eval_batch_size=64, num_workers=2, cache_gb=0)
+    loader = data.val_dataloader()
+    levels = []
+    for _ in range(4):
+        for _ in loader:
+            pass
+        levels.append(private_kib())
+    assert len(levels[0]) == 2
+    assert levels[0].keys() == levels[-1].keys()  # the same processes
+    for process in levels[0]:
+        assert levels[-1][process] - levels[1][process] < 2000, levels

@@ -1,0 +1,237 @@
+"""Several gloo processes that share the steps of a stream, against one process with the same steps."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from lightning_samseg.losses.binary import soft_dice
+from lightning_samseg.models.unet import UNet
+from lightning_samseg.online.batch import OnlineBatch
+from lightning_samseg.online.expert import Expert
+from lightning_samseg.online.fusion import Fusion
+from lightning_samseg.online.learner import entries_stay_apart
+from lightning_samseg.online.ranks import gather_on_first, gather_rows, maxima, sum_over_ranks
+from lightning_samseg.online.walk import Arrival, walk
+
+PROMPTS = [2, 0, 1, 3, 1, 1, 0, 2, 1, 1]  # of each image
+UNSEEN = {2, 8, 9}  # images that the expert leaves alone; 9 is a step of its own for R = 3
+
+
+class BatchNormNet(nn.Module):
+    """Entries meet in the normalisation, and chance drops channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1, bias=False),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Dropout2d(0.2),
+            nn.Conv2d(6, 1, 3, padding=1),
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+class Double(nn.Module):
+    """A network that computes in float64: AdamW blows rounding errors of gradients near zero up to whole steps."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network.double()
+
+    def forward(self, x):
+        return self.network(x.double())
+
+
+def double_dice(logits, target):
+    return (1 - soft_dice(logits.double().sigmoid(), target.double())).float()
+
+
+class SomeTimes(Expert):
+    def _available(self, prediction, reference):
+        return prediction.position not in UNSEEN
+
+
+def arrivals(make_stream):
+    found = []
+    for position, (sample, prompts) in enumerate(zip(make_stream(len(PROMPTS), prompts=3), PROMPTS, strict=True)):
+        reference = sample.reference.astype(np.uint8)
+        found.append(
+            Arrival(position, sample.image, sample.sam_logits[:prompts], sample.crops[:prompts], reference, "image")
+        )
+    return found
+
+
+def stroll(learner, expert, images, order, step, rank=0, size=1):
+    """The whole stream in steps of ``step`` images; this rank's results by position, and the state at the end."""
+    results = {}
+    for first in range(0, len(images), step):
+        torch.manual_seed(first)
+        mine = [each for each in images[first : first + step] if each.position % size == rank]
+        for each, done in zip(mine, walk(learner, expert, mine, order), strict=True):
+            results[each.position] = {
+                "mask": done.prediction.mask,
+                "logits": [prompt.network_logits for prompt in done.prediction.prompts],
+                "alphas": [float(prompt.alpha) for prompt in done.prediction.prompts],
+                "loss": [None if o.loss is None else float(o.loss) for o in done.outcomes],
+                "slot": [None if o.slot is None else int(o.slot) for o in done.outcomes],
+                "alpha_star": [None if o.alpha_star is None else float(o.alpha_star) for o in done.outcomes],
+            }
+    return results, learner.state_dict()
+
+
+def in_processes(folder, size, work):
+    """What ``work(rank)`` gives in each of some gloo processes that are forks of this one."""
+    children = []
+    for rank in range(size):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+                dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
+                torch.save(work(rank), folder / f"{rank}.pt")
+                dist.destroy_process_group()
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * size
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(size)]
+
+
+def close(one, other, name=""):
+    """Equal structure, numbers within 1e-5."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), name
+        for key in one:
+            close(one[key], other[key], f"{name} {key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), name
+        for pair in zip(one, other, strict=True):
+            close(*pair, name)
+    elif isinstance(one, torch.Tensor):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, msg=lambda text: f"{name}: {text}")
+    else:
+        assert one == (None if other is None else pytest.approx(other, abs=1e-5)), name
+
+
+@pytest.mark.parametrize(
+    ("size", "step", "order", "settings"),
+    [
+        (2, 2, "prompt", {}),
+        (3, 3, "image", {"step_per": "image"}),
+        (3, 3, "prompt", {"replay_without_feedback": True, "policy": "fifo"}),
+        (2, 4, "image", {"network": BatchNormNet}),
+    ],
+    ids=["paper", "one update per step", "authors", "four images in two processes with BatchNorm"],
+)
+def test_processes_equal_one(make_stream, make_learner, tmp_path, size, step, order, settings):
+    """Uneven prompts, images without any, without a mask, a stream that ends within a step."""
+    images = arrivals(make_stream)
+    settings = dict(settings)
+    network, policy = settings.pop("network", None), settings.pop("policy", "smallest_loss")
+
+    def work(rank, size=size):
+        torch.manual_seed(3)
+        batch = OnlineBatch(4, policy)
+        double = Double(network() if network else UNet(3, (8, 16, 16, 16, 16)))
+        learner = make_learner(network=double, fusion=Fusion("adaptive"), batch=batch, loss=double_dice, **settings)
+        return stroll(learner, SomeTimes(), images, order, step, rank, size)
+
+    results, state = work(0, 1)
+    assert {slot for each in results.values() for slot in each["slot"]} >= {None, 0, 1, 2, 3}
+    assert not results[2]["loss"][0]
+    ranks = in_processes(tmp_path, size, work)
+    together = {position: result for found, _ in ranks for position, result in found.items()}
+    close(dict(sorted(together.items())), results)
+    close(ranks[0][1], state)
+    for _, other in ranks[1:]:  # not only close: the same bits everywhere
+        for name in ("auxiliary", "batch", "fusion"):
+            pairs = zip(ranks[0][1][name].items(), other[name].items(), strict=True)
+            assert all(a == b and bool(torch.as_tensor(x == y).all()) for (a, x), (b, y) in pairs), name
+        assert other["position"] == len(PROMPTS)
+
+
+def test_one_image_per_step_is_the_paper(make_stream, make_learner):
+    """``walk`` with several images is not a sequence of single steps; with one it is predict and learn."""
+    images = arrivals(make_stream)
+    whole, _ = stroll(make_learner(), Expert(), images, "image", 1)
+    learner = make_learner()
+    for each in images:
+        prediction = learner.predict(each.image, each.sam_logits, each.crops)
+        learner.learn(prediction, Expert().feedback(prediction, each.reference))
+        for logits, prompt in zip(whole[each.position]["logits"], prediction.prompts, strict=True):
+            assert torch.equal(logits, prompt.network_logits)
+    pairs, _ = stroll(make_learner(), Expert(), images, "image", 2)
+    assert torch.equal(pairs[0]["logits"][0], whole[0]["logits"][0])
+    assert not torch.allclose(pairs[3]["logits"][0], whole[3]["logits"][0])
+
+
+def test_images_of_a_step_do_not_see_each_others_masks(make_stream, make_learner):
+    images = arrivals(make_stream)[2:4]
+    changed = [images[0]._replace(reference=1 - images[0].reference), images[1]]
+    for order, reaches in (("image", []), ("prompt", [1, 2])):
+        first, second = (walk(make_learner(lr=0.02), Expert(), each, order)[1].prediction for each in (images, changed))
+        differ = [
+            number
+            for number, (a, b) in enumerate(zip(first.prompts, second.prompts, strict=True))
+            if not torch.equal(a.network_logits, b.network_logits)
+        ]
+        assert differ == reaches
+
+
+def test_a_step_is_offered_in_order_and_learned_once(make_stream, make_learner):
+    images = arrivals(make_stream)[3:5]  # three prompts and one
+    sizes = []
+    learner = make_learner(step_per="image", optimise=lambda loss: sizes.append(len(learner.batch)), lr=0.0)
+    first, second = walk(learner, Expert(), images, "image")
+    assert [int(o.slot) for o in first.outcomes + second.outcomes] == [0, 1, 2, 3]
+    assert sizes == [4]
+    learner = make_learner(optimise=lambda loss: sizes.append(len(learner.batch)))
+    first, second = walk(learner, Expert(), images, "image")
+    assert [int(o.slot) for o in first.outcomes] == [0, 2, 3]
+    assert [int(o.slot) for o in second.outcomes] == [1]
+    assert sizes[1:] == [2, 3, 4]
+    assert learner.position == images[1].position + 1
+    assert walk(learner, Expert(), [], "prompt") == []
+
+
+def exchange(rank):
+    rows = torch.arange(6.0).view(3, 2)[:rank] + 10 * rank
+    gradients = [torch.full((2, 3), float(rank)), torch.full((), 1.0)]
+    sum_over_ranks(gradients)
+    return {
+        "maxima": maxima(rank, -rank),
+        "rows": gather_rows(rows),
+        "none": gather_rows(rows[:0]),
+        "sums": gradients,
+        "first": gather_on_first([rank] * rank),
+    }
+
+
+def test_exchanges(tmp_path):
+    found = in_processes(tmp_path, 3, exchange)
+    for each in found:
+        assert each["maxima"] == [2, 0]
+        assert each["rows"].tolist() == [[10, 11], [20, 21], [22, 23]]
+        assert each["none"].shape == (0, 2)
+        assert [float(gradient.sum()) for gradient in each["sums"]] == [18, 3]
+    assert [each["first"] for each in found] == [[1, 2, 2], [], []]
+    alone = exchange(2)
+    assert (alone["maxima"], alone["first"]) == ([2, -2], [2, 2])
+    assert alone["rows"].tolist() == [[20, 21], [22, 23]]
+
+
+def test_networks_whose_entries_meet():
+    apart = nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4), nn.GroupNorm(2, 4))
+    assert entries_stay_apart(apart)
+    for layer in (nn.BatchNorm2d(4), nn.SyncBatchNorm(4), nn.Dropout(), nn.Dropout2d()):
+        assert not entries_stay_apart(nn.Sequential(apart, layer))
+    assert not entries_stay_apart(BatchNormNet())

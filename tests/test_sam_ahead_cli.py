@@ -1,0 +1,57 @@
+"""SAM's logits in passes of several images ahead of the stream: the same numbers with cache, without, and resumed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lightning_samseg.models.generalist import Generalist
+from tests.test_stream_cli import LENGTH, Bench, write_stream
+
+THREE = ("--model.sam_batch", "3")
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    torch.set_num_threads(1)
+    monkeypatch.setenv("SAMSEG_CACHE", str(tmp_path / "cache"))
+    return Bench(tmp_path, write_stream(tmp_path / "data"))
+
+
+def test_cache_and_start_change_no_number(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[int] = []
+    encode = Generalist.encode
+    monkeypatch.setattr(Generalist, "encode", lambda self, x: shapes.append(len(x)) or encode(self, x))
+    assert bench("without", *THREE, "--model.cache_gb", "0") == 0
+    assert shapes == [3, 3, 3, 3]  # 7 images with prompts and one test of neighbours
+    files = sorted((bench.folder / "cache").glob("sam_logits/*/*.logits"))
+    assert files == []
+    assert bench("filling", *THREE) == 0
+    files = sorted((bench.folder / "cache").glob("sam_logits/*/*.logits"))
+    assert len(files) == LENGTH - 1
+    for file in files[::2]:
+        file.unlink()
+    files[1].write_bytes(b"damaged")
+    assert bench("patching", *THREE) == 0
+    shapes.clear()
+    assert bench("reading", *THREE) == 0
+    assert shapes == []
+    for run in ("filling", "patching", "reading"):
+        bench.assert_same("without", run)
+
+
+def test_looking_ahead_does_not_leak(bench: Bench) -> None:
+    """Another mask and picture at position 5 leave every row before it as it was, though SAM has seen them by then."""
+    assert bench("run", *THREE) == 0
+    picture = np.asarray(Image.open(bench.data / "images" / "case5.png"))
+    mask = np.zeros(picture.shape[:2], np.uint8)
+    mask[8:15, 30:44] = 255
+    Image.fromarray(255 - picture).save(bench.data / "images" / "case5.png")
+    Image.fromarray(mask).save(bench.data / "masks" / "case5.png")
+    assert bench("other", *THREE) == 0
+    for name in ("cases", "prompts"):
+        one, other = ([row for row in bench.rows(run, name) if int(row["position"]) < 5] for run in ("run", "other"))
+        assert one == other
+    assert bench.rows("run")[5] != bench.rows("other")[5]
