@@ -16,7 +16,7 @@ from lightning_samseg.online.cache import LogitsCache, cache_key
 from lightning_samseg.online.prompter import Prompter
 
 PASS_ON_GPU = 4
-"""Images in a pass where nothing is said. SAM-H at 1024 px should then need 12 GB (not measured). A CPU gains nothing."""
+"""Images in a pass where nothing is said. SAM-H at 1024 px should then take 12 GB (not measured); no gain on a CPU."""
 
 
 class Request(NamedTuple):
