@@ -33,6 +33,7 @@ from lightning_samseg.callbacks import (
 )
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.checkpoints import read_checkpoint
+from lightning_samseg.launch.requeue import Requeued, requeue
 from lightning_samseg.launch.run_folder import Claim, results_folder
 from lightning_samseg.loggers import Wandb, build_loggers, default_folder
 
@@ -42,8 +43,13 @@ class SamsegCLI(LightningCLI):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._claim: Claim | None = None
-        with ExitStack() as self._until_end:  # holds the run folder while the run writes into it
-            super().__init__(*args, **kwargs)
+        try:
+            with ExitStack() as self._until_end:  # holds the run folder while the run writes into it
+                super().__init__(*args, **kwargs)
+        except Requeued:
+            if _is_main_process():
+                requeue()
+            raise
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """What a run has beside trainer, model and data."""

@@ -34,8 +34,8 @@ class LastCheckpoint(Checkpoint):
     Where a validation follows the iteration, it comes first, so that a resumed run neither misses it nor forgets how
     good ``best.ckpt`` is. It stands behind ``BestCheckpoint`` in the list of callbacks for the same reason.
 
-    In a Slurm job that gets SIGUSR1 it writes once more, at the end of a step that all ranks agree on, and puts the job
-    back into the queue; ``--ckpt_path last`` goes on from there. After SIGTERM, one process writes once more, too.
+    In a Slurm job that gets SIGUSR1 it writes once more, at the end of a step that all ranks agree on, and stops the
+    run with ``Requeued``; ``--ckpt_path last`` goes on from there. After SIGTERM, one process writes once more, too.
 
     Lightning writes to a temporary name and renames, so a kill in the middle leaves the previous file.
 
@@ -55,7 +55,7 @@ class LastCheckpoint(Checkpoint):
         if self._saved_step != trainer.global_step:
             return
         if self._leaves:
-            requeue.requeue(trainer.is_global_zero)
+            raise requeue.Requeued
         for logger in trainer.loggers:
             logger.save()  # or a kill would leave a hole in front of the checkpoint
 
@@ -89,7 +89,7 @@ class LastCheckpoint(Checkpoint):
     def on_test_batch_end(self, trainer: Trainer, *args: Any) -> None:
         """The test after a fit is repeated as a whole: there is nothing to save."""
         if trainer.world_size == 1 and _told_to_stop(trainer):  # several ranks have unequal numbers of batches
-            requeue.requeue(trainer.is_global_zero)
+            raise requeue.Requeued
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save where Lightning stops after SIGTERM, which it does at the end of a step."""

@@ -7,7 +7,7 @@ each rank at its own step. Here the signal is only taken note of; ``LastCheckpoi
 import os
 import signal
 import subprocess
-from typing import Any, NoReturn
+from typing import Any
 
 from lightning_samseg.errors import UserError
 
@@ -15,7 +15,7 @@ _told = False
 
 
 class Requeued(SystemExit):
-    """The job is back in the queue; this process ends well."""
+    """Raised where a run stops for its job to go back into the queue; the process ends well."""
 
     def __init__(self) -> None:
         super().__init__(0)
@@ -41,32 +41,27 @@ def told_to_stop() -> bool:
     return _told
 
 
-def requeue(is_main_process: bool) -> NoReturn:
-    """Put this job back into the queue and end this process.
-
-    Args:
-        is_main_process: Whether it is this one of the job's processes that asks Slurm.
+def requeue() -> None:
+    """Put this job back into the queue. The last thing that its main process does: Slurm then kills all of them.
 
     Raises:
-        Requeued: Always, unless
-        UserError: Slurm refuses.
+        UserError: If Slurm refuses.
     """
-    if is_main_process:
-        array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-        job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
-        try:
-            answer = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
-            problem = answer.stderr.strip() if answer.returncode else None
-        except (OSError, subprocess.TimeoutExpired) as error:
-            problem = str(error)
-        if problem is not None:
-            raise UserError(
-                f"Slurm did not take job {job} back into its queue.",
-                found=problem,
-                fix="submit the run again: it goes on from its last.ckpt, which was just written",
-            )
-        print(f"Saved, and put job {job} back into the queue.", flush=True)
-    raise Requeued
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which comes at once; what is left to do takes less than KillWait
+    try:
+        answer = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
+        problem = answer.stderr.strip() if answer.returncode else None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        problem = str(error)
+    if problem is not None:
+        raise UserError(
+            f"Slurm did not take job {job} back into its queue.",
+            found=problem,
+            fix="submit the run again: it goes on from its last.ckpt, which was just written",
+        )
+    print(f"Saved, and put job {job} back into the queue.", flush=True)
 
 
 def _take_note(signum: int, frame: Any) -> None:

@@ -152,6 +152,8 @@ def _end(pid_file: Path) -> None:
         for _ in range(50):
             time.sleep(0.1)
             os.kill(pid, 0)
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
+    except (ProcessLookupError, FileNotFoundError):
         pass
