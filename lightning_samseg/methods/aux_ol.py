@@ -255,7 +255,10 @@ class AuxOl(lightning.LightningModule):
                 fix="set --model.images_per_step 1 in a single process, or --model.policy smallest_loss",
             )
         self.generalist.to(self.device)
-        places = self.trainer.datamodule.stream_items()  # type: ignore[attr-defined]
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data is None:  # a loader alone: the caller knows how many steps there are
+            return
+        places = data.stream_items()
         loop = self.trainer.fit_loop.epoch_loop
         # Until now the steps were counted as if each had one image.
         loop.max_steps = min(loop.max_steps, -(-len(places) // self.images_per_step))
