@@ -16,6 +16,7 @@ from data_modules.online import OnlineDataset, OnlineSampler, Place, StreamOrder
 from data_modules.streams import CaseSampler, Loader, StreamLoader, StreamSampler, check_world_size
 from data_modules.views import Normalise, Resize, View
 from lightning_samseg.errors import UserError
+from lightning_samseg.io.volumes import is_volume
 from lightning_samseg.types import Geometry
 
 LABELLED, UNLABELLED = 0, 1  # stream numbers: part of every random key
@@ -276,9 +277,13 @@ class SegmentationDataModule(LightningDataModule):
             return self._once(self.splits.test, "prediction")
         source = Path(self.predict_from).expanduser()
         paths = list_images(source) if source.is_dir() else [source]
-        if not paths:
-            raise UserError(f"No images found in {source}.", fix="give an image or a folder of images")
-        return self._once([Item(path.stem, path) for path in paths], "prediction")
+        if not paths or is_volume(source):
+            raise UserError(
+                f"No images found in {source}.",
+                fix="give an image or a folder of images; volumes are for predict --ckpt_path FILE --input PATH",
+            )
+        # Pictures, whatever files the data set itself is made of.
+        return self._once([Item(path.stem, path) for path in paths], "prediction", Layout())
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move a batch; of equal channels, one is moved and expanded again."""
@@ -341,8 +346,8 @@ class SegmentationDataModule(LightningDataModule):
             return 0
         return int(self.trainer.fit_loop.epoch_loop.batch_progress.total.processed)  # type: ignore[attr-defined]
 
-    def _once(self, items: list[Item], contents: Contents) -> Loader:
-        dataset = SegmentationDataset(self.layout, items, self.view, contents, cache_gb=self.cache_gb)
+    def _once(self, items: list[Item], contents: Contents, layout: Layout | None = None) -> Loader:
+        dataset = SegmentationDataset(layout or self.layout, items, self.view, contents, cache_gb=self.cache_gb)
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         cases = [item.case_id for item in items]
         if len(set(cases)) < world_size:

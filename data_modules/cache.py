@@ -7,20 +7,23 @@ pictures (lzf, gzip) takes as long as decoding the sources. Therefore only label
 """
 
 import hashlib
+import os
 import re
 import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from zlib import crc32
 
 import h5py
 import numpy as np
 
+from data_modules.layouts import base
 from data_modules.layouts.base import Item, Layout
-from lightning_samseg.io import images, volumes
+from lightning_samseg.io import images, metaimage, volumes
 from lightning_samseg.io.files import atomic_write, cache_dir
 from lightning_samseg.io.images import to_grey
 
@@ -142,18 +145,18 @@ class DecodedCache:
 
 
 def size_of(folder: Path) -> tuple[int, int]:
-    """Number of entries in a folder, and their bytes."""
-    sizes = [path.stat().st_size for path in _entries(folder)]
+    """Number of entries in a folder, and their bytes; other processes may add and remove some meanwhile."""
+    sizes = []
+    for place, _, names in os.walk(folder):  # goes on where a folder has just gone
+        for name in names:
+            with suppress(FileNotFoundError):
+                sizes.append(Path(place, name).stat().st_size)
     return len(sizes), sum(sizes)
 
 
 def clear(folder: Path) -> None:
     """Remove all entries; they are made again when they are needed."""
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _entries(folder: Path) -> Iterator[Path]:
-    return folder.glob("??/*.h5")
 
 
 def _decode(layout: Layout, item: Item, labelled: bool, grey: bool) -> tuple[np.ndarray, np.ndarray | None]:
@@ -185,9 +188,17 @@ def _checksum(values: np.ndarray) -> int:
 
 def _reading(layout: Layout) -> str:
     """What decides how a layout turns files into arrays: its code and its arguments."""
-    modules = {kind.__module__ for kind in type(layout).__mro__[:-1]} | {images.__name__, volumes.__name__}
-    files = sorted(file for name in modules if (file := getattr(sys.modules[name], "__file__", None)))
-    code = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files]
+    modules = [sys.modules[kind.__module__] for kind in type(layout).__mro__[:-1]]
+    files = {
+        Path(file) for module in (*modules, images, volumes, metaimage) if (file := getattr(module, "__file__", None))
+    }
+    files.update(Path(base.__file__).parent.glob("*.py"))  # what layouts import from each other
+    code = [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)]
     plain = (str, int, float, bool, tuple, Path, re.Pattern, type(None))
-    arguments = {name: value for name, value in vars(layout).items() if isinstance(value, plain)}
+    arguments = {
+        name: value
+        for name, value in vars(layout).items()
+        # Cached properties follow from the rest, and are there or not.
+        if isinstance(value, plain) and not isinstance(getattr(type(layout), name, None), cached_property)
+    }
     return repr((type(layout).__qualname__, code, sorted(arguments.items()), layout.class_names))

@@ -16,6 +16,8 @@ OTHER_VERBS = {
     "benchmark": "lightning_samseg.benchmark_cli",
     "doctor": "lightning_samseg.doctor_cli",
 }
+PEER_ENDED = [("gloo", "by peer"), ("NCCL", "remote process exited")]
+"""What torch.distributed says where the process on the other side is gone."""
 HELP = """\
 usage: python -m lightning_samseg VERB [options]
 
@@ -97,10 +99,17 @@ def _without_config(options: list[str]) -> bool:
 
 
 def explained(error: BaseException | None) -> str | None:
-    """The message of the UserError behind an exception, also where a library or a loader's worker has wrapped it."""
+    """The message of the mistake behind an exception, also where a library or a loader's worker has wrapped it.
+
+    That is a UserError, a setting that Lightning refuses, or the end of another process of the run.
+    """
     while error is not None:
         if isinstance(error, UserError):
             return str(error)
+        if type(error).__name__ == "MisconfigurationException":  # Lightning's, which is not imported here
+            return str(UserError(str(error), fix="change that setting"))
+        if any(all(word in str(error) for word in words) for words in PEER_ENDED):
+            return str(UserError("Another process of this run has ended.", fix="see its own message, if it had time"))
         # A worker process sends its exceptions as text.
         _, marker, message = str(error).rpartition("lightning_samseg.errors.UserError: ")
         if marker:

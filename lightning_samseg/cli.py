@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from data_modules import SegmentationDataModule
 from lightning_samseg.callbacks import (
@@ -37,6 +39,9 @@ from lightning_samseg.launch.requeue import Requeued, requeue
 from lightning_samseg.launch.run_folder import Claim, results_folder
 from lightning_samseg.loggers import Wandb, build_loggers, default_folder
 
+_RESULTS_DIR = "SAMSEG_RESULTS_DIR"
+"""Variable by which the processes that Lightning starts learn where the results go."""
+
 
 class SamsegCLI(LightningCLI):
     """The command line. A config written for one verb serves the others: every verb knows the same keys."""
@@ -49,6 +54,9 @@ class SamsegCLI(LightningCLI):
         except Requeued:
             if _is_main_process():
                 requeue()
+            raise
+        except SIGTERMException as error:  # Lightning's would end the process with status 0, as if the run had finished
+            error.code = 128 + signal.SIGTERM
             raise
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -95,6 +103,10 @@ class SamsegCLI(LightningCLI):
         writes = not trainer.fast_dev_run and _is_main_process()
         resumes = config.ckpt_path is not None or not writes
         self.results_dir = results_folder(self.run_dir, str(self.subcommand), resumes)
+        if _is_main_process():
+            os.environ[_RESULTS_DIR] = str(self.results_dir)
+        else:  # started by the main process, which may have made the folder already: it must not count as another run's
+            self.results_dir = Path(os.environ.get(_RESULTS_DIR, self.results_dir))
         config.ckpt_path = self._find_checkpoint(config.ckpt_path)
         if writes and self.results_dir == self.run_dir:
             self._claim = self._until_end.enter_context(Claim(self.run_dir, str(self.subcommand)))

@@ -156,7 +156,7 @@ def devices() -> Iterator[Finding]:
             try:
                 loss = step(accelerator, which, _precision(name))
             except Exception as error:  # whatever the device or a library throws is the finding
-                text = f"a step of {method} fails: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+                text = f"a step of {method} fails: {type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
                 reinstall = "python -m pip install --force-reinstall torch lightning"
                 yield Finding(name, text, reinstall if name == "cpu" else "set --trainer.accelerator cpu meanwhile")
                 continue

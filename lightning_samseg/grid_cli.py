@@ -65,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     collecting = verbs.add_parser("collect", parents=[given], help="report the finished runs")
     collecting.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the report")
     collecting.add_argument("--baseline", metavar="RUN", help="run that the others are compared with")
-    collecting.add_argument("--group", action="store_true", help="join runs that differ in their seed alone")
+    collecting.add_argument(
+        "--group", action="store_true", help="tables of their own for runs that differ in data, weights, …"
+    )
     verbs.add_parser("cancel", parents=[given], help="take waiting and running runs out of Slurm")
     return parser
 

@@ -176,10 +176,13 @@ def load_predictor(path: str | Path, weights: str | None = None) -> Predictor:
         _check_weights(checkpoint, method, path)
         method.learner.load_state_dict(checkpoint["online"])
         names = (data.get("stream_class") or (names[0] if len(names) == 1 else "foreground"),)
+    else:  # every class that it predicts has a name
+        assert isinstance(method, BaseMethod)
+        names += tuple(f"class {number}" for number in range(len(names) + 1, method.num_classes + 1))
     return Predictor(
         method,
         View.stored_in(data),
-        names or tuple(f"class {number}" for number in range(1, arguments["num_classes"] + 1)),
+        names,
         method.prompter.prompt if isinstance(method, AuxOl) else None,
         int(data.get("eval_batch_size", 4)),
         str(checkpoint.get("precision", "32-true")),

@@ -83,7 +83,12 @@ def predict_files(
     print(f"{kind} on {place}, classes {classes}: {len(tasks)} images and slices in {len(sources)} files")
 
     folder = PredictionFolder(output, predictor.class_names, overlays)
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"The folder {output} cannot be made.", found=str(error), fix="give another --output"
+        ) from error
     with ThreadPoolExecutor(threads) as pool, tqdm(total=len(tasks), unit="slice", disable=None) as progress:
 
         def load(task: tuple[Source, int]) -> _Loaded:
@@ -243,7 +248,7 @@ def _write(
         if reason is None:
             try:
                 folder.write(one.source, [each for each in outputs if isinstance(each, Output)], seconds)
-            except UserError as error:
+            except (UserError, OSError) as error:  # an OSError of one name must not cost the others their tables
                 reason = _reason(error)
         if reason is not None:
             failures.append(Failure(one.source, reason))

@@ -1,9 +1,10 @@
 """Files of ``predict --input``: which images there are, and what is written for each."""
 
 import csv
+import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -107,13 +108,7 @@ def find_sources(given: Path, output: Path) -> tuple[list[Source], list[str]]:
     if not given.is_dir():
         raise UserError(f"There is no file or folder {given}.", fix="check --input")
     inside = output.resolve()
-    files = [
-        path
-        for path in sorted(given.rglob("*"))
-        if path.is_file()
-        and not any(part[0] == "." for part in path.relative_to(given).parts)
-        and inside not in path.resolve().parents
-    ]
+    files = [path for path in sorted(_files(given)) if inside not in path.resolve().parents]
     paths = [path for path in files if path.name.lower().endswith((*known, *_EXPORT_FIRST))]
     if not paths:
         raise UserError(
@@ -136,6 +131,19 @@ def find_sources(given: Path, output: Path) -> tuple[list[Source], list[str]]:
     if others := [path for path in files if path not in set(paths) and path.suffix.lower() not in (".raw", ".zraw")]:
         notes.append(f"{len(others)} files are no images and left alone, such as {others[0].relative_to(given)}")
     return [Source(*each) for each in zip(paths, relative, names, strict=True)], notes
+
+
+def _files(given: Path) -> Iterator[Path]:
+    """Files of a folder and its sub-folders, linked ones too, each folder once; links to nowhere; nothing hidden."""
+    seen = set()
+    for folder, folders, names in os.walk(given, followlinks=True):
+        if (place := os.path.realpath(folder)) in seen:
+            folders.clear()
+            continue
+        seen.add(place)
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        paths = (Path(folder, name) for name in names if name[0] != ".")
+        yield from (path for path in paths if path.is_file() or path.is_symlink())
 
 
 class Failure(NamedTuple):

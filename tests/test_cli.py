@@ -74,6 +74,17 @@ def assert_equal_states(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert one["lr_schedulers"][0]["last_epoch"] == other["lr_schedulers"][0]["last_epoch"]
 
 
+def test_the_processes_that_lightning_starts_write_beside_the_main_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come when its folder of results is there, which must not send them to the next one."""
+    assert bench("fit", "run", "--test_after_fit", "false") == 0
+    assert bench("test", "run", "--ckpt_path", "best") == 0
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert bench("test", "run", "--ckpt_path", "best") == 0
+    assert [path.name for path in (bench.folder / "run").glob("test-*")] == ["test-1"]
+
+
 def test_fit_leaves_a_complete_run_folder(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench("fit", "run") == 0
     run = bench.folder / "run"

@@ -37,6 +37,17 @@ def test_a_step_that_fails_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None
     assert second.way_out
 
 
+def test_a_failure_without_words_is_a_problem_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: Any) -> float:
+        raise AssertionError
+
+    monkeypatch.setattr(doctor_cli, "cpc_sam_step", fails)
+    monkeypatch.setattr(doctor_cli, "aux_ol_step", lambda *args: 0.0)
+    _, first, _ = (finding for finding in devices() if finding.subject == "cpu")
+    assert "AssertionError" in first.text
+    assert first.way_out
+
+
 def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(finding.way_out is None for finding in packages())
     wanted = ["torch>=99", "no-such-package>=1,<2", "numpy>=1", "absent; extra == 'dev'"]

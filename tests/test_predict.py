@@ -319,6 +319,40 @@ def test_one_file_and_names_that_clash(tmp_path: Path, run: Path, capsys: pytest
     assert "is there already and not empty" in capsys.readouterr().err
 
 
+def test_links_are_followed_and_long_names_cost_no_other(
+    tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = write_folder(tmp_path / "elsewhere", ["a", "b"]) / "images"
+    folder = tmp_path / "given"
+    folder.mkdir()
+    (folder / "linked").symlink_to(elsewhere)
+    (elsewhere / "circle").symlink_to(folder)
+    (folder / "link.png").symlink_to(elsewhere / "a.png")
+    (folder / "nowhere.png").symlink_to(tmp_path / "gone.png")
+    long = "x" * 251
+    for ending in (".png", ".bmp"):  # their masks would be named .png.png and .bmp.png
+        Image.open(elsewhere / "a.png").save(folder / f"{long}{ending}")
+    (folder / "deep").mkdir()
+    Image.open(elsewhere / "b.png").save(folder / "deep" / f"{long}.png")
+    out = tmp_path / "out"
+    assert predict(run, folder, out, "--overlays") == 1
+    masks = {path.relative_to(out / "masks").as_posix() for path in (out / "masks").rglob("*.png")}
+    assert masks == {"link.png", "linked/a.png", "linked/b.png", f"deep/{long}.png"}
+    assert len(rows(out)) == 4
+    with (out / "failed.csv").open(newline="") as file:
+        failed = {Path(row["path"]).name: row["reason"] for row in csv.DictReader(file)}
+    assert set(failed) == {"nowhere.png", f"{long}.png", f"{long}.bmp"}
+    assert "There is no image file" in failed["nowhere.png"]
+    assert "File name too long" in failed[f"{long}.bmp"]
+    assert "3 of 7 files have no result" in capsys.readouterr().out
+
+
+def test_classes_without_a_name_are_measured_too(tmp_path: Path, run: Path, pictures: Path) -> None:
+    unnamed = altered(run, tmp_path / "unnamed.ckpt", class_names=[])
+    assert predict(unnamed, pictures / "images" / "case0.png", tmp_path / "out") == 0
+    assert [row["class"] for row in rows(tmp_path / "out")] == ["class 1"]
+
+
 def test_batches_and_threads_change_nothing(tmp_path: Path, run: Path, pictures: Path) -> None:
     assert predict(run, pictures / "images", tmp_path / "a", "--batch_size", "1") == 0
     assert predict(run, pictures / "images", tmp_path / "b", "--batch_size", "7", "--threads", "4") == 0
@@ -347,6 +381,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "empty input": (["--ckpt_path", "RUN", "--input", "EMPTY", "--output", "OUT"], "No images found"),
     "prompts": (["--ckpt_path", "RUN", "--input", "IMAGES", "--output", "OUT", "--prompts", "x"], "without prompts"),
     "zero-shot alone": (["--method", "zero_shot", "--input", "IMAGES", "--output", "OUT"], "add --prompts FILE"),
+    "no place": (["--ckpt_path", "RUN", "--input", "IMAGES", "--output", "BELOW"], "cannot be made"),
     "device": (["--ckpt_path", "RUN", "--input", "IMAGES", "--output", "OUT", "--device", "tpu9"], "--device cpu"),
     "batch size": (["--ckpt_path", "RUN", "--input", "IMAGES", "--output", "OUT", "--batch_size", "0"], "at least 1"),
     "foreign": (["--ckpt_path", "FOREIGN", "--input", "IMAGES", "--output", "OUT"], "does not say which method"),
@@ -364,6 +399,7 @@ def test_mistakes_are_one_message(
     options, message = MISTAKES[mistake]
     (tmp_path / "empty").mkdir()
     places = {"RUN": run, "IMAGES": pictures / "images", "OUT": tmp_path / "out", "EMPTY": tmp_path / "empty"}
+    places["BELOW"] = pictures / "images" / "case0.png" / "out"  # below a file
     if mistake == "foreign":
         places["FOREIGN"] = altered(run, tmp_path / "foreign.ckpt", method="os.system")
     elif mistake == "learns only":

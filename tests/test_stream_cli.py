@@ -324,6 +324,8 @@ BAD_INPUT = {
     "contradiction": (["--model.step_per", "image"], "", "prompt_order image"),
     "no image": (["--model.images_per_step", "0"], "", "at least 1"),
     "many images, one entry": (["--model.images_per_step", "2", "--model.policy", "single"], "", "one crop at a time"),
+    "a setting of Lightning": (["--trainer.gradient_clip_val", "1"], "", "gradient clipping is not supported"),
+    "half weights": (["--trainer.precision", "bf16-true"], "", "has float32 weights"),
     "shift": (["--model.box_shift", "2"], "", "box_shift"),
     "expert": (["--model.expert.rate", "2"], "", "rate out of range"),
     "crop size": (["--model.crop_size", "100"], "", "multiple of 32"),

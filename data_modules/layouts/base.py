@@ -1,5 +1,6 @@
 """The parts every data set's layout is made of: an item, a split, and how pixels and labels are read by default."""
 
+import re
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -316,14 +317,16 @@ def listed_splits(items: list[Item], lists: Path, root: Path, fix: str) -> Split
 
 
 def read_list(path: Path) -> list[str]:
-    """Read the case ids of a list file: one a line, ``#`` starts a comment, an image's ending is dropped.
+    """Read the case ids of a list file: one a line, an image's ending is dropped.
+
+    ``#`` starts a comment, but not inside a name.
 
     Raises:
         UserError: If the file is missing or names nothing.
     """
     if not path.is_file():
         raise UserError(f"There is no list {path}.", fix="write it: one case id a line")
-    lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    lines = (re.split(r"(?:^|\s)#", line)[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
     endings = (*IMAGE_SUFFIXES, *VOLUME_SUFFIXES)
     names = [stem_of(line) if line.lower().endswith(endings) else line for line in lines if line]
     if not names:

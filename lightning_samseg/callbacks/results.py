@@ -1,4 +1,4 @@
-"""``metrics.json`` and ``cases.csv`` of a test or validation, and the table on the screen."""
+"""``metrics.json`` and ``cases.csv`` of a test, and the table on the screen."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from lightning_samseg.metrics import CaseScores, write_csv
 
 
 class ResultsWriter(Callback):
-    """Writes the scores of a finished test, and of a validation that was asked for by itself.
+    """Writes the scores of a finished test; those of a validation are in the loggers alone.
 
     Args:
         folder: Folder of the results.
@@ -32,10 +32,13 @@ class ResultsWriter(Callback):
             return
         details = table.summary()
         headline = ("dsc", "jc", "hd95", "asd")
+        names = [str(name) for name in getattr(getattr(trainer, "datamodule", None), "class_names", None) or ()]
         result = {
             "summary": {name: details[name] for name in headline},
             **{name: value for name, value in details.items() if name not in headline},
+            "class_names": names,
             "iterations": trainer.global_step or None,
+            "processes": trainer.world_size,
             "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
             **provenance(trainer, pl_module),
         }
@@ -44,7 +47,7 @@ class ResultsWriter(Callback):
         with atomic_write(self.folder / "metrics.json") as temporary:
             temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
         upload_files(trainer, self.folder / "metrics.json", self.folder / "cases.csv")
-        print(format_summary(details, getattr(trainer.datamodule, "class_names", None)))  # type: ignore[attr-defined]
+        print(format_summary(details, names))
         print(f"table     {self.folder / 'metrics.json'}\ncases     {self.folder / 'cases.csv'}")
 
 

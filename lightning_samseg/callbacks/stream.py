@@ -84,6 +84,7 @@ class StreamWriter(Callback):
             "images_per_step": module.images_per_step,
             "processes": trainer.world_size,
             "device": device_name(module.device),
+            "generalist": module.generalist.identity,
             **provenance(trainer, module),
         }
         with atomic_write(self.folder / "metrics.json") as temporary:
@@ -94,13 +95,13 @@ class StreamWriter(Callback):
             logger.log_metrics(last, step=trainer.global_step)
             logger.save()
         upload_files(trainer, self.folder / "metrics.json", self._images.path, self._prompts.path)
-        print(format_summary(table))
+        print(format_summary(table, module.label))
         print(
             f"{prompts} prompts, {table['rectified']} images rectified, {table['without_prompt']} without prompt, "
             f"{table['dropped']} without distance, convention {module.convention}"
         )
         if not table["rectified"]:
-            print("No mask was rectified: SAM + AuxOL is SAM mixed with a network that no expert ever taught.")
+            print(f"No mask was rectified: {module.label} shows a network that no expert ever taught.")
         print(
             f"table     {self.folder / 'metrics.json'}\ncases     {self._images.path}\nprompts   {self._prompts.path}"
         )

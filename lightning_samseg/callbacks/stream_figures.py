@@ -20,7 +20,7 @@ from lightning_samseg.types import StreamItem
 
 CHOICES = ("first", "best_gain", "worst_gain")
 COLOURS = {"sam": "#E69F00", "sam_clipped": "#999999", "aux_ol": "#0072B2"}  # told apart by colour-blind readers
-LABELS = {"sam": "SAM", "sam_clipped": "SAM, clipped", "aux_ol": "SAM + AuxOL"}
+LABELS = {"sam": "SAM", "sam_clipped": "SAM, clipped"}
 
 
 class Chosen(NamedTuple):
@@ -90,11 +90,12 @@ class StreamFigures(Callback):
             return
         folder = self.folder / "figures"
         folder.mkdir(parents=True, exist_ok=True)
-        draw_curves(rows, read_prompt_alphas(self.folder / "prompts.csv"), folder)
+        label: Any = pl_module.label
+        draw_curves(rows, read_prompt_alphas(self.folder / "prompts.csv"), folder, label)
         loader: Any = trainer.train_dataloader
         for name, chosen in self._chosen.items():
             row = next(row for row in rows if row.position == chosen.position)
-            write_image(folder / f"{name}.png", draw_strip(loader.dataset[chosen.position], chosen, row))
+            write_image(folder / f"{name}.png", draw_strip(loader.dataset[chosen.position], chosen, row, label))
         for path in sorted(folder.glob("*.png")):
             log_image(trainer, f"figures/{path.stem}", path, trainer.global_step)
         print(f"figures   {folder}")
@@ -110,13 +111,14 @@ def packed_masks(prediction: Prediction) -> torch.Tensor:
     return torch.from_numpy(np.packbits(masks.cpu().numpy(), axis=1))
 
 
-def draw_strip(item: StreamItem, chosen: Chosen, row: ImageRow) -> NDArray[np.uint8]:
+def draw_strip(item: StreamItem, chosen: Chosen, row: ImageRow, label: str) -> NDArray[np.uint8]:
     """Five panels under a caption: image, SAM, auxiliary network, fusion, reference; the reference's outline in white.
 
     Args:
         item: The image with its reference.
         chosen: Its masks.
         row: Its scores.
+        label: What the method is called.
 
     Returns:
         uint8 ``(H + 28, 5W, 3)``.
@@ -132,7 +134,7 @@ def draw_strip(item: StreamItem, chosen: Chosen, row: ImageRow) -> NDArray[np.ui
     strip = np.concatenate(panels, axis=1)
     caption = np.full((CAPTION_HEIGHT, strip.shape[1], 3), 24, np.uint8)
     text = (
-        f"{row.case_id}: image | SAM {100 * row.sam_dsc:.1f} % | auxiliary | SAM + AuxOL {100 * row.aux_ol_dsc:.1f} % "
+        f"{row.case_id}: image | SAM {100 * row.sam_dsc:.1f} % | auxiliary | {label} {100 * row.aux_ol_dsc:.1f} % "
         f"(clipped SAM {100 * row.sam_clipped_dsc:.1f} %) | reference"
     )
     scale = min(0.6, strip.shape[1] / 1400)
@@ -140,13 +142,14 @@ def draw_strip(item: StreamItem, chosen: Chosen, row: ImageRow) -> NDArray[np.ui
     return np.concatenate([caption, strip])
 
 
-def draw_curves(rows: list[ImageRow], alphas: list[float], folder: Path) -> None:
+def draw_curves(rows: list[ImageRow], alphas: list[float], folder: Path, label: str) -> None:
     """Write ``alpha.png`` (as Fig. 6), ``running_dsc.png`` and ``gain.png``.
 
     Args:
         rows: Images of the stream.
         alphas: Weight of SAM at each prompt of the stream.
         folder: Where to.
+        label: What the method is called.
     """
     from matplotlib.figure import Figure  # late: it takes a second to import
 
@@ -164,9 +167,9 @@ def draw_curves(rows: list[ImageRow], alphas: list[float], folder: Path) -> None
 
     figure, axes = start("Mean DSC so far", "image", "DSC in %")
     count = np.arange(1, len(rows) + 1)
-    for column, label in LABELS.items():
+    for column, name in {**LABELS, "aux_ol": label}.items():
         scores = 100 * np.array([getattr(row, f"{column}_dsc") for row in rows])
-        axes.plot(count, np.cumsum(scores) / count, color=COLOURS[column], label=label)
+        axes.plot(count, np.cumsum(scores) / count, color=COLOURS[column], label=name)
     axes.legend(frameon=False)
     _mark_sets(axes, rows)
     figure.savefig(folder / "running_dsc.png", dpi=150)

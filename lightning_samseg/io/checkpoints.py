@@ -31,8 +31,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is not a checkpoint of a run, or is damaged.",
             expected="best.ckpt or last.ckpt of a run folder",
-            found=str(error).strip().splitlines()[0][:200],
-            fix="check --ckpt_path; pretrained SAM weights go to --model.checkpoint instead",
+            found=(str(error).strip() or type(error).__name__).splitlines()[0][:200],
+            fix="check --ckpt_path; a run whose last.ckpt is damaged goes on with --ckpt_path best, or starts again "
+            "once that file is deleted; pretrained SAM weights go to --model.checkpoint instead",
         ) from error
     return checkpoint
 

@@ -80,4 +80,5 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def _temporary_sibling(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.{uuid.uuid4().hex[:12]}.part{path.suffix}")
+    # A name may have 255 bytes: of a long one, the temporary one shows the beginning.
+    return path.with_name(f".{path.stem[:40]}.{uuid.uuid4().hex[:12]}.part{path.suffix[:20]}")

@@ -73,7 +73,7 @@ _PREFILTER = (np.sqrt(3) * _POLE ** np.abs(np.arange(-14, 15))).astype(np.float3
 @lru_cache(maxsize=256)
 def _spline_matrix(n_in: int, n_out: int) -> csr_array:
     """The ``(n_out, n_in)`` matrix from spline coefficients to samples; four numbers a row."""
-    columns = [zoom(column, n_out / n_in, order=3, prefilter=False) for column in np.eye(n_in)]
+    columns = [zoom(np.eye(1, n_in, place)[0], n_out / n_in, order=3, prefilter=False) for place in range(n_in)]
     return csr_array(np.stack(columns, axis=1).astype(np.float32))
 
 

@@ -1,5 +1,6 @@
 """Two-dimensional pictures and masks as NumPy arrays, by Pillow: png, jpg, tif, bmp and whatever else it reads."""
 
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -13,6 +14,8 @@ from lightning_samseg.io.files import atomic_write
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 """Lower-case endings of the files that are taken for pictures when a folder is listed."""
 
+# Pillow's names for pixels of more than one channel with 16 bits each.
+_DEEP = re.compile(r"\b(RGB[AaXx]*|LA);16[BLN]")
 # Everything Pillow's decoders are known to raise for a damaged file.
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
@@ -25,7 +28,8 @@ def read_image(path: str | Path) -> np.ndarray:
 
     Returns:
         ``(H, W)`` for grey pictures, ``(H, W, 3)`` for all others (palettes are resolved, transparency is dropped).
-        uint8; 16-bit and 32-bit integer grey keeps its values (uint16, int32), floating point grey is float32.
+        uint8; 16 bits a channel and 32-bit integer grey keep their values (uint16, int32), floating point grey is
+        float32.
 
     Raises:
         UserError: If the file is missing, truncated, no image, of several pages, or with values that are not finite.
@@ -42,6 +46,8 @@ def read_image(path: str | Path) -> np.ndarray:
         if not np.isfinite(values).all():
             raise UserError(f"{path}: the image holds values that are not finite.", fix="repair or remove the file")
         return values
+    if image.info.get("deep"):
+        return _deep_colour(Path(path))
     return np.asarray(image.convert("RGB"))
 
 
@@ -64,12 +70,12 @@ def read_mask(path: str | Path) -> np.ndarray:
     image = _open(Path(path))
     if image.mode == "1":
         return np.asarray(image, dtype=bool)
-    lossy = image.format == "JPEG"
+    lossy, deep = image.format == "JPEG", image.info.get("deep")
     if image.mode in ("LA", "La"):
         image = image.convert("L")
     elif image.mode not in ("L", "I", "F") and not image.mode.startswith("I;16"):
         image = image.convert("RGB")
-    values = np.asarray(image)
+    values = _deep_colour(Path(path)) if deep else np.asarray(image)
     if values.ndim == 3:
         values = values.max(axis=2)
     if not lossy and np.isin(values, (0, values.max(initial=0))).all():
@@ -93,6 +99,8 @@ def read_indexed_mask(path: str | Path) -> np.ndarray:
     values = np.asarray(image.convert("L") if image.mode in ("1", "LA", "La") else image)
     if image.mode == "1":
         values = values // 255
+    if image.info.get("deep"):
+        values = _deep_colour(Path(path))
     if values.ndim == 3:
         if image.mode not in ("RGB", "RGBA") or (values[..., :3] != values[..., :1]).any():
             raise UserError(
@@ -154,12 +162,25 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
         Image.fromarray(image).save(temporary)
 
 
+def _deep_colour(path: Path) -> np.ndarray:
+    """Colours of 16 bits a channel, of which Pillow gives the upper 8 alone: black for a camera of 8 to 12 bits."""
+    import cv2  # late: few pictures need it
+
+    values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype != np.uint16 or values.ndim != 3:
+        raise UserError(
+            f"{path}: this kind of picture with 16 bits a channel cannot be read.", fix="save it as a PNG of 16 bits"
+        )
+    return np.ascontiguousarray(values[..., 2::-1])
+
+
 def _open(path: Path) -> Image.Image:
     if not path.is_file():
         raise UserError(f"There is no image file {path}.", fix="check the path")
     try:
         with Image.open(path) as image:
             pages = getattr(image, "n_frames", 1)
+            image.info["deep"] = bool(image.tile) and _DEEP.search(str(image.tile[0][3])) is not None
             image.load()
     except _DECODER_ERRORS as error:
         raise UserError(

@@ -48,6 +48,9 @@ class Run:
         options = {**self.overrides, "trainer.default_root_dir": self.folder}
         if self.seed is not None:
             options["seed_everything"] = self.seed
+        if any(name.startswith("wandb.") for name in options):  # repeats under other seeds are one job type
+            options.setdefault("wandb.group", Path(self.folder).parent.name)
+            options.setdefault("wandb.job_type", "-".join(self.choices.values()) or self.verb)
         files = [part for config in self.configs for part in ("--config", config)]
         return [self.verb, *files, *(f"--{name}={_as_text(value)}" for name, value in options.items())]
 

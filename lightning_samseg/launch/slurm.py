@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 from lightning_samseg.errors import UserError
 
+PATIENCE = 60
+"""Seconds that one question may take."""
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "SUSPENDED", "STOPPED", "CONFIGURING")
 ENDED = (
     "BOOT_FAIL",
@@ -86,7 +88,7 @@ def job_state(job: str) -> str | None:
     """
     try:
         answer = _ask(["squeue", "--noheader", "--jobs", job, "--format", "%T", "--states", "all"])
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, UserError):
         return None
     if answer.returncode:
         return "" if "Invalid job id" in answer.stderr else None
@@ -151,7 +153,7 @@ def _accounted(job: str) -> dict[int, Task]:
     """Ended and other tasks from sacct; none where there is no accounting."""
     try:
         answer = _ask(["sacct", "-n", "-X", "-P", "--array", "-j", job, "-o", "JobID,State,ExitCode"])
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, UserError):
         return {}
     found = {}
     for line in answer.stdout.splitlines() if answer.returncode == 0 else []:
@@ -180,4 +182,11 @@ def _remembered(job: str) -> dict[int, Task]:
 
 
 def _ask(command: Sequence[str], stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60)
+    try:
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=PATIENCE)
+    except subprocess.TimeoutExpired as error:
+        raise UserError(
+            "Slurm's controller does not answer.",
+            found=f"nothing from {command[0]} within {PATIENCE} s",
+            fix="try again later; the runs themselves go on",
+        ) from error

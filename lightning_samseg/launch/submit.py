@@ -77,6 +77,7 @@ def script(runs: Sequence[Run], profile: Profile, manifest: Path, name: str) -> 
         *profile.setup,
         f"export SRUN_CPUS_PER_TASK={profile.cpus}  # srun no longer takes it from sbatch",
         f'line=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {shlex.quote(str(manifest.absolute()))})',
+        '[ -n "$line" ] || exit 1  # no manifest; without a command, the program would print its help and be done',
         'eval "run=($line)"  # the run folder, then what follows python -m lightning_samseg',
         'mkdir -p "${run[0]}"',
         f'srun --open-mode=append --output="${{run[0]}}/output.log" {shlex.quote(python)} -u -m lightning_samseg '
@@ -86,8 +87,12 @@ def script(runs: Sequence[Run], profile: Profile, manifest: Path, name: str) -> 
 
 
 def manifest_text(runs: Sequence[Run], profile: Profile) -> str:
-    """One line a run, quoted for a shell: its folder, then its arguments; trainings go on from ``last.ckpt``."""
-    lines = [shlex.join([run.folder, *run.resuming_argv, *profile.trainer_options]) for run in runs]
+    """One line a run, quoted for bash: its folder, then its arguments; trainings go on from ``last.ckpt``."""
+    lines = [
+        # Inside shlex's single quotes: a line break in a value must not make two lines of one run.
+        shlex.join([run.folder, *run.resuming_argv, *profile.trainer_options]).replace("\n", "'$'\\n''")
+        for run in runs
+    ]
     return "".join(f"{line}\n" for line in lines)
 
 

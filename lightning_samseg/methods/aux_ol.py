@@ -88,8 +88,8 @@ class AuxOl(lightning.LightningModule):
         policy: What goes when it is full: ``smallest_loss`` (paper), ``fifo`` (authors), ``single`` for no batch
             (Tables 3 and 4).
         prompt_order: ``prompt``: predict and learn prompt by prompt (Listing 1, authors), so that an image's later
-            prompts profit from the masks of its earlier ones. ``image``: all of an image's prompts are predicted before
-            any of its masks is used.
+            prompts profit from the masks of its earlier ones, where crops overlap also from what these show of the
+            later object. ``image``: all of an image's prompts are predicted before any of its masks is used.
         step_per: Updates of the network: one per rectified ``prompt``, or one per ``image``.
         replay_without_feedback: Also update where there is nothing new to learn (authors).
         images_per_step: R: that many images of the stream are predicted with the weights as they are, then the network
@@ -121,6 +121,9 @@ class AuxOl(lightning.LightningModule):
     """Fitting is one walk through the data set's stream, which is scored as it goes: no validation, no best weights."""
 
     needs_training = True
+
+    label = "SAM + AuxOL"
+    """What tables and figures of a run call its own column."""
 
     generalist: Generalist | AdaptedGeneralist
 
@@ -242,13 +245,17 @@ class AuxOl(lightning.LightningModule):
         """Bring SAM to the device and find the images that a prompt file names.
 
         Raises:
-            UserError: If the processes do not share one network whole, precision is half with a loss scale, there are
-                several images per step for a batch of one entry, or a name of the prompt file is unknown.
+            UserError: If the processes do not share one network whole, weights are of half precision or the loss would
+                need a scale, there are several images per step for a batch of one entry, or a name of the prompt file
+                is unknown.
         """
         if self.trainer.world_size > 1 and not isinstance(self.trainer.strategy, DDPStrategy):
             raise UserError("Every process holds the whole auxiliary network.", fix="set --trainer.strategy ddp")
-        if self.trainer.precision == "16-mixed":
-            raise UserError("AuxOl does not scale its loss.", fix="set --trainer.precision bf16-mixed or 32-true")
+        if self.trainer.precision not in ("32-true", "bf16-mixed"):
+            raise UserError(
+                f"AuxOl has float32 weights and does not scale its loss: no precision {self.trainer.precision}.",
+                fix="set --trainer.precision bf16-mixed or 32-true",
+            )
         if self.images_per_step > 1 and self.learner.batch.policy == "single":
             raise UserError(
                 f"policy single learns from one crop at a time, not from {self.images_per_step} images per step.",

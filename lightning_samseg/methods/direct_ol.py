@@ -31,6 +31,8 @@ class DirectOl(AuxOl):
         UserError: If the adapter does not fit, or has nothing to train.
     """
 
+    label = "DirectOL"
+
     def __init__(
         self,
         adapter: str,
@@ -61,9 +63,8 @@ class DirectOl(AuxOl):
         )
 
     def _build_learner(self, h: Any) -> DirectLearner:
-        network: AdaptedGeneralist = copy.deepcopy(self.generalist)  # type: ignore[assignment]
         # Not a submodule: what was trained is in the learner's part of the checkpoint, the rest is frozen.
-        self.__dict__["network"] = network
+        network: AdaptedGeneralist = copy.deepcopy(self.generalist)  # type: ignore[assignment]
         return DirectLearner(
             network,
             OnlineBatch(h.capacity, h.policy),

@@ -2,10 +2,11 @@
 
 import hashlib
 import io
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,8 @@ class LogitsCache:
     def __init__(self, folder: str | Path, limit_bytes: int) -> None:
         self.folder = Path(folder)
         self.limit_bytes = limit_bytes
-        self.hits = self.misses = 0
-        self._size = -1  # unknown until the first write
+        self._size = 0
+        self._unseen = math.inf  # bytes written since the folder was looked through
 
     def get_or_compute(self, key: str, compute: Callable[[], Tensor]) -> Tensor:
         """Give the logits of a key.
@@ -58,11 +59,8 @@ class LogitsCache:
             with _claim(self._path(key).parent):
                 found = self.get(key)  # another process may have been at it
                 if found is None:
-                    self.misses += 1
-                    logits = compute()
-                    self.put(key, logits)
-                    return logits
-        self.hits += 1
+                    found = compute()
+                    self.put(key, found)
         return found
 
     def __contains__(self, key: str) -> bool:
@@ -74,9 +72,10 @@ class LogitsCache:
         path = self._path(key)
         try:
             content = path.read_bytes()
-            os.utime(path)  # what was used last is removed last
         except OSError:
             return None
+        with suppress(OSError):  # a file of somebody else, or a read-only disk
+            os.utime(path)  # what was used last is removed last
         payload = memoryview(content)[DIGEST:]
         if hashlib.sha256(payload).digest() != content[:DIGEST]:
             path.unlink(missing_ok=True)
@@ -98,7 +97,10 @@ class LogitsCache:
                 temporary.write_bytes(hashlib.sha256(payload).digest() + payload)
         except OSError:
             return  # a full or read-only disk: the numbers are right all the same
-        self._size = self._scan_size() if self._size < 0 else self._size + DIGEST + len(payload)
+        self._size += DIGEST + len(payload)
+        self._unseen += DIGEST + len(payload)
+        if self._unseen > self.limit_bytes / 20:  # other processes write, too
+            self._size, self._unseen = sum(size for _, size, _ in self._files()), 0
         if self._size > self.limit_bytes:
             self._shrink()
 
@@ -118,9 +120,6 @@ class LogitsCache:
             elif path.name != CLAIM and time.time() - stat.st_mtime > ABANDONED_S:
                 path.unlink(missing_ok=True)
         return files
-
-    def _scan_size(self) -> int:
-        return sum(size for _, size, _ in self._files())
 
     def _shrink(self) -> None:
         files = sorted(self._files())

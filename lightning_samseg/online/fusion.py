@@ -110,7 +110,10 @@ class Fusion:
 
     def state_dict(self) -> dict[str, Any]:
         """The last alpha*, oldest first, as a float tensor ``(n,)`` with n at most ``window``."""
-        return {"history": torch.stack(list(self._history)) if self._history else torch.empty(0)}
+        if not self._history:
+            return {"history": torch.empty(0)}
+        device = self._history[-1].device  # after resuming, older ones may still be on the host
+        return {"history": torch.stack([alpha.to(device) for alpha in self._history])}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore ``state_dict()``; of a longer history the newest ``window`` values."""

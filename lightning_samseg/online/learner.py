@@ -66,9 +66,6 @@ class OnlineLearner:
             ``learn_together`` for several images.
         replay_without_feedback: Update on the stored batch also when there is nothing new to learn (authors' code). It
             takes place after the prediction, because whether there is feedback may depend on the reference.
-        optimise: Takes the loss ``()`` and makes one step of ``self.optimizer``; for a caller that scales it or counts
-            steps. With several processes the loss is this one's share of the mean over the batch, and the caller sums
-            the gradients (``ranks.sum_over_ranks``). None: clear gradients, backward, sum over the ranks, step.
 
     Raises:
         UserError: ``crop_size`` is not a multiple of 32.
@@ -87,7 +84,6 @@ class OnlineLearner:
         extra_channel: ExtraChannel | None = None,
         step_per: Literal["prompt", "image"] = "prompt",
         replay_without_feedback: bool = False,
-        optimise: Callable[[Tensor], None] | None = None,
     ) -> None:
         if crop_size < 32 or crop_size % 32:
             raise UserError(f"crop size {crop_size}", expected="a multiple of 32", fix="use 128 as the authors do")
@@ -101,7 +97,6 @@ class OnlineLearner:
         self.replay_without_feedback = replay_without_feedback
         self.optimizer = torch.optim.AdamW(auxiliary.parameters(), lr=lr, weight_decay=weight_decay)
         self.position = 0
-        self._optimise = optimise if optimise is not None else self._step
 
     @property
     def device(self) -> torch.device:
@@ -286,9 +281,10 @@ class OnlineLearner:
             latest[own] = share * losses.detach()
             sum_over_ranks([latest])
             self.batch.update(latest)
-            self._optimise(losses.sum() * (share / count))
+            self._step(losses.sum() * (share / count))
 
     def _step(self, loss: Tensor) -> None:
+        """Step on this process's share of the mean loss over the batch."""
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         sum_over_ranks(each.grad for each in self.auxiliary.parameters() if each.grad is not None)

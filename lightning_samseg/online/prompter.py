@@ -112,7 +112,8 @@ class Prompter:
             UserError: If a box or point of a prompt file lies outside of the image, or a box is empty.
         """
         crops = []
-        for number, (place, logits) in enumerate(zip(prompts, sam_logits, strict=True)):
+        masks = (sam_logits > 0).cpu().numpy() if self.prompt == "point" else [None] * len(prompts)
+        for number, (place, mask) in enumerate(zip(prompts, masks, strict=True)):
             name = f"{case.source}, prompt {number}"
             if self.prompt == "box":
                 crops.append(crop_of_box(place, case.original_size, name))
@@ -125,7 +126,7 @@ class Prompter:
                     found=f"{place[0]:g}, {place[1]:g}",
                     fix="give the point in pixels of the original image, as x, y",
                 )
-            crops.append(crop_of_point((logits > 0).cpu().numpy(), **POINT_CROPS[self.point_crop]))
+            crops.append(crop_of_point(mask, **POINT_CROPS[self.point_crop]))
         return crops
 
 

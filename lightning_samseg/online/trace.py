@@ -46,6 +46,10 @@ class ImageRow(NamedTuple):
     aux_ol_hd: float
     empty_reference: int
     """1 where the image shows no object."""
+    sam_empty: int
+    """1 where SAM's mask is empty; like every ``empty``."""
+    sam_clipped_empty: int
+    aux_ol_empty: int
 
 
 class PromptRow(NamedTuple):
@@ -162,6 +166,9 @@ def image_row(
         aux_ol_dsc=fused.dsc,
         aux_ol_hd=fused.hd,
         empty_reference=int(not reference.any()),
+        sam_empty=int(sam.empty_prediction),
+        sam_clipped_empty=int(clipped.empty_prediction),
+        aux_ol_empty=int(fused.empty_prediction),
     )
 
 
@@ -276,15 +283,16 @@ def summary(rows: Sequence[ImageRow]) -> dict[str, Any]:
         ``sam``, ``sam_clipped`` and ``aux_ol``, each ``{"dsc", "hd"}``: a fraction and a distance in pixels, None where
         no image has one; ``mean_alpha`` over prompts; ``images``, ``prompts``, ``rectified`` images,
         ``without_prompt``, ``empty_references`` and ``dropped`` images (without a distance, left out of the mean
-        distance); and under ``sets`` the same for each set, in the order of the stream.
+        distance); ``empty_predictions`` of each column; and under ``sets`` the same for each set, in the order of the
+        stream.
     """
     names = dict.fromkeys(row.set_name for row in rows)
     return {**_means(rows), "sets": {name: _means([row for row in rows if row.set_name == name]) for name in names}}
 
 
-def format_summary(table: Mapping[str, Any]) -> str:
-    """The table for the screen: a line per set and one for the whole stream."""
-    heads = "".join(f"{name:>20}" for name in ("SAM", "SAM clipped", "SAM + AuxOL"))
+def format_summary(table: Mapping[str, Any], label: str = "SAM + AuxOL") -> str:
+    """The table for the screen: a line per set and one for the whole stream; ``label`` heads the method's column."""
+    heads = "".join(f"{name:>20}" for name in ("SAM", "SAM clipped", label))
     lines = [f"{'':<16}{'images':>7}{heads}", f"{'':<23}" + f"{'DSC %':>11}{'HD px':>9}" * 3]
     parts = dict(table["sets"]) if len(table["sets"]) > 1 else {}
     for name, part in {**parts, "all": table}.items():
@@ -310,6 +318,7 @@ def _means(rows: Sequence[ImageRow]) -> dict[str, Any]:
         "rectified": sum(row.feedback == "expert" for row in rows),
         "without_prompt": sum(row.prompts == 0 for row in rows),
         "empty_references": sum(row.empty_reference for row in rows),
+        "empty_predictions": {column: sum(getattr(row, f"{column}_empty") for row in rows) for column in COLUMNS},
         "dropped": sum(any(math.isnan(getattr(row, f"{column}_hd")) for column in COLUMNS) for row in rows),
     }
 

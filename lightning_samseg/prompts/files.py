@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,7 +122,7 @@ def _read_coco(path: Path, kind: PromptKind) -> list[tuple[str, list[float]]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         names = {image["id"]: str(image["file_name"]) for image in content["images"]}
-        annotations = content["annotations"]
+        annotations = [dict(annotation) for annotation in content["annotations"]]
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path, error) from error
     rows = []
@@ -132,8 +132,10 @@ def _read_coco(path: Path, kind: PromptKind) -> list[tuple[str, list[float]]]:
         if image is None:
             raise UserError(f"{where}: there is no image of its image_id.", fix="mend the file")
         if kind == "box":
-            x, y, width, height = _numbers(annotation.get("bbox") or [""] * 4, where)
-            rows.append((image, [x, y, x + width, y + height]))
+            box = _numbers(annotation.get("bbox"), where)
+            if len(box) != 4:
+                raise UserError(f"{where}: not a box.", expected="x, y, width, height", found=str(box), fix="mend it")
+            rows.append((image, [box[0], box[1], box[0] + box[2], box[1] + box[3]]))
             continue
         keypoints = annotation.get("keypoints") or []
         for x, y, visible in zip(keypoints[::3], keypoints[1::3], keypoints[2::3], strict=False):
@@ -142,7 +144,7 @@ def _read_coco(path: Path, kind: PromptKind) -> list[tuple[str, list[float]]]:
     return rows
 
 
-def _numbers(values: Sequence[Any], where: str) -> list[float]:
+def _numbers(values: Any, where: str) -> list[float]:
     try:
         numbers = [float(value) for value in values]
     except (TypeError, ValueError):

@@ -117,7 +117,10 @@ def flat_config(run: RunRecord) -> dict[str, Any]:
 
 
 def repeat_key(run: RunRecord) -> dict[str, Any]:
-    """What repeats agree in: all options but ``IGNORED``; files by name, a tested checkpoint as best, last or so."""
+    """What repeats agree in: all options but ``IGNORED``, the number of processes that trained, or images of a round.
+
+    Files count by name, a tested checkpoint as best, last or so.
+    """
     options = {
         name: value
         for name, value in flat_config(run).items()
@@ -126,6 +129,11 @@ def repeat_key(run: RunRecord) -> dict[str, Any]:
     for name in ("model.checkpoint", "model.adapter"):
         if isinstance(options.get(name), str):
             options[name] = Path(options[name]).name
+    # Batch sizes are those of one process, so more devices are another training. A stream's rounds are over all.
+    if run.kind == "stream":
+        options["model.images_per_step"] = run.metrics.get("images_per_step", 1)
+    elif run.metrics.get("iterations") and (run.metrics.get("processes") or 1) > 1:  # not those of a test by itself
+        options["processes"] = run.metrics["processes"]
     tested = run.config.get("ckpt_path")
     # A finished `fit` has tested its best checkpoint; only a test by itself depends on this option.
     options["tested"] = Path(str(tested)).stem if tested and not run.config.get("test_after_fit") else "best"

@@ -10,7 +10,7 @@ import numpy as np
 from lightning_samseg.errors import UserError
 from lightning_samseg.reports.groups import Block, Variant
 from lightning_samseg.reports.paper import EVERY_COLUMN, Cell, filled_by, paper_tables, paper_values
-from lightning_samseg.reports.runs import FRACTIONS, FloatArray
+from lightning_samseg.reports.runs import FRACTIONS, FloatArray, nanmean
 from lightning_samseg.reports.statistics import (
     bootstrap_interval,
     holm,
@@ -26,7 +26,7 @@ class Comparison:
 
     baseline: str
     pairs: int
-    """Cases that have a score in both."""
+    """Cases with at least one class that has a score in both."""
     difference: float
     """Mean over cases of variant - baseline, in percentage points or the unit of distances."""
     low: float
@@ -165,7 +165,11 @@ def _compare(
     reference = find_baseline(block, variant, baseline)
     if reference is None or reference is variant:
         return None
-    differences = case_scores(variant, metric, set_name) - case_scores(reference, metric, set_name)
+    ours, theirs = (
+        mean_over_seeds([part.of_set(set_name).values[metric] for part in v.scores]) for v in (variant, reference)
+    )
+    # Class by class: a case mean of fewer classes, as after a miss without a distance, is no mean of the same thing.
+    differences = scale(metric) * nanmean(ours - theirs, axis=1)
     paired = differences[~np.isnan(differences)]
     low, high = bootstrap_interval(paired)
     return Comparison(

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ STREAM_COLUMNS = {"sam": "SAM", "sam_clipped": "SAM, clipped", "aux_ol": "SAM + 
 REPORT_MARK = "report.json"
 """Marks a folder that a report may replace, and that is never searched for runs."""
 _NOT_SEARCHED = {"checkpoints", "logs", "figures", "overlays", "predictions", "wandb", "__pycache__"}
+_NO_TEST = re.compile(r"(validate|predict)-\d+")
+"""Folders in a run folder that have a configuration, and never scores of test images."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,15 @@ class Scores:
 
     def per_case(self, metric: str) -> FloatArray:
         """``(cases,)``: mean over the classes that have a value."""
-        return _nanmean(self.values[metric], axis=1)
+        return nanmean(self.values[metric], axis=1)
+
+    def per_class(self, metric: str) -> FloatArray:
+        """``(classes,)``: mean over the cases that have a value; NaN where a class has none."""
+        return nanmean(self.values[metric], axis=0)
 
     def mean(self, metric: str) -> float:
         """Mean over cases of each class, then over classes, as in ``metrics.json``; NaN as soon as a class has none."""
-        return float(np.mean(_nanmean(self.values[metric], axis=0)))
+        return float(np.mean(self.per_class(metric)))
 
     def dropped(self, metric: str) -> int:
         """Pairs of case and class without a value, which the mean leaves out."""
@@ -84,6 +91,13 @@ class RunRecord:
     def seed(self) -> int | None:
         """``seed_everything`` of the run."""
         return self.metrics.get("seed", self.config.get("seed_everything"))
+
+    @property
+    def class_names(self) -> list[str]:
+        """Of the foreground classes, in the order of the scores; numbered where the run did not record them."""
+        count = next(iter(self.scores.values())).values["dsc"].shape[1]
+        known = self.metrics.get("class_names") or ()
+        return [str(known[i]) if len(known) == count else f"class {i + 1}" for i in range(count)]
 
     @property
     def method(self) -> str:
@@ -134,7 +148,8 @@ def read_run(folder: Path) -> RunRecord:
         The run.
     """
     config = _read(folder / "config.yaml", yaml.safe_load)
-    if not isinstance(config.get("model"), dict) or not isinstance(config.get("data"), dict):
+    parts = [config.get(name) for name in ("model", "data")]
+    if not all(isinstance(part, dict) and isinstance(part.get("class_path"), str) for part in parts):
         raise _BrokenError("config.yaml has no model or no data")
     if not (folder / "metrics.json").is_file():
         raise _UnfinishedError(_progress(folder, config))
@@ -159,6 +174,14 @@ def read_run(folder: Path) -> RunRecord:
     return RunRecord(folder, kind, config, metrics, scores)
 
 
+def nanmean(values: FloatArray, axis: int) -> FloatArray:
+    """Mean along an axis without the missing values; NaN where all are missing, and no warning."""
+    known = ~np.isnan(values)
+    count = known.sum(axis=axis)
+    mean = np.where(known, values, 0.0).sum(axis=axis) / np.maximum(count, 1)
+    return np.where(count > 0, mean, np.nan)
+
+
 class _BrokenError(Exception):
     """The run's files are missing, unreadable or contradict each other."""
 
@@ -176,7 +199,11 @@ def _run_folders(paths: Sequence[Path]) -> Iterator[Path]:
             if REPORT_MARK in files:
                 folders.clear()
                 continue
-            folders[:] = sorted(name for name in folders if name not in _NOT_SEARCHED and not name.startswith("."))
+            folders[:] = sorted(
+                name
+                for name in folders
+                if name not in _NOT_SEARCHED and not name.startswith(".") and not _NO_TEST.fullmatch(name)
+            )
             folder = Path(place)
             if ("config.yaml" in files or "metrics.json" in files) and folder.resolve() not in seen:
                 seen.add(folder.resolve())
@@ -239,12 +266,13 @@ def _stream_scores(rows: Sequence[Mapping[str, str]]) -> dict[str, Scores]:
     cases = tuple(sorted(by_case))
     sets = tuple(by_case[case]["set_name"] for case in cases)
     empty = sum(int(row["empty_reference"]) for row in rows)
+    missed = {column: [row.get(f"{column}_empty") for row in rows] for column in STREAM_COLUMNS}
     return {
         column: Scores(
             cases,
             sets,
             {m: np.array([[_number(by_case[case][f"{column}_{m}"])] for case in cases]) for m in METRICS["stream"]},
-            None,
+            None if None in missed[column] else sum(int(cell) for cell in missed[column] if cell is not None),
             empty,
         )
         for column in STREAM_COLUMNS
@@ -257,13 +285,6 @@ def _number(text: str) -> float:
     if not math.isfinite(value := float(text)):
         raise ValueError(f"{text} is not finite")
     return value
-
-
-def _nanmean(values: FloatArray, axis: int) -> FloatArray:
-    known = ~np.isnan(values)
-    count = known.sum(axis=axis)
-    mean = np.where(known, values, 0.0).sum(axis=axis) / np.maximum(count, 1)
-    return np.where(count > 0, mean, np.nan)
 
 
 def _check_agreement(kind: str, scores: Mapping[str, Scores], summary: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from lightning_samseg.reports.runs import Problem, RunRecord
 from lightning_samseg.reports.tables import (
     NOTHING,
     Table,
+    classes_table,
     comparison_table,
     paper_layouts,
     results_table,
@@ -56,7 +57,10 @@ def block_section(folder: Path, block: Block, results: Sequence[Result]) -> Sect
     from lightning_samseg.reports.figures import box_plots, stream_curves, sweeps
     from lightning_samseg.reports.pictures import qualitative_grid, stream_strips
 
-    candidates = [results_table(block, results), comparison_table(block, results), sets_table(block)]
+    candidates = [
+        *(results_table(block, results), comparison_table(block, results)),
+        *(classes_table(block), sets_table(block)),
+    ]
     section = Section(block.title, tables=[table for table in candidates if table is not None])
     stem = "".join(c if c.isalnum() else "_" for c in block.title.casefold())
     if len(stem) > 40:  # tables that were grouped by long facts
@@ -118,12 +122,14 @@ def methods() -> Section:
             "convention does not define is left out and counted. The mean in a table is that of the runs. The standard "
             "deviation over cases is that of the case scores averaged over seeds; the standard deviation over "
             "seeds is that of the runs' means; both divide by n - 1.",
-            "Comparisons pair the case scores, averaged over seeds: Wilcoxon's signed-rank test, two-sided, zeros left "
+            "Comparisons pair the cases class by class, scores averaged over seeds; the difference of a case is the "
+            "mean over the classes that have a score in both: Wilcoxon's signed-rank test, two-sided, zeros left "
             "out; Holm's correction over the comparisons of a table within a metric; percentile bootstrap of the "
             "mean difference over cases. Without a named baseline, streams are compared with their own SAM. Seeds and "
             "cases are not repeats of a study: the tests speak about these cases and these trainings.",
             "Runs are repeats, and averaged, where their configurations agree in everything but: "
-            f"{', '.join(IGNORED)}. Runs of one data module that differ in data, split or convention, or that name the "
+            f"{', '.join(IGNORED)}. Of devices and nodes, the number of processes that trained counts: batch sizes are "
+            "those of one process. Runs of one data module that differ in data, split or convention, or that name the "
             "same weights and had others, are neither averaged nor compared.",
         ],
     )

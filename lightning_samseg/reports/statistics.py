@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import wilcoxon
 
-from lightning_samseg.reports.runs import FloatArray
+from lightning_samseg.reports.runs import FloatArray, nanmean
 
 DRAWS = 10_000
 LEVEL = 0.95
@@ -22,15 +22,12 @@ def mean_over_seeds(scores: Sequence[FloatArray]) -> FloatArray:
     """Mean of the scores of the same cases under several seeds, without the missing ones.
 
     Args:
-        scores: One ``(cases,)`` a seed.
+        scores: One ``(cases,)`` or ``(cases, classes)`` a seed.
 
     Returns:
-        ``(cases,)``, NaN where no seed has a score.
+        The same shape, NaN where no seed has a score.
     """
-    stacked = np.stack(scores)
-    known = ~np.isnan(stacked)
-    count = known.sum(axis=0)
-    return np.where(count > 0, np.where(known, stacked, 0.0).sum(axis=0) / np.maximum(count, 1), np.nan)
+    return nanmean(np.stack(scores), axis=0)
 
 
 def wilcoxon_p(differences: FloatArray) -> float:

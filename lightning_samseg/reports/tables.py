@@ -4,10 +4,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from lightning_samseg.reports.groups import Block
 from lightning_samseg.reports.paper import paper_tables
-from lightning_samseg.reports.results import Comparison, FilledCell, Result, block_results
+from lightning_samseg.reports.results import Comparison, FilledCell, Result, block_results, scale
 from lightning_samseg.reports.runs import FRACTIONS
+from lightning_samseg.reports.statistics import standard_deviation
 
 METRIC_NAMES = {"dsc": "DSC", "jc": "JC", "hd95": "HD95", "asd": "ASD", "hd": "HD"}
 NOTHING = "\N{EN DASH}"
@@ -113,6 +116,26 @@ def sets_table(block: Block) -> Table | None:
     return Table(f"{block.title}: sets", caption, ("method", *heads), tuple(rows), groups=groups)
 
 
+def classes_table(block: Block) -> Table | None:
+    """Means of each class, classes as columns; None where there is one class."""
+    names = block.variants[0].runs[0].class_names
+    if len(names) < 2:
+        return None
+    rows = []
+    for variant in block.variants:
+        # (metrics, runs, classes)
+        means = [[scale(metric) * part.per_class(metric) for part in variant.scores] for metric in block.metrics]
+        cells = [_spread([run[i] for run in runs]) for i in range(len(names)) for runs in means]
+        rows.append((variant.name, *cells))
+    heads = [metric_head(metric, block.facts["unit"]) for metric in block.metrics] * len(names)
+    caption = (
+        "Means of each class over the cases and the runs, ± standard deviation over seeds. "
+        f"Convention {block.facts['convention']}."
+    )
+    groups = tuple((name, len(block.metrics)) for name in names)
+    return Table(f"{block.title}: classes", caption, ("method", *heads), tuple(rows), groups=groups)
+
+
 def paper_layouts(cells: Iterable[FilledCell]) -> list[Table]:
     """The papers' tables with every row that is printed, for the columns (data sets) in which runs fill a cell."""
     ours = {(*entry.cell, entry.metric): entry for entry in cells}
@@ -142,6 +165,12 @@ def number(value: float, sign: bool = False) -> str:
 def p_text(p: float) -> str:
     """A p value as it is printed."""
     return NOTHING if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _spread(means: Sequence[float]) -> str:
+    """Mean ± standard deviation of the means of several runs."""
+    spread = standard_deviation(means)
+    return number(float(np.mean(means))) + ("" if math.isnan(spread) else f" ± {number(spread)}")
 
 
 def _comparison_cells(c: Comparison) -> tuple[str, str]:

@@ -36,7 +36,7 @@ def image_row(position: int) -> ImageRow:
     gain, prompts = GAINS[position], int(position > 0)
     scores = (0.4, 5.0, 0.5, 4.0, 0.5 + (gain if prompts else 0.0), 3.0)
     alpha = 0.5 if prompts else math.nan
-    return ImageRow(position, "ab"[position > 3], f"case{position}", 0, prompts, "expert", alpha, *scores, 0)
+    return ImageRow(position, "ab"[position > 3], f"case{position}", 0, prompts, "expert", alpha, *scores, *[0] * 4)
 
 
 def done(position: int) -> Round:
@@ -84,7 +84,7 @@ def test_every_logger_gets_every_figure(tmp_path: Path) -> None:
     callback = StreamFigures(tmp_path)
     walk(callback, rounds)
     assert not (tmp_path / "figures").exists()  # drawn at the end
-    callback.on_fit_end(trainer(csv, board, wandb), None)  # type: ignore[arg-type]
+    callback.on_fit_end(trainer(csv, board, wandb), SimpleNamespace(label="DirectOL"))  # type: ignore[arg-type]
     names = {"alpha", "running_dsc", "gain", "first", "best_gain", "worst_gain"}
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == names
     assert {key.removeprefix("figures/") for key in wandb.given} == names
@@ -111,7 +111,7 @@ def test_the_cases_are_the_first_the_best_and_the_worst(tmp_path: Path) -> None:
 
 def test_a_strip_shows_each_mask_in_its_panel() -> None:
     masks = figures.packed_masks(done(2).prediction)
-    strip = figures.draw_strip(item(2), figures.Chosen(2, 0.0, masks), image_row(2))
+    strip = figures.draw_strip(item(2), figures.Chosen(2, 0.0, masks), image_row(2), "SAM + AuxOL")
     assert strip.shape == (HEIGHT + figures.CAPTION_HEIGHT, 5 * WIDTH, 3)
     panels = np.split(strip[figures.CAPTION_HEIGHT :], 5, axis=1)
     assert (panels[0] == 20).all()
@@ -133,7 +133,7 @@ def test_the_curves_show_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     drawn = []
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, path, dpi: drawn.append(self.axes[0]))
     rows = [image_row(position) for position in range(len(GAINS))]
-    figures.draw_curves(rows, [1.0, 0.4, 0.3], tmp_path)
+    figures.draw_curves(rows, [1.0, 0.4, 0.3], tmp_path, "SAM + AuxOL")
     alpha, running, gain = drawn
     np.testing.assert_array_equal(alpha.lines[0].get_ydata(), [1.0, 0.4, 0.3])
     means = {line.get_label(): line.get_ydata() for line in running.lines}
@@ -150,6 +150,6 @@ def test_other_processes_draw_nothing(tmp_path: Path) -> None:
 
 
 def test_a_figure_is_a_picture(tmp_path: Path) -> None:
-    figures.draw_curves([image_row(position) for position in range(len(GAINS))], [0.5], tmp_path)
+    figures.draw_curves([image_row(position) for position in range(len(GAINS))], [0.5], tmp_path, "DirectOL")
     for name in ("alpha", "running_dsc", "gain"):
         assert read_image(tmp_path / f"{name}.png").std() > 5

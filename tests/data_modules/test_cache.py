@@ -244,6 +244,23 @@ def test_batches_are_the_same_with_and_without(tmp_path, monkeypatch, kind):
                 assert all(map(np.array_equal, one[key], other[key]))
 
 
+def test_entries_that_another_process_has_just_removed_are_not_counted(tmp_path):
+    always(Layout(), tmp_path).read(write_item(tmp_path), True)
+    (entry,) = entries(tmp_path)
+    (entry.parent / ".b.0123456789ab.part.h5").symlink_to(tmp_path / "gone")  # listed, but no longer there
+    assert size_of(tmp_path / "decoded") == (1, entry.stat().st_size)
+
+
+def test_what_a_layout_remembers_changes_no_key(tmp_path):
+    root = write_folder(tmp_path / "own", [f"a{n}" for n in range(10)])
+    first, second = FolderLayout(str(root)), FolderLayout(str(root))
+    item = first.items()[0]
+    assert (second.sliced, second.class_names) == (False, ("foreground",))
+    assert always(first, tmp_path).path_of(item, True) == always(second, tmp_path).path_of(item, True)
+    other = FolderLayout(str(root), scale_volumes=True)
+    assert always(first, tmp_path).path_of(item, True) != always(other, tmp_path).path_of(item, True)
+
+
 def test_merged_masks_and_classes_are_kept_apart(tmp_path):
     root = write_busi(tmp_path)
     by_class = {}

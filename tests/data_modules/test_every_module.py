@@ -6,6 +6,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 import data_modules
+from lightning_samseg.errors import UserError
+from lightning_samseg.io.images import write_image
 from tests.fakes import write_acdc, write_busi, write_folder, write_glas, write_polyp, write_retouch
 
 SETS = {
@@ -107,6 +109,17 @@ def test_training_evaluation_and_prediction(make):
     assert {case.case_id for batch in predicted for case in batch["cases"]} == tested
     trained = {case.case_id for batch in model.seen["train"] for part in batch.values() for case in part["cases"]}
     assert not trained & tested
+
+
+def test_pictures_of_ones_own_are_predicted_whatever_the_data_set_is_made_of(make, tmp_path):
+    picture = np.arange(40 * 30, dtype=np.uint8).reshape(40, 30)
+    write_image(tmp_path / "own.png", picture)
+    (batch,) = make(predict_from=str(tmp_path)).predict_dataloader()
+    assert [case.original_size for case in batch["cases"]] == [(40, 30)]
+    np.testing.assert_array_equal(batch["original"][0][..., 0], picture)
+    (tmp_path / "ct.nii").write_bytes(b"")
+    with pytest.raises(UserError, match="volumes are for predict --ckpt_path"):
+        make(predict_from=str(tmp_path / "ct.nii")).predict_dataloader()
 
 
 def test_the_stream(make):

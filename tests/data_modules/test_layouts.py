@@ -106,6 +106,8 @@ def test_lists(tmp_path):
     (tmp_path / "val.txt").write_text("a (1)")
     with pytest.raises(UserError, match=r"a \(1\) is listed twice, in train.txt and val.txt"):
         listed_splits(there, tmp_path, tmp_path, "")
+    (tmp_path / "val.txt").write_text("case#3  # a name\n # no name\n#4\n")
+    assert read_list(tmp_path / "val.txt") == ["case#3"]
     (tmp_path / "val.txt").write_text("# nothing")
     with pytest.raises(UserError, match="names no image"):
         read_list(tmp_path / "val.txt")

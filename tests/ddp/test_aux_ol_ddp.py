@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import traceback
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -68,15 +69,21 @@ class Bench:
         (folder / "config.yaml").write_text(CONFIG)
 
     def __call__(self, run: str, *options: str) -> int:
+        torch.set_num_threads(1)  # a fork must not inherit a pool of threads
         child = os.fork()
         if child == 0:
             status = 1
             try:
-                torch.set_num_threads(1)
                 os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+                # Whoever has counted GPUs before may not be forked, says Lightning; here nobody goes near one.
+                torch.cuda._is_in_bad_fork = lambda: False
                 common = ["--config", str(self.folder / "config.yaml"), "--data.root", str(self.data)]
                 with (self.folder / f"{run}.log").open("a") as log, redirect_stdout(log), redirect_stderr(log):
-                    status = main(["fit", *common, "--trainer.default_root_dir", str(self.folder / run), *options])
+                    try:
+                        status = main(["fit", *common, "--trainer.default_root_dir", str(self.folder / run), *options])
+                    except BaseException:
+                        traceback.print_exc()
+                        raise
             finally:
                 os._exit(status)
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

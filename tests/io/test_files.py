@@ -32,6 +32,14 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_any_name_that_a_file_can_have(tmp_path):
+    for name in ("x" * 251 + ".png", "\N{CJK UNIFIED IDEOGRAPH-56F3}" * 84 + ".h5"):
+        with atomic_write(tmp_path / name) as temporary:
+            temporary.write_text("whole")
+            assert temporary.suffix == (tmp_path / name).suffix
+        assert (tmp_path / name).read_text() == "whole"
+
+
 def test_atomic_folder_is_complete_or_absent(tmp_path):
     target = tmp_path / "deep" / "data"
     with pytest.raises(OSError, match="half"), atomic_folder(target) as temporary:

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -42,6 +43,32 @@ def test_16_bit_keeps_its_values(tmp_path, suffix):
     read = read_image(tmp_path / f"a.{suffix}")
     assert read.dtype == np.uint16
     np.testing.assert_array_equal(read, deep)
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_colours_of_12_bits_are_not_cut_to_4(tmp_path, suffix, alpha):
+    deep = RNG.integers(0, 4096, (20, 30, 3)).astype(np.uint16)
+    stored = np.dstack([deep[..., ::-1], deep[..., :1]]) if alpha else deep[..., ::-1]
+    cv2.imwrite(str(tmp_path / f"a.{suffix}"), stored)
+    read = read_image(tmp_path / f"a.{suffix}")
+    assert (read.dtype, read.flags.c_contiguous) == (np.uint16, True)
+    np.testing.assert_array_equal(read, deep)
+    assert to_rgb_uint8(read).max() == 255
+    truncate(tmp_path / f"a.{suffix}")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_image(tmp_path / f"a.{suffix}")
+
+
+def test_masks_of_16_bit_colour_keep_small_values(tmp_path):
+    for highest in (1, 2, 65535):
+        channels = 3 if highest == 1 else 4  # with a useless alpha
+        cv2.imwrite(str(tmp_path / "m.png"), np.repeat(MASK[..., None], channels, axis=2).astype(np.uint16) * highest)
+        np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), MASK)
+        if highest < 256:
+            np.testing.assert_array_equal(read_indexed_mask(tmp_path / "m.png"), MASK * highest)
+    with pytest.raises(UserError, match=r"0\.\.255"):
+        read_indexed_mask(tmp_path / "m.png")
 
 
 def test_big_endian_16_bit(tmp_path):

@@ -91,6 +91,16 @@ def test_options_for_every_run() -> None:
     assert not any("--trainer.max_steps=10" in run.argv for run in runs)
 
 
+def test_weights_and_biases_sorts_by_grid_and_variant() -> None:
+    first, second = expand(GRID, **{"wandb.project": "p"})[:2]
+    expected = ["--wandb.project=p", "--wandb.group=some", "--wandb.job_type=acdc-full"]
+    assert [part for part in first.argv if "wandb" in part] == expected
+    assert [part for part in second.argv if "wandb" in part] == expected
+    given = expand(GRID, **{"wandb.group": "mine"})[0]
+    assert "--wandb.group=mine" in given.argv
+    assert not [part for part in expand(GRID)[0].argv if "wandb" in part]  # any of these would turn W&B on
+
+
 def test_defaults() -> None:
     (run,) = expand("{configs: [base.yaml], axes: {size: {10: {set: {model.size: 10}}}}}")
     assert (run.folder, run.verb, run.seed) == ("runs/grid/10", "fit", None)

@@ -10,6 +10,7 @@ import pytest
 from lightning_samseg.errors import UserError
 from lightning_samseg.grid_cli import main
 from lightning_samseg.launch.run_folder import Claim
+from lightning_samseg.launch.slurm import job_state
 
 PROJECT = Path(__file__).parents[2]
 BASE = "experiments/quickstart/cpc_sam.yaml"
@@ -78,7 +79,8 @@ def test_dry_run_shows_the_job_and_touches_nothing(
 
 
 def test_each_task_starts_its_own_run(slurm: Path, folder: Path, tmp_path: Path) -> None:
-    assert submit("--set", "data.root=/my data/ACDC") == 0
+    # A value of a YAML block may hold several lines; a task still reads one line of the manifest.
+    assert submit("--set", "data.root=/my data/it's\nACDC") == 0
     # The script is run as Slurm would, with an srun that prints its arguments.
     srun = tmp_path / "bin" / "srun"
     srun.write_text('#!/bin/bash\nprintf "%s\\n" "$@"')
@@ -94,9 +96,22 @@ def test_each_task_starts_its_own_run(slurm: Path, folder: Path, tmp_path: Path)
         assert f"--output=runs/mine/{name}/output.log" in arguments
         assert arguments[arguments.index("lightning_samseg") + 1] == "fit"
         assert f"--trainer.default_root_dir=runs/mine/{name}" in arguments
-        assert "--data.root=/my data/ACDC" in arguments
+        assert "--data.root=/my data/it's\nACDC" in job.stdout
         assert arguments[-3:] == ["--ckpt_path=last", "--trainer.devices=1", "--trainer.num_nodes=1"]
         assert Path(f"runs/mine/{name}").is_dir()
+
+
+def test_a_task_whose_manifest_is_gone_fails(slurm: Path, tmp_path: Path) -> None:
+    assert submit() == 0
+    (tmp_path / "bin" / "srun").write_text("#!/bin/bash\ntrue")
+    (tmp_path / "bin" / "srun").chmod(0o755)
+    for status, manifest in ((0, None), (1, Path("runs/mine/slurm/manifest-1.txt"))):
+        if manifest:
+            manifest.unlink()
+        environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "SLURM_ARRAY_TASK_ID": "0"}
+        assert (
+            subprocess.run(["bash", slurm / "job.sh"], env=environment, stderr=subprocess.DEVNULL).returncode == status
+        )
 
 
 def test_what_was_submitted_is_remembered(slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -235,6 +250,18 @@ def test_the_controller_does_not_answer(slurm: Path) -> None:
     (slurm / "down").touch()
     with pytest.raises(UserError, match="does not answer"):
         main(["status", "grid.yaml"])
+
+
+def test_the_controller_is_too_slow(slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    submit()
+
+    def hang(command: list[str], **options: object) -> None:
+        raise subprocess.TimeoutExpired(command, 60)
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    with pytest.raises(UserError, match="does not answer"):
+        main(["status", "grid.yaml"])
+    assert job_state("41") is None  # signs of life decide about a lock
 
 
 def test_collect_needs_a_finished_run() -> None:

@@ -127,6 +127,16 @@ def test_state_survives_a_file(count):
         observe(fusion, alpha), observe(other, alpha)
 
 
+def test_going_on_elsewhere_than_on_the_host():
+    """A checkpoint's values are on the host, those that follow on the accelerator: here, the device without values."""
+    fusion, other = Fusion("adaptive", window=4), Fusion("adaptive", window=4)
+    observe(fusion, 1)
+    other.load_state_dict(fusion.state_dict())
+    other.remember(torch.ones((), device="meta"))
+    history = other.state_dict()["history"]
+    assert (history.shape, history.device.type) == ((2,), "meta")
+
+
 @pytest.mark.parametrize("wrong", [{"alpha": 1.5}, {"window": 0}, {"grid_step": 0.3}, {"grid_step": 0}])
 def test_mistakes(wrong):
     with pytest.raises(UserError, match="fusion"):

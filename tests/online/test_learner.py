@@ -143,7 +143,8 @@ def test_losses_are_those_before_any_update_and_the_batch_keeps_the_latest(make_
 def test_one_update_per_prompt_or_per_image(make_stream, make_learner, step_per, expected):
     sample = make_stream(1, prompts=3)[0]
     sizes = []
-    learner = make_learner(step_per=step_per, optimise=lambda loss: sizes.append(len(learner.batch)))
+    learner = make_learner(step_per=step_per)
+    learner._step = lambda loss: sizes.append(len(learner.batch))
     prediction = learner.predict(sample.image, sample.sam_logits, sample.crops)
     learner.learn(prediction, Expert().feedback(prediction, sample.reference))
     assert sizes == expected
@@ -152,7 +153,8 @@ def test_one_update_per_prompt_or_per_image(make_stream, make_learner, step_per,
 def test_an_update_follows_also_when_the_batch_refuses_the_sample(make_stream, make_learner):
     samples = make_stream(2)
     steps = []
-    learner = make_learner(batch=OnlineBatch(1), optimise=steps.append)
+    learner = make_learner(batch=OnlineBatch(1))
+    learner._step = steps.append
     run(learner, Expert(), samples[:1])
     learner.batch.update(torch.tensor([10.0]))
     _, ((outcome,),) = run(learner, Expert(), samples, start=1)
@@ -163,7 +165,8 @@ def test_an_update_follows_also_when_the_batch_refuses_the_sample(make_stream, m
 @pytest.mark.parametrize(("replay", "expected"), [(False, 2), (True, 4)])
 def test_without_feedback(make_stream, make_learner, replay, expected):
     steps = []
-    learner = make_learner(replay_without_feedback=replay, optimise=steps.append)
+    learner = make_learner(replay_without_feedback=replay)
+    learner._step = steps.append
     samples = make_stream(4)
     run(learner, Expert(rate=0), samples[:2])  # positions 0 and 1: there is nothing to replay yet
     assert steps == []

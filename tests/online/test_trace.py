@@ -44,7 +44,7 @@ def row(position: int, set_name: str = "a", **changes: Any) -> ImageRow:
     values = dict(
         zip(
             ImageRow._fields,
-            [position, set_name, f"case{position}", 0, 1, "expert", 0.5] + [0.5, 4.0] * 3 + [0],
+            [position, set_name, f"case{position}", 0, 1, "expert", 0.5] + [0.5, 4.0] * 3 + [0] * 4,
             strict=True,
         )
     )
@@ -64,6 +64,11 @@ def test_an_image_is_scored_as_it_was_predicted() -> None:
     assert scored.aux_ol_hd == pytest.approx(math.hypot(2, 2))
     nothing = image_row(prediction(), Feedback("none", (None,)), np.zeros((8, 10), np.uint8), CASE, "a")
     assert nothing.empty_reference == 1
+    assert (scored.sam_empty, scored.sam_clipped_empty, scored.aux_ol_empty) == (0, 0, 0)
+    missed = prediction()
+    missed.mask[:], missed.sam_clipped[:] = False, False
+    missed = image_row(missed, Feedback("none", (None,)), reference, CASE, "a")
+    assert (missed.sam_empty, missed.sam_clipped_empty, missed.aux_ol_empty) == (0, 1, 1)
     assert nothing.sam_hd == pytest.approx(math.hypot(8, 10))
 
 
@@ -104,7 +109,7 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
 def test_the_table() -> None:
     rows = [
         row(0, "b", aux_ol_dsc=0.9, aux_ol_hd=1.0, alpha=1.0, prompts=3),
-        row(1, "b", aux_ol_dsc=0.7, feedback="none", alpha=0.2),
+        row(1, "b", aux_ol_dsc=0.7, feedback="none", alpha=0.2, aux_ol_empty=1),
         row(2, "a", prompts=0, alpha=math.nan, sam_hd=math.nan, sam_clipped_hd=math.nan, aux_ol_hd=math.nan),
     ]
     table = summary(rows)
@@ -112,6 +117,7 @@ def test_the_table() -> None:
     assert table["mean_alpha"] == pytest.approx((3 * 1.0 + 0.2) / 4)
     assert (table["images"], table["prompts"], table["rectified"]) == (3, 4, 2)
     assert (table["without_prompt"], table["dropped"]) == (1, 1)
+    assert table["empty_predictions"] == {"sam": 0, "sam_clipped": 0, "aux_ol": 1}
     assert list(table["sets"]) == ["b", "a"]
     assert table["sets"]["b"]["aux_ol"] == {"dsc": pytest.approx(0.8), "hd": 2.5}
     assert (table["sets"]["a"]["sam"], table["sets"]["a"]["mean_alpha"]) == ({"dsc": 0.5, "hd": None}, None)
@@ -119,3 +125,5 @@ def test_the_table() -> None:
     assert lines[2].split() == ["b", "2", "50.00", "4.00", "50.00", "4.00", "80.00", "2.50"]
     assert lines[3].split() == ["a", "1", "50.00", "-", "50.00", "-", "50.00", "-"]
     assert lines[4].split()[0] == "all"
+    assert lines[0].endswith(" SAM + AuxOL")
+    assert format_summary(table, "DirectOL").splitlines()[0].endswith(" DirectOL")

@@ -29,6 +29,9 @@ def test_points_of_a_csv_file_and_slices(tmp_path):
     np.testing.assert_array_equal(file.prompts("volume_004"), [[3, 4]])
 
 
+COCO = '{"images": [{"id": 7, "file_name": "cju.jpg"}], "annotations": [%s]}'
+
+
 def test_coco(tmp_path):
     content = {
         "images": [{"id": 7, "file_name": "cju.jpg"}, {"id": 8, "file_name": "ETIS/1"}],
@@ -49,6 +52,9 @@ def test_coco(tmp_path):
     ("name", "text", "message"),
     [
         ("a.csv", "image,x0,y0,x1\nb,1,2,3\n", "no column y1 for a box prompt"),
+        ("a.json", COCO % '{"image_id": 7, "bbox": [1, 2, 3]}', "annotation 0: not a box"),
+        ("a.json", COCO % '{"image_id": 7, "bbox": 3}', "annotation 0: not a prompt"),
+        ("a.json", COCO % "3", "cannot be read as prompts"),
         ("a.csv", "image,x0,y0,x1,y1\ncju,1,2,three,4\n", "line 2: not a prompt"),
         ("a.csv", "image,x0,y0,x1,y1\ncju,1,2\n", "line 2: not a prompt"),
         ("a.csv", "image,x0,y0,x1,y1\n", "holds no box"),

@@ -161,9 +161,9 @@ def test_time_does_not_grow_with_the_number_of_regions() -> None:
     """Some 8000 regions of one pixel; whole-image passes for each would take seconds."""
     labels = np.zeros((1, 512, 512), np.uint8)
     labels[0, ::4, ::4] = np.arange(128) % 2 + 1
-    start = time.perf_counter()
+    start = time.process_time()
     class_points(torch.from_numpy(labels), 3, rng())
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 @pytest.fixture

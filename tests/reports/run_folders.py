@@ -85,7 +85,7 @@ def write_stream_run(
         }
         for column, plus in (("sam", 0.0), ("sam_clipped", 0.01), ("aux_ol", gain + 0.01 * float(rng.random()))):
             row |= {f"{column}_dsc": repr(base + plus), f"{column}_hd": repr(50.0 - 100 * plus + float(place))}
-        rows.append(row | {"empty_reference": 0})
+        rows.append(row | {"empty_reference": 0, "sam_empty": 0, "sam_clipped_empty": 0, "aux_ol_empty": place % 2})
     summary = {**_stream_means(rows), "sets": {s: _stream_means([r for r in rows if r["set_name"] == s]) for s in SETS}}
     content = {
         "summary": summary,

@@ -109,6 +109,24 @@ def test_markdown_has_the_papers_layout(report: Path) -> None:
     assert re.search(r"\| 2 models \| \N{EN DASH} \(85\.04\) \|", text)
 
 
+def test_classes_have_a_table_of_their_own(report: Path, tmp_path: Path) -> None:
+    text = (report / "report.md").read_text()
+    [row] = re.findall(r"### ACDC: classes\n\n.*\n.*\n\| one_branch \|(.*)\n", text)
+    runs = [list(csv.DictReader((report.parent / f"runs/fig4/one_branch-seed{s}/cases.csv").open())) for s in (1, 2)]
+    dsc = [
+        [100 * np.mean([float(r["dsc"]) for r in rows if r["class_id"] == str(c)]) for rows in runs] for c in (1, 2, 3)
+    ]
+    cells = [cell.strip() for cell in row.split("|")]
+    assert cells[::4][:3] == [f"{np.mean(pair):.2f} ± {np.std(pair, ddof=1):.2f}" for pair in dsc]
+    assert "class 3 ASD mm" in text
+    assert "BUSI: classes" not in text  # one class
+
+    run = write_case_run(tmp_path / "run", **ACDC, class_names=["RV", "Myo", "LV"])  # type: ignore[arg-type]
+    build_report([run], tmp_path / "out")
+    assert "RV DSC % | RV JC % |" in (tmp_path / "out" / "report.md").read_text()
+    assert "\\multicolumn{4}{c}{Myo}" in (tmp_path / "out" / "tables.tex").read_text()
+
+
 def test_latex_is_escaped_and_balanced(report: Path) -> None:
     text = (report / "tables.tex").read_text()
     assert text.count("\\begin{tabular}") == text.count("\\end{tabular}") == text.count("\\toprule") >= 6

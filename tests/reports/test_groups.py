@@ -32,6 +32,27 @@ def test_options_make_variants_and_name_them(tmp_path: Path) -> None:
     assert [v.name for v in block.variants] == ["CPC-SAM, lora_rank 4", "CPC-SAM, lora_rank 8", "Supervised"]
 
 
+def test_more_processes_are_another_training(tmp_path: Path) -> None:
+    """Batch sizes are those of one process."""
+    write_case_run(tmp_path / "old", 1)
+    write_case_run(tmp_path / "one", 2, processes=1)
+    write_case_run(tmp_path / "two", 3, processes=2)
+    write_case_run(tmp_path / "test", 4, processes=2, iterations=None)
+    [block], problems = grouped(tmp_path)
+    assert problems == []
+    assert {v.name: v.seeds for v in block.variants} == {"CPC-SAM": [1, 2, 4], "CPC-SAM, processes 2": [3]}
+
+
+def test_a_round_of_a_stream_has_its_images_whatever_the_processes(tmp_path: Path) -> None:
+    write_stream_run(tmp_path / "old", 1)
+    write_stream_run(tmp_path / "one", 2, images_per_step=1, processes=1, model={"images_per_step": None})
+    write_stream_run(tmp_path / "two", 3, images_per_step=2, processes=2, model={"images_per_step": None})
+    write_stream_run(tmp_path / "both", 4, images_per_step=2, processes=1, model={"images_per_step": 2})
+    [block], problems = grouped(tmp_path)
+    assert problems == []
+    assert sorted(v.seeds for v in block.variants if v.column == "aux_ol") == [[1, 2], [3, 4]]
+
+
 def test_a_test_of_the_best_checkpoint_is_what_fit_has_tested(tmp_path: Path) -> None:
     write_case_run(tmp_path / "fit")
     for name in ("best", "last"):

@@ -72,6 +72,20 @@ def test_a_case_without_a_distance_makes_no_pair(tmp_path: Path) -> None:
     assert pairs == {"dsc": 12, "jc": 12, "hd95": 9, "asd": 9}
 
 
+def test_a_class_that_one_of_both_misses_is_not_compared(tmp_path: Path) -> None:
+    """Else a method that misses the class with the largest distances would look better for it."""
+    for name, options in (("a", {}), ("b", {"model": {"lora_rank": 8}})):
+        write_case_run(tmp_path / name, classes=2, dropped=1 if name == "b" else 0, **options)  # type: ignore[arg-type]
+    block = the_block(tmp_path)
+    results = block_results(block, "CPC-SAM")
+    [comparison] = [r.comparison for r in results if r.metric == "hd95" and r.comparison is not None]
+    ours, theirs = (variant.runs[0].scores[""].values["hd95"] for variant in reversed(block.variants))
+    assert np.isnan(ours[0]).tolist() == [True, False]
+    by_hand = [(ours[0] - theirs[0])[1], *(ours[1:] - theirs[1:]).mean(axis=1)]
+    assert comparison.pairs == 12
+    assert comparison.difference == pytest.approx(np.mean(by_hand))
+
+
 def test_a_stream_is_compared_with_its_own_sam(tmp_path: Path) -> None:
     for name, gain in (("a", 0.1), ("b", 0.2)):
         write_stream_run(tmp_path / name, gain=gain, model={"alpha": gain})

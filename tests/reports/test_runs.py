@@ -38,9 +38,18 @@ def test_a_stream_has_three_methods_and_its_order_does_not_matter(tmp_path: Path
     assert list(one.scores) == ["sam", "sam_clipped", "aux_ol"]
     assert one.scores["sam"].cases == two.scores["sam"].cases
     assert np.array_equal(one.scores["sam"].values["dsc"], two.scores["sam"].values["dsc"])
+    assert [one.scores[column].empty_predictions for column in one.scores] == [0, 0, 5]
     part = one.scores["aux_ol"].of_set(SETS[1])
     assert len(part.cases) == 5
     assert part.mean("hd") == pytest.approx(one.metrics["summary"]["sets"][SETS[1]]["aux_ol"]["hd"])
+
+
+def test_a_stream_that_did_not_note_empty_predictions(tmp_path: Path) -> None:
+    rows = write_stream_run(tmp_path / "run") / "cases.csv"
+    text = rows.read_text()
+    assert "sam_empty" in text
+    rows.write_text(text.replace("sam_empty", "something"))
+    assert [part.empty_predictions for part in read_run(tmp_path / "run").scores.values()] == [None, 0, 5]
 
 
 def _edit(path: Path, old: str, new: str) -> None:
@@ -60,6 +69,7 @@ BREAKS = {
     "there is no config.yaml": lambda run: (run / "config.yaml").unlink(),
     "config.yaml cannot be read": lambda run: (run / "config.yaml").write_text("model: ["),
     "config.yaml has no model": lambda run: (run / "config.yaml").write_text("trainer: {}"),
+    "has no model or no data": lambda run: (run / "config.yaml").write_text("model: {}\ndata: {class_path: x.Y}"),
     "cases.csv has no rows": lambda run: (run / "cases.csv").write_text("case_id,class_id\n"),
     "has not as many cells as the header": lambda run: _cut(run / "cases.csv"),
     "not one row per case and class": lambda run: _double(run / "cases.csv"),
@@ -116,6 +126,16 @@ def test_an_unfinished_run_says_how_far_it_came(tmp_path: Path) -> None:
     (run / "logs" / "version_0" / "metrics.csv").write_text("epoch,step,loss\n0,9,0.5\n0,59,\n")
     [problem] = find_runs([tmp_path])[1]
     assert problem == Problem("unfinished", run, "no metrics.json yet; its log ends at step 60 of 90")
+
+
+def test_a_validation_and_predictions_in_a_run_folder_are_no_runs(tmp_path: Path) -> None:
+    run = write_case_run(tmp_path / "run")
+    for name in ("validate-1", "predict-12", "test-1"):
+        (run / name).mkdir()
+        (run / name / "config.yaml").write_text((run / "config.yaml").read_text())
+    runs, problems = find_runs([tmp_path])
+    assert [found.folder.name for found in runs] == ["run"]
+    assert [(problem.kind, problem.folder.name) for problem in problems] == [("unfinished", "test-1")]
 
 
 def test_an_unfinished_stream_counts_its_images(tmp_path: Path) -> None:
