@@ -12,9 +12,9 @@ import yaml
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.files import atomic_write
+from lightning_samseg.reports.paper import Cell
 
 VERBS = ("fit", "validate", "test", "predict")
-CELL_KEYS = ("paper", "table", "column", "row")
 _LAYER_KEYS = ("verb", "configs", "set", "cell")
 _GRID_KEYS = (*_LAYER_KEYS, "folder", "axes", "exclude", "seeds")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+]*")
@@ -156,8 +156,8 @@ class _Grid:
         for layer in layers:
             cell.update(layer["cell"])
             values.update(layer["set"])
-        if "row" in cell and len(cell) < len(CELL_KEYS):
-            self._fail(f"run {name} fills an incomplete cell", expected=", ".join(CELL_KEYS), found=", ".join(cell))
+        if "row" in cell and len(cell) < len(Cell._fields):
+            self._fail(f"run {name} fills an incomplete cell", expected=", ".join(Cell._fields), found=", ".join(cell))
         return Run(
             name=name,
             folder=f"{self.folder}/{name}",
@@ -204,7 +204,7 @@ class _Grid:
             if option in ("trainer.default_root_dir", "seed_everything"):
                 self._fail(f"{where} sets {option}, which the grid decides itself", fix="use folder and seeds")
         cell = self._mapping(layer.get("cell"), f"cell of {where}")
-        self._check_keys(cell, CELL_KEYS, f"cell of {where}")
+        self._check_keys(cell, Cell._fields, f"cell of {where}")
         return {"verb": verb, "configs": configs, "set": options, "cell": {k: str(v) for k, v in cell.items()}}
 
     def _check_axes(self) -> None:

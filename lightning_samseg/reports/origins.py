@@ -9,10 +9,8 @@ from typing import Any
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.reports.groups import Origin
-from lightning_samseg.reports.paper import filled_by, paper_values
+from lightning_samseg.reports.paper import Cell, filled_by, paper_values
 from lightning_samseg.reports.runs import REPORT_MARK
-
-CELL_KEYS = ("paper", "table", "column", "row")
 
 
 def find_origins(
@@ -44,10 +42,10 @@ def find_origins(
         found[resolved] = [cell for cell in ([given] if isinstance(given, Mapping) else given) if cell]
     for entries in found.values():
         for cell in entries:
-            for place in filled_by({key: str(cell[key]) for key in CELL_KEYS}):
+            for place in filled_by({key: str(cell[key]) for key in Cell._fields}):
                 paper_values(place)
     return {
-        folder: Origin(names[folder], tuple({key: str(cell[key]) for key in CELL_KEYS} for cell in entries))
+        folder: Origin(names[folder], tuple({key: str(cell[key]) for key in Cell._fields} for cell in entries))
         for folder, entries in found.items()
     }
 
