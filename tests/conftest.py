@@ -23,7 +23,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="recording of the authors' CPC-SAM (.npz) to compare with; default: shared/oracle/cpc_sam.npz beside "
         "the repository, else the committed slice",
     )
-    group.addoption("--oracle-salt", metavar="TEXT", default="", help="text its weights' keys were salted with")
+    group.addoption(
+        "--oracle-salt",
+        "--oracle_salt",
+        metavar="TEXT",
+        help="text that the keys of its weights were salted with; default: what the recording says, else none",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
