@@ -23,7 +23,7 @@ import numpy as np
 
 from data_modules.layouts import base
 from data_modules.layouts.base import Item, Layout
-from lightning_samseg.io import images, metaimage, volumes
+from lightning_samseg.io import images
 from lightning_samseg.io.files import atomic_write, cache_dir
 from lightning_samseg.io.images import to_grey
 
@@ -189,10 +189,9 @@ def _checksum(values: np.ndarray) -> int:
 def _reading(layout: Layout) -> str:
     """What decides how a layout turns files into arrays: its code and its arguments."""
     modules = [sys.modules[kind.__module__] for kind in type(layout).__mro__[:-1]]
-    files = {
-        Path(file) for module in (*modules, images, volumes, metaimage) if (file := getattr(module, "__file__", None))
-    }
-    files.update(Path(base.__file__).parent.glob("*.py"))  # what layouts import from each other
+    files = {Path(file) for module in modules if (file := getattr(module, "__file__", None))}
+    for shared in (base.__file__, images.__file__):  # what layouts import from each other, and all readers of files
+        files.update(Path(str(shared)).parent.glob("*.py"))
     code = [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)]
     plain = (str, int, float, bool, tuple, Path, re.Pattern, type(None))
     arguments = {

@@ -115,7 +115,7 @@ def test_unreadable_files_do_not_stop_the_rest(tmp_path: Path, run: Path, capsys
     reasons = {
         "b.png": "truncated",
         "empty.jpg": "cannot be read",
-        "patient.dcm": "not an image",
+        "patient.dcm": "it is a DICOM file",
         "cut.nii.gz": "damaged",
         "text.nii": "no NIfTI file",
         "nan.nii": "slice 3 holds values that are not finite",
