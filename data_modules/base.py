@@ -16,7 +16,7 @@ from data_modules.online import OnlineDataset, OnlineSampler, Place, StreamOrder
 from data_modules.streams import CaseSampler, Loader, StreamLoader, StreamSampler, check_world_size
 from data_modules.views import Normalise, Resize, View
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.volumes import is_volume
+from lightning_samseg.io.volumes import case_name, is_volume
 from lightning_samseg.types import Geometry
 
 LABELLED, UNLABELLED = 0, 1  # stream numbers: part of every random key
@@ -283,7 +283,7 @@ class SegmentationDataModule(LightningDataModule):
                 fix="give an image or a folder of images; volumes are for predict --ckpt_path FILE --input PATH",
             )
         # Pictures, whatever files the data set itself is made of.
-        return self._once([Item(path.stem, path) for path in paths], "prediction", Layout())
+        return self._once([Item(case_name(path), path) for path in paths], "prediction", Layout())
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move a batch; of equal channels, one is moved and expanded again."""

@@ -1,6 +1,5 @@
 """The stream that online learning walks through: one image after the other, at its own size, each exactly once."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -8,10 +7,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from torch.utils.data import Dataset, DistributedSampler
 
-from data_modules.layouts.base import Item, Layout, read_list, shuffled
+from data_modules.layouts.base import Item, Layout, shuffled
+from data_modules.layouts.lists import read_list, spellings
 from data_modules.streams import Failure, in_worker
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.images import to_grey, to_rgb_uint8
+from lightning_samseg.io.text import nfc
 from lightning_samseg.types import Case, StreamItem
 
 StreamOrder = Literal["sorted", "shuffled", "list"]
@@ -74,7 +75,7 @@ def order_stream(
     stream: list[Place] = []
     for name in names:
         cases: dict[str, list[Item]] = {}
-        for item in sorted(sets[name], key=lambda item: (str(item.image), item.slice_index)):
+        for item in sorted(sets[name], key=lambda item: (nfc(str(item.image)), item.slice_index)):
             cases.setdefault(item.case_id, []).append(item)
         case_ids = shuffled(list(cases), seed) if order == "shuffled" else list(cases)
         stream += [Place(name, item) for case_id in case_ids for item in cases[case_id]]
@@ -190,14 +191,13 @@ class OnlineSampler(DistributedSampler[Any]):
 
 def _as_listed(stream: list[Place], file: Path) -> list[Place]:
     places = {image_id(place.item): place for place in stream}
-    wanted = read_list(file)
+    single = (place.item for place in stream if place.item.num_slices == 1)
+    wanted = read_list(file, spellings(single, Path()) | {name: name for name in places})
     absent = [name for name in wanted if name not in places]
-    twice = [name for name, count in Counter(wanted).items() if count > 1]
-    if absent or twice:
-        problem = "names what is not in the stream" if absent else "names an image twice"
+    if absent:
         raise UserError(
-            f"{file} {problem}: {(absent or twice)[0]}.",
-            expected=f"case ids such as {next(iter(places))}, each at most once",
+            f"{file} names what is not in the stream: {absent[0]}.",
+            expected=f"case ids such as {next(iter(places))}",
             fix="mend the list",
         )
     return [places[name] for name in wanted]

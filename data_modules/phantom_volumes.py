@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from data_modules.layouts.acdc import LIST_NAMES, LISTS, patient_of
-from data_modules.layouts.base import read_list
+from data_modules.layouts.lists import read_list
 from lightning_samseg.io.metaimage import write_metaimage
 
 _ACDC_SPACING = (10.0, 1.5625, 1.5625)

@@ -168,7 +168,8 @@ def write_split(root: Path, group: str | None, seed: int, train: float, val: flo
     """
     from data_modules.layouts.base import random_splits
     from data_modules.layouts.folder import FolderLayout
-    from lightning_samseg.io.files import atomic_write
+    from data_modules.layouts.lists import list_text
+    from lightning_samseg.io.text import write_text
 
     if not (train > 0 and val > 0 and train + val < 1):
         found = f"--train {train} --val {val}"
@@ -182,9 +183,8 @@ def write_split(root: Path, group: str | None, seed: int, train: float, val: flo
     for part, items in zip(("train", "val", "test"), splits[:3], strict=True):
         order = "; the first are labelled first" if part == "train" else ""
         cases = list(dict.fromkeys(item.case_id for item in items))  # a volume is one of them
-        head = f"# {len(cases)} {part} images{order}; made by data split, seed {seed}{grouped}\n"
-        with atomic_write(lists / f"{part}.txt") as temporary:
-            temporary.write_text(head + "".join(f"{case}\n" for case in cases), encoding="utf-8")
+        head = f"{len(cases)} {part} images{order}; made by data split, seed {seed}{grouped}"
+        write_text(lists / f"{part}.txt", list_text(head, cases))
         print(f"{lists / part}.txt: {len(cases)} images")
     (lists / "labelled.txt").unlink(missing_ok=True)
 

@@ -16,8 +16,8 @@ from data_modules import AcdcDataModule, FolderDataModule, RetouchDataModule
 from data_modules.cache import DecodedCache
 from data_modules.layouts.acdc import LISTS
 from data_modules.layouts.acdc_native import find_frames, read_frame
-from data_modules.layouts.base import read_list
 from data_modules.layouts.folder import FolderLayout
+from data_modules.layouts.lists import read_list
 from lightning_samseg import data_cli
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.images import read_image

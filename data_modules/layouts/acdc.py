@@ -13,7 +13,8 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 
-from data_modules.layouts.base import Item, Layout, Splits, check_root, check_size, read_list
+from data_modules.layouts.base import Item, Layout, Splits, check_root, check_size
+from data_modules.layouts.lists import read_list
 from lightning_samseg.errors import UserError
 
 LISTS = Path(__file__).parents[1] / "splits" / "acdc"
@@ -148,9 +149,6 @@ class AcdcLayout(Layout):
     def _check_patients(self, lists: dict[str, list[str]]) -> None:
         where: dict[str, str] = {}
         for name, cases in lists.items():
-            if len(set(cases)) < len(cases):
-                twice = next(case for case in cases if cases.count(case) > 1)
-                raise UserError(f"{self.lists / name} names {twice} twice.", fix="remove one of the two lines")
             for patient in dict.fromkeys(map(patient_of, cases)):
                 if patient in where:
                     raise UserError(

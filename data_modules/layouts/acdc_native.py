@@ -10,9 +10,10 @@ import h5py
 import numpy as np
 
 from data_modules.layouts.acdc import LIST_NAMES, LISTS, as_class_ids, patient_of
-from data_modules.layouts.base import read_list
+from data_modules.layouts.lists import read_list
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.files import atomic_write
+from lightning_samseg.io.text import read_text, write_text
 
 _COMPRESSION = {"compression": "gzip", "compression_opts": 4, "shuffle": True}
 
@@ -115,8 +116,7 @@ def write_lists(cases: Iterable[str], out: str | Path) -> None:
     there = set(cases)
     for name in LIST_NAMES:
         lines = [line for line in read_list(LISTS / name) if "_".join(line.split("_")[:2]) in there]
-        with atomic_write(Path(out) / name) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_text(Path(out) / name, "".join(f"{line}\n" for line in lines))
 
 
 def read_frame(frame: Frame) -> Volume:
@@ -149,7 +149,7 @@ def read_frame(frame: Frame) -> Volume:
 
 def _frames_of(folder: Path) -> list[Frame]:
     info = folder / "Info.cfg"
-    found = dict(re.findall(r"^\s*(ED|ES)\s*:\s*(\d+)\s*$", info.read_text(), re.M)) if info.is_file() else {}
+    found = dict(re.findall(r"^\s*(ED|ES)\s*:\s*(\d+)\s*$", read_text(info), re.M)) if info.is_file() else {}
     if set(found) != {"ED", "ES"}:
         raise UserError(
             f"{info} does not tell the labelled frames.",

@@ -1,6 +1,5 @@
 """The parts every data set's layout is made of: an item, a split, and how pixels and labels are read by default."""
 
-import re
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -10,7 +9,6 @@ import numpy as np
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.images import IMAGE_SUFFIXES, read_image, read_mask
-from lightning_samseg.io.volumes import VOLUME_SUFFIXES, stem_of
 
 
 class Item(NamedTuple):
@@ -265,70 +263,3 @@ def divide(items: list[Item], seed: int, train: float, val: float, by_category: 
             part.append(side)
 
     return Splits(*(mix_categories(part) for part in parts))
-
-
-def listed_splits(items: list[Item], lists: Path, root: Path, fix: str) -> Splits:
-    """Divide items by list files ``train.txt``, ``val.txt``, ``test.txt`` and, where present, ``labelled.txt``.
-
-    Each line is a case id (an image's ending may follow it); ``#`` starts a comment. The first lines of
-    ``labelled.txt`` are the labelled images; without it, the order of ``train.txt`` decides.
-
-    Args:
-        items: All items that are there; those on no list are left out.
-        lists: Folder of the list files.
-        root: Folder of the data, for messages.
-        fix: Way out where listed files are missing.
-
-    Raises:
-        UserError: If a list is missing or empty, names an absent image, or two lists name the same one.
-    """
-    names = {part: read_list(lists / f"{part}.txt") for part in ("train", "val", "test")}
-    if (lists / "labelled.txt").is_file():
-        first = read_list(lists / "labelled.txt")
-        stray = sorted(set(first) - set(names["train"]))
-        if stray:
-            raise UserError(
-                f"{lists / 'labelled.txt'} names {stray[0]}, which is not in train.txt.", fix="mend the list"
-            )
-        names["train"] = first + [name for name in names["train"] if name not in set(first)]
-
-    where: dict[str, str] = {}
-    for part, part_names in names.items():
-        for name in part_names:
-            if name in where:
-                raise UserError(
-                    f"{name} is listed twice, in {where[name]}.txt and {part}.txt of {lists}.",
-                    fix="keep each image in one list",
-                )
-            where[name] = part
-
-    present: dict[str, list[Item]] = {}
-    for item in items:
-        present.setdefault(item.case_id, []).append(item)
-    missing = [name for name in where if name not in present]
-    if missing:
-        raise UserError(
-            f"{len(missing)} of the {len(where)} images in the lists of {lists} are missing under {root}.",
-            expected="the complete data set that the lists were made for",
-            found=f"no {', no '.join(missing[:3])}{' and so on' if len(missing) > 3 else ''}",
-            fix=fix,
-        )
-    return Splits(*([item for name in part_names for item in present[name]] for part_names in names.values()))
-
-
-def read_list(path: Path) -> list[str]:
-    """Read the case ids of a list file: one a line, an image's ending is dropped.
-
-    ``#`` starts a comment, but not inside a name.
-
-    Raises:
-        UserError: If the file is missing or names nothing.
-    """
-    if not path.is_file():
-        raise UserError(f"There is no list {path}.", fix="write it: one case id a line")
-    lines = (re.split(r"(?:^|\s)#", line)[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
-    endings = (*IMAGE_SUFFIXES, *VOLUME_SUFFIXES)
-    names = [stem_of(line) if line.lower().endswith(endings) else line for line in lines if line]
-    if not names:
-        raise UserError(f"{path} names no image.", fix="write one case id a line")
-    return names

@@ -12,14 +12,14 @@ from data_modules.layouts.base import (
     Layout,
     Splits,
     check_root,
-    listed_splits,
     mix_categories,
     natural_key,
     random_splits,
     shuffled,
 )
+from data_modules.layouts.lists import list_text, listed_splits
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.files import atomic_write
+from lightning_samseg.io.text import write_text
 
 LISTS = Path(__file__).parents[1] / "splits" / "busi"
 LIST_SEED = 2024
@@ -149,11 +149,10 @@ def make_lists(seed: int = LIST_SEED) -> dict[str, list[str]]:
 def format_list(name: str, names: list[str]) -> str:
     """Give the text of one committed list file, with its provenance on top."""
     meaning = "training images in the order in which they are labelled" if name == "labelled" else f"{name} images"
-    head = f"# BUSI, {len(names)} {meaning}; made by python -m data_modules.layouts.busi, seed {LIST_SEED}\n"
-    return head + "".join(f"{case_id}\n" for case_id in names)
+    head = f"BUSI, {len(names)} {meaning}; made by python -m data_modules.layouts.busi, seed {LIST_SEED}"
+    return list_text(head, names)
 
 
 if __name__ == "__main__":
     for list_name, case_ids in make_lists().items():
-        with atomic_write(LISTS / f"{list_name}.txt") as temporary:
-            temporary.write_text(format_list(list_name, case_ids), encoding="utf-8")
+        write_text(LISTS / f"{list_name}.txt", format_list(list_name, case_ids))

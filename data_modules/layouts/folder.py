@@ -4,10 +4,9 @@ import re
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import yaml
 
 from data_modules.layouts.base import (
     Item,
@@ -16,21 +15,22 @@ from data_modules.layouts.base import (
     check_root,
     check_size,
     list_images,
-    listed_splits,
     natural_key,
     random_splits,
 )
+from data_modules.layouts.lists import listed_splits
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.images import read_indexed_mask
 from lightning_samseg.io.volumes import (
     Volume,
+    case_name,
     is_volume,
     open_volume,
     read_slice,
     read_volume,
     scaled_slice,
-    stem_of,
 )
+from lightning_samseg.io.yaml_files import read_yaml
 
 _LOOK_AT = 50  # masks that are opened to tell binary from indexed
 _MOST_CLASSES = 31  # a larger value in a mask is a grey level, not a class id
@@ -106,7 +106,7 @@ class FolderLayout(Layout):
             splits = random_splits(items, self.split_seed)
         extra = self.root / "unlabelled"
         paths = _list_files(extra) if extra.is_dir() else []
-        unlabelled = [item for path in paths for item in self._items_of(stem_of(path), path)]
+        unlabelled = [item for path in paths for item in self._items_of(case_name(path), path)]
         return splits._replace(train=_single(splits.train), unlabelled=_single(unlabelled))
 
     def items(self) -> list[Item]:
@@ -238,7 +238,7 @@ class FolderLayout(Layout):
             )
         by_stem: dict[str, Path] = {}
         for path in paths:
-            stem = stem_of(path)
+            stem = case_name(path)
             if stem in by_stem:
                 same = f"{by_stem[stem]} and {path.name} have the same name."
                 self.complain(UserError(same, fix="rename one of them"))
@@ -287,13 +287,22 @@ def _highest_value(path: Path) -> int:
 def _read_classes(file: Path) -> tuple[str, ...]:
     """Read ``id: name`` lines; the ids must be 1..C (0, the background, may be named as well)."""
     expected = "lines such as '1: lesion', with the ids 1, 2, 3 and so on without gaps"
-    fix = "write one 'id: name' line for each foreground class"
-    try:
-        classes: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read.", expected=expected, found=str(error), fix=fix) from error
-    if isinstance(classes, dict):
-        names = {key: str(name) for key, name in classes.items() if key != 0}
-        if names and set(names) == set(range(1, len(names) + 1)):
-            return tuple(names[key] for key in sorted(names))
-    raise UserError(f"{file} does not name the classes.", expected=expected, found=str(classes), fix=fix)
+    content = read_yaml(file, expected, texts=True)
+    lines = content.items() if isinstance(content, dict) else ()
+    names = {
+        int(key): name.strip()
+        for key, name in lines
+        if isinstance(key, str) and key.isdecimal() and isinstance(name, str) and name.strip()
+    }
+    foreground = [names[key] for key in sorted(names) if key != 0]
+    if not foreground or len(names) < len(lines) or max(names) > len(foreground):
+        raise UserError(
+            f"{file} does not name the classes.",
+            expected=expected,
+            found=str(content)[:200] or "nothing",
+            fix="write one 'id: name' line for each foreground class",
+        )
+    if twice := [name for name in foreground if foreground.count(name) > 1]:
+        ids = ", ".join(str(key) for key in sorted(names) if names[key] == twice[0])
+        raise UserError(f"{file} names several classes {twice[0]}.", found=f"ids {ids}", fix="give each its own name")
+    return tuple(foreground)

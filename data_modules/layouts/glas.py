@@ -23,9 +23,10 @@ from data_modules.layouts.base import (
     random_splits,
     shuffled,
 )
+from data_modules.layouts.lists import list_text
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.files import atomic_write
 from lightning_samseg.io.images import read_indexed_mask
+from lightning_samseg.io.text import write_text
 
 LISTS = Path(__file__).parents[1] / "splits" / "glas"
 RELEASED = {"train": 85, "testA": 60, "testB": 20}
@@ -219,8 +220,8 @@ def make_lists() -> dict[str, list[str]]:
 def format_list(name: str, case_ids: list[str]) -> str:
     """Give the text of a committed list, with its provenance on top."""
     meaning = "training images in the order in which they are labelled" if name == "labelled" else f"{name} images"
-    head = f"# GlaS, {len(case_ids)} {meaning}; made by python -m data_modules.layouts.glas, seed {LIST_SEED}\n"
-    return head + "".join(f"{case_id}\n" for case_id in case_ids)
+    head = f"GlaS, {len(case_ids)} {meaning}; made by python -m data_modules.layouts.glas, seed {LIST_SEED}"
+    return list_text(head, case_ids)
 
 
 def _read_grades(file: Path) -> dict[str, _Slide]:
@@ -253,5 +254,4 @@ def _malformed(file: Path, found: str) -> UserError:
 
 if __name__ == "__main__":
     for list_name, list_cases in make_lists().items():
-        with atomic_write(LISTS / f"{list_name}.txt") as temporary:
-            temporary.write_text(format_list(list_name, list_cases), encoding="utf-8")
+        write_text(LISTS / f"{list_name}.txt", format_list(list_name, list_cases))

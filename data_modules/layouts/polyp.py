@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from data_modules.layouts.base import Item, Layout, Splits, check_root, divide, list_images, random_splits
+from data_modules.layouts.lists import list_text
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.files import atomic_write
+from lightning_samseg.io.text import write_text
+from lightning_samseg.io.volumes import case_name
 
 LISTS = Path(__file__).parents[1] / "splits" / "polyp"
 TRAIN = "TrainDataset"
@@ -143,10 +145,11 @@ class PolypLayout(Layout):
     def _by_stem(self, folder: Path) -> dict[str, Path]:
         by_stem: dict[str, Path] = {}
         for path in list_images(folder):
-            if path.stem in by_stem:
-                same = by_stem[path.stem].name
+            stem = case_name(path)
+            if stem in by_stem:
+                same = by_stem[stem].name
                 self.complain(UserError(f"{path} and {same} have the same name.", fix="remove one of them"))
-            by_stem[path.stem] = path
+            by_stem[stem] = path
         return by_stem
 
 
@@ -159,10 +162,8 @@ def make_lists() -> dict[str, list[str]]:
 
 def format_list(name: str, case_ids: list[str]) -> str:
     """Give the text of a committed list, with its provenance on top."""
-    head = (
-        f"# {name}, {len(case_ids)} test images of PraNet's TestDataset; made by python -m data_modules.layouts.polyp\n"
-    )
-    return head + "".join(f"{case_id}\n" for case_id in case_ids)
+    head = f"{name}, {len(case_ids)} test images of PraNet's TestDataset; made by python -m data_modules.layouts.polyp"
+    return list_text(head, case_ids)
 
 
 def _find(root: Path) -> dict[str, Path]:
@@ -203,5 +204,4 @@ def _sequence(stem: str, category: str) -> str:
 
 if __name__ == "__main__":
     for set_name, set_cases in make_lists().items():
-        with atomic_write(LISTS / f"{set_name}.txt") as temporary:
-            temporary.write_text(format_list(set_name, set_cases), encoding="utf-8")
+        write_text(LISTS / f"{set_name}.txt", format_list(set_name, set_cases))

@@ -10,10 +10,11 @@ from typing import Literal
 
 import numpy as np
 
-from data_modules.layouts.base import Item, Layout, Splits, check_root, check_size, random_splits, read_list
+from data_modules.layouts.base import Item, Layout, Splits, check_root, check_size, random_splits
+from data_modules.layouts.lists import list_text, read_list
 from data_modules.layouts.retouch_files import CLASSES, Volume, find_volumes
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.files import atomic_write
+from lightning_samseg.io.text import write_text
 
 LISTS = Path(__file__).parents[1] / "splits" / "retouch"
 LIST_SEED = 2024
@@ -164,13 +165,10 @@ def make_lists(seed: int = LIST_SEED) -> dict[str, list[str]]:
 
 def format_list(name: str, case_ids: list[str]) -> str:
     """Give the text of a committed list, with its provenance on top."""
-    head = (
-        f"# RETOUCH, {len(case_ids)} {name} volumes; made by python -m data_modules.layouts.retouch, seed {LIST_SEED}\n"
-    )
-    return head + "".join(f"{case_id}\n" for case_id in case_ids)
+    head = f"RETOUCH, {len(case_ids)} {name} volumes; made by python -m data_modules.layouts.retouch, seed {LIST_SEED}"
+    return list_text(head, case_ids)
 
 
 if __name__ == "__main__":
     for list_name, list_cases in make_lists().items():
-        with atomic_write(LISTS / f"{list_name}.txt") as temporary:
-            temporary.write_text(format_list(list_name, list_cases), encoding="utf-8")
+        write_text(LISTS / f"{list_name}.txt", format_list(list_name, list_cases))

@@ -18,6 +18,7 @@ from lightning_samseg.io.files import atomic_write
 from lightning_samseg.io.metaimage import read_header, write_metaimage
 from lightning_samseg.io.metaimage import read_slice as read_meta_slice
 from lightning_samseg.io.metaimage import read_volume as read_meta_volume
+from lightning_samseg.io.text import escape, nfc
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd")
 """Lower-case endings of the files that are taken for volumes when a folder is listed."""
@@ -46,6 +47,11 @@ def stem_of(path: str | Path) -> str:
     """Give a file's name without its ending; ``.nii.gz`` is one ending."""
     path = Path(path)
     return path.name[:-7] if path.name.lower().endswith(".nii.gz") else path.stem
+
+
+def case_name(path: str | Path) -> str:
+    """Name of an image as a case: its file's name without ending, see :func:`text.nfc` and :func:`text.escape`."""
+    return escape(nfc(stem_of(path)))
 
 
 def open_volume(path: str | Path) -> Volume:

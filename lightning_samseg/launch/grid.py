@@ -8,10 +8,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.files import atomic_write
+from lightning_samseg.io.yaml_files import read_yaml
 from lightning_samseg.reports.paper import Cell
 
 VERBS = ("fit", "validate", "test", "predict")
@@ -172,11 +171,7 @@ class _Grid:
     def _load(self) -> dict[Any, Any]:
         if not self.path.is_file():
             raise UserError(f"There is no grid file {self.path}.", fix="see experiments/grids for those of the papers")
-        try:
-            content = yaml.load(self.path.read_text(encoding="utf-8"), Loader=StrictLoader)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            self._fail("it is not YAML", found=" ".join(str(error).split()), fix="correct the place it names")
-        return self._mapping(content, "the file")
+        return self._mapping(read_yaml(self.path, "the keys that experiments/README.md describes"), "the file")
 
     def _layer(self, content: Any, where: str) -> dict[str, Any]:
         """Bring the part that grid and choices have in common into one form."""
@@ -283,20 +278,6 @@ class _Grid:
         fix: str = "correct it; the format is described in experiments/README.md",
     ) -> NoReturn:
         raise UserError(f"{self.path}: {problem}.", expected=expected, found=found, fix=fix)
-
-
-class StrictLoader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML would silently take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As the safe loader does, without keys that are given twice."""
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
 
 
 def _as_text(value: Any) -> str:

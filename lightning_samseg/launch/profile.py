@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from lightning_samseg.errors import UserError
-from lightning_samseg.launch.grid import StrictLoader
+from lightning_samseg.io.yaml_files import read_yaml
 
 _TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}")
 
@@ -72,10 +70,7 @@ def read_profile(path: str | Path) -> Profile:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"There is no profile {path}.", fix="see experiments/slurm for examples")
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        _fail(path, "it is not YAML", found=" ".join(str(error).split()))
+    content = read_yaml(path, "the keys that experiments/slurm/README.md describes")
     if not isinstance(content, dict):
         _fail(path, "it is not a mapping", expected="partition, time, ...", found=str(content))
     fields = {field.name: field for field in dataclasses.fields(Profile)}

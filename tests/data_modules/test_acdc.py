@@ -10,7 +10,7 @@ from scipy.ndimage import zoom
 
 from data_modules import AcdcDataModule
 from data_modules.layouts.acdc import LISTS, AcdcLayout, patient_of
-from data_modules.layouts.base import read_list
+from data_modules.layouts.lists import read_list
 from lightning_samseg.errors import UserError
 from lightning_samseg.metrics import CaseScores
 from tests.fakes import acdc_volume, truncate, write_acdc, write_h5

@@ -59,7 +59,7 @@ def test_one_named_class_of_white_masks(tmp_path):
 def test_malformed_classes(tmp_path, text):
     root = write_folder(tmp_path, NAMES[:6])
     (root / "classes.yaml").write_text(text)
-    with pytest.raises(UserError, match=r"classes\.yaml .*(.|\n)*'1: lesion'"):
+    with pytest.raises(UserError, match=r"classes\.yaml(.|\n)*'1: lesion'"):
         _ = module(root).class_names
 
 

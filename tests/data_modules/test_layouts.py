@@ -12,14 +12,13 @@ from data_modules.layouts import busi
 from data_modules.layouts.base import (
     Item,
     list_images,
-    listed_splits,
     mix_categories,
     natural_key,
     random_splits,
-    read_list,
     shuffled,
 )
 from data_modules.layouts.busi import BusiLayout, format_list, make_lists
+from data_modules.layouts.lists import read_list
 from lightning_samseg.errors import UserError
 from tests.fakes import write_busi
 
@@ -83,36 +82,6 @@ def test_mixing_and_ordering():
     assert [item.case_id for item in merged if item.category == "a"] == [f"a ({n})" for n in range(6)]
     assert sorted(["x10", "x9", "a", "x9b"], key=natural_key) == ["a", "x9", "x9b", "x10"]
     assert shuffled(list("abcd"), 0) == shuffled(list("dcba"), 0) != shuffled(list("abcd"), 1)
-
-
-def test_lists(tmp_path):
-    there = items({"a": 6})
-    for name, text in {
-        "train": "a (0)\na (1).png  # ending\n\n# note\na (2)\n",
-        "val": "a (3)",
-        "test": "a (4)",
-    }.items():
-        (tmp_path / f"{name}.txt").write_text(text)
-    splits = listed_splits(there, tmp_path, tmp_path, "mend it")
-    assert splits == ([there[0], there[1], there[2]], [there[3]], [there[4]], ())
-    (tmp_path / "labelled.txt").write_text("a (2)\na (0)")
-    assert listed_splits(there, tmp_path, tmp_path, "")[0] == [there[2], there[0], there[1]]
-    (tmp_path / "labelled.txt").write_text("a (4)")
-    with pytest.raises(UserError, match=r"names a \(4\), which is not in train"):
-        listed_splits(there, tmp_path, tmp_path, "")
-    (tmp_path / "labelled.txt").unlink()
-    with pytest.raises(UserError, match=r"2 of the 5 images .* missing(.|\n)*no a \(3\), no a \(4\)\n(.|\n)*mend it"):
-        listed_splits(there[:3], tmp_path, tmp_path, "mend it")
-    (tmp_path / "val.txt").write_text("a (1)")
-    with pytest.raises(UserError, match=r"a \(1\) is listed twice, in train.txt and val.txt"):
-        listed_splits(there, tmp_path, tmp_path, "")
-    (tmp_path / "val.txt").write_text("case#3  # a name\n # no name\n#4\n")
-    assert read_list(tmp_path / "val.txt") == ["case#3"]
-    (tmp_path / "val.txt").write_text("# nothing")
-    with pytest.raises(UserError, match="names no image"):
-        read_list(tmp_path / "val.txt")
-    with pytest.raises(UserError, match="no list"):
-        read_list(tmp_path / "absent.txt")
 
 
 def test_list_images_skips_what_is_none(tmp_path):

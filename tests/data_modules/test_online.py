@@ -109,7 +109,7 @@ def test_one_class_of_several(root):
         ({"stream_sets": ["benign", "benign"]}, None, r"a set twice"),
         ({"stream_sets": []}, None, r"none at all"),
         ({"stream_order": "list"}, "benign (1)\nbenign (77)", r"not in the stream: benign \(77\)"),
-        ({"stream_order": "list"}, "benign (1)\nbenign (1)", r"an image twice: benign \(1\)"),
+        ({"stream_order": "list"}, "benign (1)\nbenign (1)", r"names benign \(1\) twice"),
         ({"stream_order": "list"}, "", "names no image"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from data_modules import DemoStreamDataModule, PolypDataModule
-from data_modules.layouts.base import read_list
+from data_modules.layouts.lists import read_list
 from data_modules.layouts.polyp import LISTS, SETS, PolypLayout, format_list, make_lists
 from data_modules.phantom_polyp import colonoscopy, write_demo_polyp
 from lightning_samseg.errors import UserError

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data_modules import RetouchDataModule
-from data_modules.layouts.base import read_list
+from data_modules.layouts.lists import read_list
 from data_modules.layouts.retouch import LISTS, RELEASED, RetouchLayout, format_list, make_lists
 from data_modules.layouts.retouch_files import prepare_volume, released, released_folders
 from data_modules.phantom_volumes import write_demo_retouch
