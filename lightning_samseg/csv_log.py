@@ -1,6 +1,5 @@
 """``logs/metrics.csv``: a run that is resumed goes on with it."""
 
-import csv
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 from lightning_samseg.io.files import atomic_write
+from lightning_samseg.io.tables import mapped, read_table, table_text
 
 
 class CsvLog(CSVLogger):
@@ -66,15 +66,12 @@ class _Rows(ExperimentWriter):
     def _read(self) -> list[dict[str, Any]]:
         if not self.path.is_file():
             return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return [row for row in rows if (row.get("step") or "").isdigit()]  # a full disk may have cut the last one
+        rows = [row.cells for row in read_table(self.path, skip_broken=True)]  # a full disk may have cut one
+        return [row for row in rows if row.get("step", "").isdigit()]
 
     def _write(self, path: Path, mode: str, rows: list[dict[str, Any]]) -> None:
         with path.open(mode, newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
-            if mode == "w":
-                writer.writeheader()
-            writer.writerows({key: row.get(key, "") for key in self.metrics_keys} for row in rows)
+            head = [self.metrics_keys] if mode == "w" else []
+            file.write(table_text([*head, *mapped(rows, self.metrics_keys)]))
             file.flush()
             os.fsync(file.fileno())

@@ -1,10 +1,9 @@
 """Files of ``predict --input``: which images there are, and what is written for each."""
 
-import csv
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,8 @@ from lightning_samseg.errors import UserError
 from lightning_samseg.inference import Output
 from lightning_samseg.io.files import atomic_write
 from lightning_samseg.io.images import IMAGE_SUFFIXES, read_image, to_rgb_uint8, write_image
+from lightning_samseg.io.tables import write_table
+from lightning_samseg.io.text import escape
 from lightning_samseg.io.volumes import (
     VOLUME_SUFFIXES,
     Volume,
@@ -166,7 +167,7 @@ class PredictionFolder:
     folder: Path
     class_names: Sequence[str]
     overlays: int = 0
-    rows: list[dict[str, str | int]] = field(default_factory=list)
+    rows: list[tuple[str | int, ...]] = field(default_factory=list)
 
     def write(self, source: Source, outputs: Sequence[Output], seconds: float) -> None:
         """Write what was predicted for one file.
@@ -195,10 +196,10 @@ class PredictionFolder:
 
     def finish(self, failures: Sequence[Failure]) -> None:
         """Write the tables."""
-        _write_table(self.folder / "predictions.csv", COLUMNS, self.rows)
+        write_table(self.folder / "predictions.csv", COLUMNS, self.rows)
         if failures:
-            listed = [{"path": str(each.source.path), "reason": each.reason} for each in failures]
-            _write_table(self.folder / "failed.csv", ("path", "reason"), listed)
+            listed = [(escape(str(each.source.path)), each.reason) for each in failures]
+            write_table(self.folder / "failed.csv", ("path", "reason"), listed)
 
     def _measure(self, source: Source, labels: np.ndarray, mask: Path, seconds: float) -> None:
         volume = source.volume
@@ -210,9 +211,9 @@ class PredictionFolder:
             size = None if spacing is None or len(labels) == 1 else pixels * spacing[0] * spacing[1] * spacing[2]
             # Neighbours share a corner at least: 8 in a picture, 26 in a volume.
             components = int(ndimage.label(inside, np.ones((3, 3, 3)))[1]) if pixels else 0
-            values = (
-                str(source.path),
-                str(mask.relative_to(self.folder)),
+            row = (
+                escape(str(source.path)),
+                escape(str(mask.relative_to(self.folder))),
                 class_id,
                 name,
                 pixels,
@@ -224,7 +225,7 @@ class PredictionFolder:
                 len(labels),
                 f"{seconds:.3f}",
             )
-            self.rows.append(dict(zip(COLUMNS, values, strict=True)))
+            self.rows.append(row)
 
     def _write_probabilities(self, source: Source, outputs: Sequence[Output]) -> None:
         values = np.stack([output.probabilities for output in outputs if output.probabilities is not None], axis=1)
@@ -249,10 +250,3 @@ class PredictionFolder:
             draw_contours(picture, labels[place])
             end = f"{source.name}.png" if source.volume is None else f"{source.relative}/{place:03d}.png"
             write_image(self.folder / "overlays" / end, picture)
-
-
-def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str | int]]) -> None:
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)

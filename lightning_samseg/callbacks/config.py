@@ -9,7 +9,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from lightning_samseg.callbacks.provenance import provenance
-from lightning_samseg.io.files import atomic_write
+from lightning_samseg.io.text import write_text
 
 ROWS_OF_A_PART = 10_000_000
 """More rows than one process of a run writes."""
@@ -36,8 +36,7 @@ class SaveConfig(SaveConfigCallback):
         text = self.parser.dump(self.config, skip_none=False)
         path = self.folder / "config.yaml"
         if not (self.keep and path.exists()):
-            with atomic_write(path) as temporary:
-                temporary.write_text(text)
+            write_text(path, text)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 entries = {**yaml.safe_load(text), **provenance(trainer, pl_module)}

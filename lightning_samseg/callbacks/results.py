@@ -7,8 +7,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_samseg.callbacks.provenance import provenance, upload_files
-from lightning_samseg.io.files import atomic_write
-from lightning_samseg.metrics import CaseScores, write_csv
+from lightning_samseg.io.tables import write_table
+from lightning_samseg.io.text import write_text
+from lightning_samseg.metrics import CaseRow, CaseScores
 
 
 class ResultsWriter(Callback):
@@ -42,10 +43,8 @@ class ResultsWriter(Callback):
             "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
             **provenance(trainer, pl_module),
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_csv(table.rows, self.folder / "cases.csv")
-        with atomic_write(self.folder / "metrics.json") as temporary:
-            temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+        write_table(self.folder / "cases.csv", CaseRow._fields, table.rows)
+        write_text(self.folder / "metrics.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
         upload_files(trainer, self.folder / "metrics.json", self.folder / "cases.csv")
         print(format_summary(details, names))
         print(f"table     {self.folder / 'metrics.json'}\ncases     {self.folder / 'cases.csv'}")

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_samseg.callbacks.provenance import provenance, upload_files
-from lightning_samseg.io.files import atomic_write
+from lightning_samseg.io.text import write_text
 from lightning_samseg.online.trace import ImageRow, PromptRow, Round, RowFile, format_summary, read_rows, summary
 
 
@@ -87,8 +87,7 @@ class StreamWriter(Callback):
             "generalist": module.generalist.identity,
             **provenance(trainer, module),
         }
-        with atomic_write(self.folder / "metrics.json") as temporary:
-            temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+        write_text(self.folder / "metrics.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
         # Loggers hear of every n-th image, and would miss where the stream ends.
         last = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("dsc/")}
         for logger in trainer.loggers:

@@ -44,8 +44,8 @@ def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Sequenc
 def read_table(path: str | Path, needs: Sequence[str] = (), *, skip_broken: bool = False) -> list[Row]:
     """Read a table, ours or another program's: separated by comma, semicolon or tab, with a header line.
 
-    Blank lines and blanks around cells are skipped. Upper and lower case of column names do not matter to ``needs``,
-    under whose spelling the columns are given.
+    Blank lines are skipped. With ``needs``, for tables from elsewhere, blanks around cells do not count, and neither do
+    upper and lower case in the names of these columns.
 
     Args:
         path: The file.
@@ -73,12 +73,12 @@ def read_table(path: str | Path, needs: Sequence[str] = (), *, skip_broken: bool
             fix="add the line with the names of the columns, or correct it",
         )
     rows = []
-    for line, cells in _lines(text, delimiter, path):
+    for line, cells in _lines(text, delimiter, path, stripped=bool(needs)):
         if skip_broken and len(cells) != len(columns):
             continue
         if len(cells) != len(columns):
             raise UserError(
-                f"{path}, line {line}: not as many cells as the first line has.",
+                f"{path}, line {line} has not as many cells as the header.",
                 expected=f"{len(columns)}: {','.join(columns)}",
                 found=f"{len(cells)}: {delimiter.join(cells)}"[:200],
                 fix="correct the line",
@@ -99,13 +99,12 @@ def _header(text: str, needs: Sequence[str]) -> tuple[list[str], str]:
     return cells(best), best
 
 
-def _lines(text: str, delimiter: str, path: str | Path) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+def _lines(text: str, delimiter: str, path: str | Path, stripped: bool) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=stripped, strict=True)
     try:
         for cells in reader:
-            stripped = [cell.strip() for cell in cells]
-            if any(stripped):
-                yield reader.line_num, stripped
+            if any(cell.strip() for cell in cells):
+                yield reader.line_num, [cell.strip() for cell in cells] if stripped else cells
     except csv.Error as error:
         raise UserError(
             f"{path}, line {reader.line_num}: no line of a table.", found=str(error), fix="look at the quotes there"

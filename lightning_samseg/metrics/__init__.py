@@ -2,6 +2,6 @@
 
 from lightning_samseg.metrics.cases import CaseScores
 from lightning_samseg.metrics.conventions import ConventionName, score_case
-from lightning_samseg.metrics.tables import CaseRow, CaseTable, write_csv
+from lightning_samseg.metrics.tables import CaseRow, CaseTable
 
-__all__ = ["CaseRow", "CaseScores", "CaseTable", "ConventionName", "score_case", "write_csv"]
+__all__ = ["CaseRow", "CaseScores", "CaseTable", "ConventionName", "score_case"]

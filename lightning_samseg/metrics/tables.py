@@ -1,10 +1,7 @@
 """Scores as a table: one row per case and class, its means, its CSV file."""
 
-import csv
 import math
-import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -96,28 +93,6 @@ class CaseTable:
         return str(values[0])
 
 
-def write_csv(rows: Sequence[CaseRow], path: str | Path) -> None:
-    """Write rows with a header line; full float precision, an empty cell for NaN, 0 or 1 for the flags.
-
-    The file appears whole or not at all: it is written under a temporary name beside its place and then renamed.
-
-    Args:
-        rows: What to write.
-        path: Destination; an existing file is replaced, a missing folder is made.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(CaseRow._fields)
-            writer.writerows([_cell(value) for value in row] for row in rows)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 _COUNTS = ("empty_predictions", "empty_references", "both_empty", "dropped")
 
 
@@ -136,9 +111,3 @@ def _class_summary(rows: list[CaseRow]) -> dict[str, Any]:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return fmean(known) if known and len(known) == len(values) else None
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, float) and math.isnan(value):
-        return ""
-    return int(value) if isinstance(value, bool) else value

@@ -1,7 +1,5 @@
 """The trace of a stream: a row per image and a row per prompt, appended as they come, and the table made of them."""
 
-import csv
-import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -13,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_samseg.errors import UserError
+from lightning_samseg.io.tables import read_table, table_text, write_table
 from lightning_samseg.metrics.conventions import score_case
 from lightning_samseg.online.ranks import gather_on_first, rank_and_size
 from lightning_samseg.online.records import Feedback, Prediction, PromptOutcome
@@ -228,7 +227,7 @@ class RowFile:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if size is None:
-            self.path.write_text(",".join(fields) + "\n", encoding="utf-8")
+            write_table(self.path, fields, [])
             return
         found = self.path.stat().st_size if self.path.is_file() else 0
         if found < size:
@@ -247,10 +246,8 @@ class RowFile:
 
     def append(self, rows: Sequence[Sequence[object]]) -> None:
         """Write rows at the end, in one piece; full float precision, an empty cell for NaN and None."""
-        text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerows([_cell(value) for value in row] for row in rows)
         with self.path.open("a", encoding="utf-8", newline="") as file:
-            file.write(text.getvalue())
+            file.write(table_text(rows))
 
 
 def read_rows(path: str | Path) -> list[ImageRow]:
@@ -263,14 +260,12 @@ def read_rows(path: str | Path) -> list[ImageRow]:
         Its rows in order.
     """
     kinds = ImageRow.__annotations__
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        return [ImageRow(**{k: _value(v, kinds[k]) for k, v in row.items()}) for row in csv.DictReader(file)]
+    return [ImageRow(**{k: _value(v, kinds[k]) for k, v in row.cells.items()}) for row in read_table(path)]
 
 
 def read_prompt_alphas(path: str | Path) -> list[float]:
     """Read the weights used at each prompt from ``prompts.csv``, in order."""
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        return [float(row["alpha"]) for row in csv.DictReader(file)]
+    return [float(row.cells["alpha"]) for row in read_table(path)]
 
 
 def summary(rows: Sequence[ImageRow]) -> dict[str, Any]:
@@ -326,12 +321,6 @@ def _means(rows: Sequence[ImageRow]) -> dict[str, Any]:
 def _mean(values: Sequence[float]) -> float | None:
     known = [value for value in values if not math.isnan(value)]
     return fmean(known) if known else None
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else repr(value)
-    return value
 
 
 def _value(text: str, kind: type) -> Any:

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from lightning_samseg.errors import UserError
+from lightning_samseg.io.text import write_text
 from lightning_samseg.reports.groups import Block, group_runs
 from lightning_samseg.reports.origins import find_origins
 from lightning_samseg.reports.page import write_page
@@ -109,9 +110,9 @@ def _write(
     tables = [table for section in sections for table in section.tables]
     parts = [[f"## {s.title}", *s.text, *map(markdown, s.tables)] for s in sections if s.text or s.tables]
     text = "\n\n".join("\n\n".join(part) for part in parts)
-    (folder / "report.md").write_text(f"# Results\n\n{text}", encoding="utf-8")
+    write_text(folder / "report.md", f"# Results\n\n{text}")
     tex = [latex(table, f"tab:{number}") for number, table in enumerate(tables, start=1)]
-    (folder / "tables.tex").write_text("% needs \\usepackage{booktabs}\n\n" + "\n".join(tex), encoding="utf-8")
+    write_text(folder / "tables.tex", "% needs \\usepackage{booktabs}\n\n" + "\n".join(tex))
     members = members_of(blocks)
     seeds = {run.seed for run in members}
     left_out = f"; {len(problems)} folder{'s are' if len(problems) > 1 else ' is'} left out" if problems else ""
@@ -121,7 +122,7 @@ def _write(
     )
     write_page(folder / "report.html", "Segmentation results", lead, sections)
     mark = {"command": command, "runs": [str(run.folder) for run in members], "baseline": baseline}
-    (folder / REPORT_MARK).write_text(json.dumps(mark, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / REPORT_MARK, json.dumps(mark, indent=2) + "\n")
 
 
 def _command(paths: Sequence[Path], out: Path, baseline: str | None, group: bool) -> str:

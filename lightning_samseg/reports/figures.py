@@ -4,7 +4,6 @@ Every function returns a matplotlib figure; colours are Okabe and Ito's, told ap
 also differ in their dashes. matplotlib is imported where something is drawn.
 """
 
-import csv
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_samseg.io.tables import read_table
 from lightning_samseg.reports.groups import Block, Variant, repeat_key
 from lightning_samseg.reports.results import case_scores
 from lightning_samseg.reports.runs import STREAM_COLUMNS, FloatArray, RunRecord
@@ -190,13 +190,11 @@ def _running_mean(values: Sequence[float]) -> FloatArray:
 
 def _trace(run: RunRecord) -> tuple[list[dict[str, str]], list[float]]:
     """Images in the order of the stream, and the weight of SAM at each prompt."""
-    with (run.folder / "cases.csv").open(newline="", encoding="utf-8") as file:
-        rows = sorted(csv.DictReader(file), key=lambda row: int(row["position"]))
+    rows = sorted((row.cells for row in read_table(run.folder / "cases.csv")), key=lambda row: int(row["position"]))
     prompts = run.folder / "prompts.csv"
     if not prompts.is_file():
         return rows, []
-    with prompts.open(newline="", encoding="utf-8") as file:
-        return rows, [float(row["alpha"]) for row in csv.DictReader(file) if row["alpha"]]
+    return rows, [float(row.cells["alpha"]) for row in read_table(prompts) if row.cells["alpha"]]
 
 
 def _mark_sets(axes: "Axes", run: RunRecord) -> None:

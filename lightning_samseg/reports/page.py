@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
+from lightning_samseg.io.text import write_text
 from lightning_samseg.reports.tables import Table
 
 
@@ -44,7 +45,8 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Section]) -
     links = "".join(f'<a href="#s{i}">{escape(s.title)}</a>' for i, s in enumerate(shown))
     counter = iter(range(1, 1000)), iter(range(1, 1000))
     body = "\n".join(_section(i, section, *counter) for i, section in enumerate(shown))
-    path.write_text(
+    write_text(
+        path,
         f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark"><title>{escape(title)}</title><style>{_STYLE}</style></head>
@@ -54,7 +56,6 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Section]) -
 </main>
 <script>{_SCRIPT}</script></body></html>
 """,
-        encoding="utf-8",
     )
 
 

@@ -1,6 +1,5 @@
 """Run folders: what a finished one scored, and why another one cannot be reported. Needs no torch."""
 
-import csv
 import json
 import math
 import os
@@ -15,6 +14,8 @@ import numpy.typing as npt
 import yaml
 
 from lightning_samseg.errors import UserError
+from lightning_samseg.io.tables import read_table
+from lightning_samseg.io.text import read_text
 
 FloatArray = npt.NDArray[np.float64]
 METRICS = {"cases": ("dsc", "jc", "hd95", "asd"), "stream": ("dsc", "hd")}
@@ -165,7 +166,9 @@ def read_run(folder: Path) -> RunRecord:
     try:
         rows = _rows(folder / "cases.csv")
         scores = _stream_scores(rows) if kind == "stream" else {"": _case_scores(rows)}
-    except (KeyError, ValueError, TypeError, csv.Error) as error:
+    except UserError as error:
+        raise _BrokenError(" ".join(str(error).partition("  way out")[0].split())) from error
+    except (KeyError, ValueError, TypeError, OSError) as error:
         raise _BrokenError(f"cases.csv cannot be read ({type(error).__name__}: {error})") from error
     try:
         _check_agreement(kind, scores, summary)
@@ -214,8 +217,8 @@ def _read(path: Path, parse: Any) -> dict[str, Any]:
     if not path.is_file():
         raise _BrokenError(f"there is no {path.name}")
     try:
-        content = parse(path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError, OSError) as error:
+        content = parse(read_text(path))
+    except (ValueError, yaml.YAMLError, OSError, UserError, RecursionError) as error:
         raise _BrokenError(f"{path.name} cannot be read ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise _BrokenError(f"{path.name} is not a mapping")
@@ -233,13 +236,9 @@ def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 def _rows(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         raise _BrokenError("there is no cases.csv")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = [row.cells for row in read_table(path)]
     if not rows:
         raise _BrokenError("cases.csv has no rows")
-    for number, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            raise _BrokenError(f"cases.csv: line {number} has not as many cells as the header")
     return rows
 
 
@@ -315,9 +314,8 @@ def _progress(folder: Path, config: Mapping[str, Any]) -> str:
     steps = []
     for path in [*folder.glob("logs/metrics.csv"), *folder.glob("logs/version_*/metrics.csv")]:
         try:
-            with path.open(newline="", encoding="utf-8") as file:
-                steps += [int(row["step"]) + 1 for row in csv.DictReader(file) if row.get("step")]
-        except (OSError, ValueError, csv.Error):
+            steps += [int(step) + 1 for row in read_table(path, skip_broken=True) if (step := row.cells.get("step"))]
+        except (OSError, ValueError, UserError):
             continue
     asked = (config.get("trainer") or {}).get("max_steps")
     of = f" of {asked}" if isinstance(asked, int) and asked > 0 else ""

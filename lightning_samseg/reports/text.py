@@ -1,10 +1,10 @@
 """Tables and numbers as CSV, Markdown and LaTeX."""
 
-import csv
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from lightning_samseg.io.tables import write_table
+from lightning_samseg.io.text import escape
 from lightning_samseg.reports.groups import Block
 from lightning_samseg.reports.results import FilledCell, Result
 from lightning_samseg.reports.runs import FRACTIONS, Problem
@@ -45,7 +45,7 @@ def write_results(path: Path, blocks: Iterable[tuple[Block, Sequence[Result]]]) 
             seeds = " ".join(str(seed) for seed in r.variant.seeds)
             numbers = (r.mean, r.sd_cases, r.sd_seeds, r.cases, len(r.variant.runs), seeds, r.dropped)
             rows.append((*place, *numbers, *compared))
-    _write_csv(path, _RESULT_COLUMNS, rows)
+    write_table(path, _RESULT_COLUMNS, rows)
 
 
 def write_paper_cells(path: Path, cells: Iterable[FilledCell]) -> None:
@@ -55,12 +55,12 @@ def write_paper_cells(path: Path, cells: Iterable[FilledCell]) -> None:
         for e in cells
     ]
     header = ("paper", "table", "column", "row", "metric", "method", "runs", "ours", "sd_seeds", "paper", "difference")
-    _write_csv(path, (*header[:9], "paper_value", header[10]), rows)
+    write_table(path, (*header[:9], "paper_value", header[10]), rows)
 
 
 def write_problems(path: Path, problems: Iterable[Problem]) -> None:
     """One line per folder that is not in the tables."""
-    _write_csv(path, ("kind", "folder", "reason"), [(p.kind, str(p.folder), p.reason) for p in problems])
+    write_table(path, ("kind", "folder", "reason"), [(p.kind, escape(str(p.folder)), p.reason) for p in problems])
 
 
 def markdown(table: Table) -> str:
@@ -104,12 +104,3 @@ def latex_escape(text: str) -> str:
 
 def _flat(cell: str) -> str:
     return cell.replace("\n", " ")
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(
-            ["" if isinstance(value, float) and math.isnan(value) else value for value in row] for row in rows
-        )

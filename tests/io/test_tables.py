@@ -15,7 +15,7 @@ def write(path, text, encoding="utf-8"):
 
 def test_what_is_written_can_be_read(tmp_path) -> None:
     path = tmp_path / "new" / "table.csv"
-    rows = [["a,b", 'say "x"', 0.1 + 0.2], ["two\nlines", "ä", 1]]
+    rows = [[" a,b ", 'say "x"', 0.1 + 0.2], ["two\nlines", "ä", 1]]
     write_table(path, ("name", "text", "value"), rows)
     assert [list(row.cells.values()) for row in read_table(path)] == [[str(cell) for cell in row] for row in rows]
     assert [row.line for row in read_table(path)] == [2, 4]
@@ -49,7 +49,7 @@ def test_tables_of_other_programs(tmp_path, text) -> None:
 
 def test_lines_are_those_of_the_file(tmp_path) -> None:
     path = write(tmp_path / "a.csv", "image,x\n\n\na,1\n\nb\n")
-    with pytest.raises(UserError, match=r"a\.csv, line 6: not as many cells(.|\n)*2: image,x(.|\n)*found: 1: b"):
+    with pytest.raises(UserError, match=r"a\.csv, line 6 has not as many cells(.|\n)*2: image,x(.|\n)*found: 1: b"):
         read_table(path, ("image",))
     assert [row.line for row in read_table(path, skip_broken=True)] == [4]
 

@@ -7,7 +7,8 @@ import math
 import pytest
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.metrics.tables import CaseRow, CaseTable, write_csv
+from lightning_samseg.io.tables import write_table
+from lightning_samseg.metrics.tables import CaseRow, CaseTable
 
 
 def row(
@@ -72,7 +73,7 @@ def test_no_case_is_an_error():
 def test_csv_round_trip_is_exact(tmp_path):
     path = tmp_path / "new" / "cases.csv"
     rows = [row('odd, "name" é', 1, 1 / 3, math.nan, empty_prediction=True), row("b", 2, 0.1 + 0.2, 2 / 7)]
-    write_csv(rows, path)
+    write_table(path, CaseRow._fields, rows)
     with path.open(newline="", encoding="utf-8") as file:
         read = list(csv.DictReader(file))
     assert list(read[0]) == list(CaseRow._fields)
@@ -80,18 +81,3 @@ def test_csv_round_trip_is_exact(tmp_path):
     assert (read[0]["hd95"], read[0]["empty_prediction"], read[0]["empty_reference"]) == ("", "1", "0")
     assert (float(read[1]["dsc"]), float(read[1]["hd95"])) == (0.1 + 0.2, 2 / 7)
     assert (read[1]["unit"], read[1]["convention"]) == ("mm", "cpc_sam")
-
-
-def test_csv_failure_leaves_the_old_file_whole(tmp_path):
-    path = tmp_path / "cases.csv"
-    write_csv([row("a", 1, 1, 0)], path)
-    before = path.read_bytes()
-
-    def breaks():
-        yield row("b", 1, 1, 0)
-        raise RuntimeError("disc full")
-
-    with pytest.raises(RuntimeError, match="disc full"):
-        write_csv(breaks(), path)
-    assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["cases.csv"]
