@@ -1,11 +1,14 @@
 """``python -m lightning_samseg VERB …``: one help page, one place where mistakes become messages."""
 
+import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
-from lightning_samseg.errors import UserError
+from lightning_samseg.error_log import write_log
+from lightning_samseg.errors import UserError, described, explained, first_line
 
 TRAINING_VERBS = ("fit", "validate", "test", "predict")
 OTHER_VERBS = {
@@ -16,8 +19,6 @@ OTHER_VERBS = {
     "benchmark": "lightning_samseg.benchmark_cli",
     "doctor": "lightning_samseg.doctor_cli",
 }
-PEER_ENDED = [("gloo", "by peer"), ("NCCL", "remote process exited")]
-"""What torch.distributed says where the process on the other side is gone."""
 HELP = """\
 usage: python -m lightning_samseg VERB [options]
 
@@ -49,22 +50,47 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; those of the process if None.
 
     Returns:
-        Exit status: 0; 2 after a mistake that was explained on standard error; 1 if ``predict`` could not read some of
-        the images.
+        Exit status: 0; 2 after a mistake that was explained on standard error, 1 after another failure or if
+        ``predict`` could not read some of the images, 130 after Ctrl-C.
     """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end a run
     try:
-        status = dispatch(list(sys.argv[1:] if argv is None else argv))
+        status = dispatch(arguments)
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     except Exception as error:
-        message = explained(error)
-        if message is None:
-            raise
+        status, message = explain(error, arguments)
         print(f"error: {message}", file=sys.stderr)
-        return 2
+        return status
+
+
+def explain(error: Exception, arguments: Sequence[str]) -> tuple[int, str]:
+    """Give the exit status and the message for what ended the program; ``SAMSEG_DEBUG=1`` shows where it arose.
+
+    Args:
+        error: The exception. What no message of ours explains goes into a log with its traceback.
+        arguments: Those of the program.
+    """
+    if os.environ.get("SAMSEG_DEBUG"):
+        traceback.print_exception(error)
+    if (message := explained(error)) is not None:
+        return 2, message
+    known = described(error)
+    problem = known or UserError(
+        "The program failed in a way that it does not know.",
+        found=f"{type(error).__name__}: {first_line(error)}",
+        fix="report it with the log, which says where it failed",
+    )
+    return 2 if known else 1, f"{problem}\n  log: {write_log(error, arguments)}"
 
 
 def dispatch(arguments: list[str]) -> int:
@@ -96,26 +122,6 @@ def dispatch(arguments: list[str]) -> int:
 def _without_config(options: list[str]) -> bool:
     names = {option.split("=")[0] for option in options}
     return not names or bool(names & {"--input", "--help", "-h"})
-
-
-def explained(error: BaseException | None) -> str | None:
-    """The message of the mistake behind an exception, also where a library or a loader's worker has wrapped it.
-
-    That is a UserError, a setting that Lightning refuses, or the end of another process of the run.
-    """
-    while error is not None:
-        if isinstance(error, UserError):
-            return str(error)
-        if type(error).__name__ == "MisconfigurationException":  # Lightning's, which is not imported here
-            return str(UserError(str(error), fix="change that setting"))
-        if any(all(word in str(error) for word in words) for words in PEER_ENDED):
-            return str(UserError("Another process of this run has ended.", fix="see its own message, if it had time"))
-        # A worker process sends its exceptions as text.
-        _, marker, message = str(error).rpartition("lightning_samseg.errors.UserError: ")
-        if marker:
-            return message.rstrip()
-        error = error.__cause__ or error.__context__
-    return None
 
 
 if __name__ == "__main__":

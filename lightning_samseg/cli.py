@@ -33,6 +33,7 @@ from lightning_samseg.callbacks import (
     StreamWriter,
     ValidationOverlays,
 )
+from lightning_samseg.error_log import keep_in
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.checkpoints import read_checkpoint
 from lightning_samseg.launch.requeue import Requeued, requeue
@@ -54,6 +55,10 @@ class SamsegCLI(LightningCLI):
         except Requeued:
             if _is_main_process():
                 requeue()
+            raise
+        except Exception as error:
+            if hasattr(self, "results_dir"):
+                keep_in(error, self.results_dir)
             raise
         except SIGTERMException as error:  # Lightning's would end the process with status 0, as if the run had finished
             error.code = 128 + signal.SIGTERM

@@ -1,4 +1,27 @@
-"""Messages for mistakes that a user can mend: what is wrong, what was expected, what was found, the way out."""
+"""Messages instead of tracebacks: what is wrong, what was expected, what was found, the way out. Needs no torch."""
+
+import errno
+from collections.abc import Iterator
+
+PEER_ENDED = [("gloo", "by peer"), ("NCCL", "remote process exited")]
+"""What torch.distributed says where the process on the other side is gone."""
+_FULL = "make space on that disk (df -h shows it), or choose another folder"
+_RIGHTS = "check who may read and write it (ls -l), or choose another folder"
+_WAYS_OUT = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: "make space in your quota, or choose another folder",
+    errno.EROFS: "choose another folder: that file system can only be read",
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path: a part of it is a file where a folder should be",
+    errno.EISDIR: "check the path: it is a folder where a file should be",
+    errno.EEXIST: "choose another name, or remove what is there",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EMFILE: "allow more open files (ulimit -n 4096), or use fewer --data.num_workers",
+    errno.EIO: "check that disk or network: the system could not read or write it",
+    errno.ESTALE: "check that disk or network: the system could not read or write it",
+}
 
 
 class UserError(Exception):
@@ -19,3 +42,81 @@ class UserError(Exception):
             lines.append(f"  found: {found}")
         lines.append(f"  way out: {fix}")
         super().__init__("\n".join(lines))
+
+
+def explained(error: BaseException | None) -> str | None:
+    """The message of the mistake behind an exception, also where a library or a loader's worker has wrapped it.
+
+    That is a UserError, a setting that Lightning refuses, or the end of another process of the run.
+    """
+    while error is not None:
+        if isinstance(error, UserError):
+            return str(error)
+        if type(error).__name__ == "MisconfigurationException":  # Lightning's, which is not imported here
+            return str(UserError(str(error), fix="change that setting"))
+        if any(all(word in str(error) for word in words) for words in PEER_ENDED):
+            return str(UserError("Another process of this run has ended.", fix="see its own message, if it had time"))
+        # A worker process sends its exceptions as text.
+        _, marker, message = str(error).rpartition("lightning_samseg.errors.UserError: ")
+        if marker:
+            return message.rstrip()
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def described(error: BaseException) -> UserError | None:
+    """What to say of an exception that the system or a library has raised, and that a user can do something about.
+
+    Args:
+        error: The exception; its causes are looked at, too.
+
+    Returns:
+        The message; None for what is no such exception, probably a fault of the program.
+    """
+    return next((message for each in _causes(error) if (message := _described(each)) is not None), None)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _described(error: BaseException) -> UserError | None:
+    text, library = first_line(error), type(error).__module__.partition(".")[0]
+    if "No space left on device" in str(error) or "file write failed" in str(error):  # OSError's, h5py's, torch's
+        return UserError(f"{_name(error)} cannot be written.", found="No space left on device", fix=_FULL)
+    if isinstance(error, OSError) and error.errno in _WAYS_OUT:
+        fix = _WAYS_OUT[error.errno]
+        return UserError(f"{_name(error)} cannot be read or written.", found=error.strerror, fix=fix)
+    if isinstance(error, UnicodeDecodeError):
+        return UserError("A file is not UTF-8 text.", found=text, fix="save the file that was read last as UTF-8")
+    if isinstance(error, UnicodeEncodeError):
+        fix = "rename it, or set the variable PYTHONUTF8=1"
+        return UserError("A name has letters that cannot be written here.", found=text, fix=fix)
+    if isinstance(error, ModuleNotFoundError):
+        return UserError(f"The package {error.name} is not installed.", fix=f"python -m pip install {error.name}")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "t allocate memory" in text:
+        fix = "use a smaller batch or image_size, fewer --data.num_workers, or a machine with more memory"
+        return UserError("There is not enough memory.", found=text or type(error).__name__, fix=fix)
+    if library == "omegaconf":
+        return UserError(
+            "The configuration refers to what is not there.",
+            expected="${oc.env:NAME} for a variable of the environment, ${data.init_args.root} for another entry",
+            found=text,
+            fix="correct what stands in ${...}",
+        )
+    if library == "wandb":
+        fix = "check WANDB_API_KEY, log in anew (wandb login --relogin), or use --wandb.offline true"
+        return UserError("Weights & Biases refuses the run.", found=text, fix=fix)
+    return None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, cut where it is long."""
+    return str(error).strip().partition("\n")[0][:300]
+
+
+def _name(error: BaseException) -> str:
+    name = getattr(error, "filename", None)
+    return name if isinstance(name, str) and name else "A file"

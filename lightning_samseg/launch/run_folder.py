@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_samseg.errors import UserError
+from lightning_samseg.errors import UserError, described, explained, first_line
 from lightning_samseg.io.files import atomic_write
 from lightning_samseg.launch.requeue import Requeued
 from lightning_samseg.launch.slurm import WAITING, job_state
@@ -24,6 +24,9 @@ BEAT_EVERY = 15.0
 """Seconds between two signs of life."""
 SILENT_AFTER = 600.0
 """Seconds without a sign of life after which a process on another machine counts as dead, where Slurm cannot tell."""
+
+STATUS_BYTES = 2048
+"""Of ``status.json``, blanks at its end included."""
 
 State = Literal["running", "finished", "failed", "interrupted", "requeued"]
 
@@ -170,7 +173,12 @@ class Claim:
         for _ in range(3):
             try:
                 with path.open("x", encoding="utf-8") as file:
-                    file.write(json.dumps(asdict(self._me)))
+                    try:
+                        file.write(json.dumps(asdict(self._me)))
+                        file.flush()
+                    except OSError:  # a full disk
+                        path.unlink()
+                        raise
                 return
             except FileExistsError:
                 holder = _read_lock(self.folder)
@@ -224,8 +232,7 @@ class Claim:
         rate = (last - first) / (now - then) if last > first else self._status.rate
         self._status = replace(self._status, step=step, steps=steps, rate=rate, updated=_now(), holder=asdict(self._me))
         try:
-            with atomic_write(self.folder / STATUS) as temporary:
-                temporary.write_text(json.dumps(asdict(self._status), indent=2) + "\n", encoding="utf-8")
+            _put(self.folder / STATUS, json.dumps(asdict(self._status), indent=2) + "\n")
             os.utime(self.folder / LOCK)
         except OSError as error:  # a full disk or a deleted folder is for the run itself to report
             print(f"warning: {self.folder / STATUS} could not be written: {error}", flush=True)
@@ -318,6 +325,22 @@ def _parse(path: Path) -> Holder | None:
         return None
 
 
+def _put(path: Path, text: str) -> None:
+    """Replace a file in one step; where the disk has no space for a second one, write over it.
+
+    It is longer than its text, so that the disk need not give it more than it has.
+    """
+    data = text.encode().ljust(STATUS_BYTES)
+    try:
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(data)
+    except OSError:
+        if not path.is_file():
+            raise
+        with path.open("r+b") as file:
+            file.write(data)
+
+
 def _state_after(error: BaseException) -> State:
     if isinstance(error, Requeued):
         return "requeued"
@@ -325,13 +348,11 @@ def _state_after(error: BaseException) -> State:
 
 
 def _reason(error: BaseException) -> str:
-    """One line: the UserError behind it, or the kind of exception and its first line."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, UserError):
-            return str(cause).partition("\n")[0]
-        cause = cause.__cause__ or cause.__context__
-    return f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+    """One line: what is said of it on the screen, or the kind of exception and its first line."""
+    message = explained(error) or described(error)
+    if message is not None:
+        return " ".join(line.strip() for line in str(message).splitlines()[:2])[:300]
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _now() -> str:

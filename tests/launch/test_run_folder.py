@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from lightning_samseg.errors import UserError
+from lightning_samseg.io.files import atomic_write
 from lightning_samseg.launch import run_folder
 from lightning_samseg.launch.requeue import Requeued
 from lightning_samseg.launch.run_folder import Claim, Holder, live_holder, read_status, results_folder
+from tests.disks import disk, fill
 
 ELSEWHERE = Holder("another-host", 1, None, None, 0, "2026-01-01T00:00:00+0000", "theirs")
 
@@ -64,6 +66,28 @@ def test_the_reason_of_a_failure_is_one_line(tmp_path: Path) -> None:
     status = read_status(tmp_path)
     assert status is not None
     assert status.error == "RuntimeError: CUDA out of memory."
+
+
+def _write_on_a_full_disk(disk: Path, path: Path) -> None:
+    fill(disk)
+    with atomic_write(path) as temporary:
+        temporary.write_text("some text")
+
+
+def test_a_full_disk_is_what_the_status_says(tmp_path: Path) -> None:
+    with disk(tmp_path / "disk", 64) as place:
+        folder = place / "run"
+        with pytest.raises(OSError, match="No space left"), Claim(folder, "fit"):
+            _write_on_a_full_disk(place, folder / "table.csv")
+        status = read_status(folder)
+        assert status is not None
+        assert (status.state, status.steps) == ("failed", 0)
+        assert status.error == f"{folder / 'table.csv'} cannot be written. found: No space left on device"
+        assert sorted(path.name for path in folder.iterdir()) == ["status.json"]
+        fill(place)
+        with pytest.raises(OSError, match="No space left"), Claim(place / "another", "fit"):
+            pass
+        assert list((place / "another").iterdir()) == []
 
 
 def test_the_second_process_is_refused(tmp_path: Path) -> None:
