@@ -1,15 +1,17 @@
-"""Learning-rate schedule shared by CPC-SAM and SAMed."""
+"""Learning-rate schedule of all methods."""
 
 from lightning_samseg.errors import UserError
 
 
-def warmup_poly(step: int, warmup: int, power: float, max_iters: int) -> float:
+def warmup_poly(step: int, warmup: int, power: float, max_iters: int, lag: int = 1) -> float:
     """Factor on the base learning rate in iteration ``step``: linear warm-up, then polynomial decay.
 
     The authors set the rate after each iteration, so their decay lags by one: with ``W = warmup`` and
     ``N = max_iters`` the factor is ``1 / W`` at step 0, ``k / W`` for 1 <= k <= W and
-    ``(1 - (k - 1 - W) / N) ** power`` after it. ``N`` is not shortened by the warm-up, so the rate does not quite
-    reach 0 at step N; beyond the decay's end it stays 0. CPC-SAM's code uses W = 250, power 0.9 and a base of 1e-3.
+    ``(1 - (k - 1 - W) / N) ** power`` after it, the 1 being the lag. ``N`` is not shortened by the warm-up, so the rate
+    does not quite reach 0 at step N; beyond the decay's end it stays 0. CPC-SAM's code uses W = 250, power 0.9 and a base of 1e-3.
+
+    SSL4MIS has W = 0 and power 0.9, with a lag of 1 or, in CPS, of 0.
 
     Made for ``LambdaLR(optimizer, functools.partial(warmup_poly, warmup=..., power=..., max_iters=...))``.
 
@@ -18,6 +20,7 @@ def warmup_poly(step: int, warmup: int, power: float, max_iters: int) -> float:
         warmup: Iterations of linear warm-up; 0 starts at the full rate.
         power: Exponent of the decay; 0 keeps the rate constant after the warm-up.
         max_iters: Iterations of the whole run.
+        lag: Iterations that the decay lags behind, 0 or 1.
 
     Returns:
         Factor in [0, 1].
@@ -32,6 +35,6 @@ def warmup_poly(step: int, warmup: int, power: float, max_iters: int) -> float:
             found=str(max_iters),
             fix="set trainer.max_steps or trainer.max_epochs.",
         )
-    if step <= warmup:
-        return max(step, 1) / max(warmup, 1)
-    return max(1 - (step - 1 - warmup) / max_iters, 0.0) ** power
+    if warmup and step <= warmup:
+        return max(step, 1) / warmup
+    return min(max(1 - (step - lag - warmup) / max_iters, 0.0), 1.0) ** power

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"types", "errors"},
-    {"online", "models", "prompts", "losses", "metrics", "io", "optim"},
+    {"online", "models", "semi", "prompts", "losses", "metrics", "io", "optim"},
     {"methods", "callbacks", "launch", "reports"},
 ]
 """From the bottom to the top; what is not named (the command lines) stands above all of them."""

@@ -27,6 +27,12 @@ class BestCheckpoint(ModelCheckpoint):
         )
         self.CHECKPOINT_EQUALS_CHAR = "-"
 
+    def forget_best(self) -> None:
+        """Start the comparison anew: the next validation is the best so far, and takes the file."""
+        self.best_k_models = {}
+        self.best_model_score = None
+        self.kth_best_model_path = ""
+
 
 class LastCheckpoint(Checkpoint):
     """Writes ``last.ckpt`` every so many iterations and at the end: what a killed run loses is never more than that.

@@ -1,9 +1,9 @@
 """Dice and cross-entropy over softmax channels, the only two terms in every loss of CPC-SAM."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
+
+from lightning_samseg.losses.ranks import sum_over_ranks
 
 SMOOTH = 1e-5
 """Added to numerator and denominator of each class's Dice, as in the authors' code."""
@@ -24,59 +24,71 @@ def dice_ce_loss(logits: Tensor, target: Tensor, dice_weight: float) -> Tensor:
         Scalar of the precision computed in.
     """
     log_p, hits = _log_softmax_and_hits(logits, target)
-    # Not F.nll_loss: its 2-D form has no deterministic CUDA implementation and refuses `trainer.deterministic: true`.
-    cross_entropy = -log_p.gather(1, target.unsqueeze(1)).mean()
-    return dice_weight * _dice(log_p.exp(), hits) + (1 - dice_weight) * cross_entropy
+    dice = _dice(log_p.exp(), hits, None, SMOOTH)
+    return dice_weight * dice + (1 - dice_weight) * _pixel_losses(log_p, target).mean()
 
 
-def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Multi-class soft Dice loss with squared denominators, mean over all classes including background.
-
-    Per class, over the pixels of the whole batch together, on all ranks:
-    ``1 - (2 sum(p t) + s) / (sum(p^2) + sum(t^2) + s)`` with ``p`` the softmax, ``t`` the one-hot target and
-    ``s = 1e-5``. A class without a target pixel costs almost 1.
+def cross_entropy_loss(logits: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
+    """Cross-entropy, mean over the pixels that are kept.
 
     Args:
         logits: Float ``(B, K, H, W)``.
         target: int64 ``(B, H, W)``, class ids 0..K-1.
+        keep: bool ``(B, H, W)`` or ``(H, W)``, the same number of pixels on every rank; None for all.
+
+    Returns:
+        Scalar of the precision computed in; 0 where no pixel is kept.
+    """
+    losses = _pixel_losses(_log_softmax(logits), target)
+    if keep is None:
+        return losses.mean()
+    keep = keep.expand_as(target)
+    return losses.masked_fill(~keep, 0).sum() / keep.sum().clamp(min=1)
+
+
+def dice_loss(logits: Tensor, target: Tensor, keep: Tensor | None = None, smooth: float = SMOOTH) -> Tensor:
+    """Multi-class soft Dice loss with squared denominators, mean over all classes including background.
+
+    Per class, over the pixels of the whole batch together, on all ranks:
+    ``1 - (2 sum(p t) + s) / (sum(p^2) + sum(t^2) + s)`` with ``p`` the softmax, ``t`` the one-hot target and
+    ``s`` the smoothing. A class without a target pixel costs almost 1.
+
+    Args:
+        logits: Float ``(B, K, H, W)``.
+        target: int64 ``(B, H, W)``, class ids 0..K-1.
+        keep: bool ``(B, H, W)`` or ``(H, W)``, the pixels that the sums run over; None for all. Without a pixel the
+            loss is 0.
+        smooth: ``s``.
 
     Returns:
         Scalar of the precision computed in.
     """
     log_p, hits = _log_softmax_and_hits(logits, target)
-    return _dice(log_p.exp(), hits)
+    return _dice(log_p.exp(), hits, keep, smooth)
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    """Log-probabilities in at least float32."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
 
 
 def _log_softmax_and_hits(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities in at least float32, and the one-hot target as bool: one byte where int64 takes eight."""
-    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
+    """Log-probabilities, and the one-hot target as bool: one byte where int64 takes eight."""
     classes = torch.arange(logits.shape[1], device=target.device).view(1, -1, 1, 1)
-    return log_p, target.unsqueeze(1) == classes
+    return _log_softmax(logits), target.unsqueeze(1) == classes
 
 
-def _dice(p: Tensor, hits: Tensor) -> Tensor:
+def _pixel_losses(log_p: Tensor, target: Tensor) -> Tensor:
+    # Not F.nll_loss: its 2-D form has no deterministic CUDA implementation and refuses `trainer.deterministic: true`.
+    return -log_p.gather(1, target.unsqueeze(1)).squeeze(1)
+
+
+def _dice(p: Tensor, hits: Tensor, keep: Tensor | None, smooth: float) -> Tensor:
     over = (0, 2, 3)
-    sums = torch.stack([p.masked_fill(~hits, 0).sum(over), p.square().sum(over) + hits.sum(over)])
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        sums = _SumOverRanks.apply(sums)
-    overlap, size = sums
-    return (1 - (2 * overlap + SMOOTH) / (size + SMOOTH)).mean()
-
-
-class _SumOverRanks(torch.autograd.Function):
-    """Sum over processes, so that the Dice of a step is that of the whole batch, on however many GPUs it lies.
-
-    Every rank then holds the whole loss, and the gradients that DDP averages are those of one process.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, local: Tensor) -> Tensor:
-        total = local.clone()
-        torch.distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.clone()
-        torch.distributed.all_reduce(total)
-        return total
+    squares = p.square()
+    if keep is not None:
+        keep = keep.expand_as(hits[:, 0]).unsqueeze(1)
+        hits, squares = hits & keep, squares.masked_fill(~keep, 0)
+    # The sums are those of the whole batch, on however many GPUs it lies.
+    overlap, size = sum_over_ranks(torch.stack([p.masked_fill(~hits, 0).sum(over), squares.sum(over) + hits.sum(over)]))
+    return (1 - (2 * overlap + smooth) / (size + smooth)).mean()

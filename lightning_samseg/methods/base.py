@@ -2,6 +2,7 @@
 
 from functools import partial
 from typing import Any, Literal
+from zlib import crc32
 
 import lightning
 import numpy as np
@@ -26,10 +27,13 @@ class BaseMethod(lightning.LightningModule):
         image_size: S, side of the network input in pixels; the command line fills it in from the data.
         seed: Base of every random draw of the method; the command line fills it in from ``seed_everything``.
         lr: Highest learning rate.
-        weight_decay: AdamW's, on every trained parameter.
+        weight_decay: Of every trained parameter.
         lr_warmup_iters: Iterations of linear warm-up; None for 1/120 of the run, the authors' 250 of 30,000.
         poly_power: Exponent of the polynomial decay after it.
-        max_iters: Iterations of the schedule; None for the length of the run.
+        max_iters: Iterations of the schedule, and of a method's ramps; None for the length of the run.
+        poly_lag: Iterations that the decay lags behind: 1 as most authors set the rate after each step, or 0.
+        optimizer: ``adamw``, or ``sgd`` with momentum.
+        momentum: SGD's.
         convention: Metric convention: ``strict``, ``cpc_sam`` or ``aux_ol``.
         restore: How a prediction comes back to the original size: ``probabilities`` are interpolated bilinearly before
             the argmax; ``labels`` takes the argmax first and its nearest neighbour after, as CPC-SAM's code does.
@@ -50,6 +54,9 @@ class BaseMethod(lightning.LightningModule):
         lr_warmup_iters: int | None = None,
         poly_power: float = 0.9,
         max_iters: int | None = None,
+        poly_lag: int = 1,
+        optimizer: Literal["adamw", "sgd"] = "adamw",
+        momentum: float = 0.9,
         convention: Literal["strict", "cpc_sam", "aux_ol"] = "strict",
         restore: Restore = "probabilities",
     ) -> None:
@@ -62,6 +69,9 @@ class BaseMethod(lightning.LightningModule):
         self.lr_warmup_iters = lr_warmup_iters
         self.poly_power = poly_power
         self.max_iters = max_iters
+        self.poly_lag = poly_lag
+        self.optimizer = optimizer
+        self.momentum = momentum
         self.restore: Restore = restore
         self.val_scores = CaseScores(num_classes, convention)
         self.test_scores = CaseScores(num_classes, convention)
@@ -74,6 +84,28 @@ class BaseMethod(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the checkpoint say what it is."""
         describe(self, checkpoint)
+
+    @property
+    def schedule_iters(self) -> int:
+        """Iterations of the schedule."""
+        return self.max_iters or self.trainer.max_steps
+
+    def draw_seed(self, purpose: str, same_on_all_ranks: bool = False) -> int:
+        """Seed of this iteration's random draws for one purpose, keyed by counters alone: a resumed run repeats it.
+
+        Args:
+            purpose: Any name; each has draws of its own.
+            same_on_all_ranks: Whether all processes draw the same.
+        """
+        # Batches, not optimizer steps: with accumulated gradients several batches make one step.
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed if self._trainer else 0
+        rank = 0 if same_on_all_ranks else self.global_rank
+        key = np.random.SeedSequence((self.seed, batches, rank, crc32(purpose.encode())))
+        return int(key.generate_state(1, np.uint64)[0] >> 1)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed what draws from PyTorch's global generator, such as dropout, so that a resumed run draws the same."""
+        torch.manual_seed(self.draw_seed("global"))
 
     def predict_probabilities(self, image: Tensor) -> Tensor:
         """Class probabilities ``(B, K, S, S)`` of ``(B, 3, S, S)``, without any prompt."""
@@ -123,12 +155,16 @@ class BaseMethod(lightning.LightningModule):
         self.log(f"{stage}/empty_fraction", empty / max(expected, 1), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        """AdamW on what is trained, with the schedule stepped every iteration."""
+        """The optimizer on what is trained, with the schedule stepped every iteration."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.weight_decay)
-        total = self.max_iters or self.trainer.max_steps
+        optimizer: torch.optim.Optimizer
+        if self.optimizer == "sgd":
+            optimizer = torch.optim.SGD(trained, self.lr, self.momentum, weight_decay=self.weight_decay)
+        else:
+            optimizer = torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.weight_decay)
+        total = self.schedule_iters
         warmup = total // 120 if self.lr_warmup_iters is None else self.lr_warmup_iters
-        factor = partial(warmup_poly, warmup=warmup, power=self.poly_power, max_iters=total)
+        factor = partial(warmup_poly, warmup=warmup, power=self.poly_power, max_iters=total, lag=self.poly_lag)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
 

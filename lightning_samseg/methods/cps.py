@@ -1,0 +1,99 @@
+"""CPS: cross pseudo supervision (Chen et al., CVPR 2021), as SSL4MIS trains it."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lightning_samseg.losses.consistency import probabilities
+from lightning_samseg.losses.dice_ce import cross_entropy_loss, dice_ce_loss
+from lightning_samseg.methods.base import BaseMethod
+from lightning_samseg.metrics.on_device import agreement, confidence, empty_fraction
+from lightning_samseg.models.branched_unet import NetworkName, build_unet, take_channels
+from lightning_samseg.semi.ramps import staircase_ramp
+from lightning_samseg.types import SemiBatch
+
+
+class Cps(BaseMethod):
+    """CPS. Two networks of the same kind, from independent random starts, each learning from the other's labels.
+
+    With z_i the logits of network i on the same images, y_j = sg argmax z_j the other's labels and sg no gradient::
+
+        L = sum_i (CE + Dice)(z_i, y) / 2 + w(t) CE(z_i^U, y_j^U)        w(t) = lambda r(t // 150, 200)
+
+    r is the ramp of ``semi.ramps``. No threshold, and no Dice on the unlabelled images. One optimizer over both
+    networks makes the authors' two steps.
+
+    Args:
+        network: See ``NetworkName``.
+        in_channels: Channels of the input: 1 for grey images, as in the papers, or 3.
+        encoder_weights: ``imagenet`` for pretrained encoders, where the network has one.
+        consistency: lambda, the highest weight of the cross supervision.
+        rampup_iters: Iterations of its ramp; None for the length of the run, 0 for no ramp.
+        rampup_stairs: In how many stairs it rises: the authors' 200 of 150 iterations.
+        branch: The network that predicts, and is validated; which one the published tables show is not said.
+        base: Arguments of :class:`BaseMethod`. The authors': SGD, lr 0.01, weight decay 1e-4, no warm-up, poly_lag 0.
+    """
+
+    uses_unlabelled = True
+
+    def __init__(
+        self,
+        network: NetworkName = "paper",
+        in_channels: Literal[1, 3] = 3,
+        encoder_weights: Literal["imagenet"] | None = None,
+        consistency: float = 0.1,
+        rampup_iters: int | None = None,
+        rampup_stairs: int = 200,
+        branch: Literal["1", "2"] = "1",
+        **base: Any,
+    ) -> None:
+        super().__init__(**base)
+        self.save_hyperparameters()
+        self.in_channels = in_channels
+        self.consistency = consistency
+        self.rampup_iters = rampup_iters
+        self.rampup_stairs = rampup_stairs
+        self.branch = int(branch) - 1
+        self.networks = torch.nn.ModuleList(
+            build_unet(network, self.num_classes, in_channels, encoder_weights=encoder_weights) for _ in range(2)
+        )
+
+    def training_step(self, batch: SemiBatch, batch_idx: int) -> Tensor:
+        """One iteration of both networks."""
+        labelled, target = batch["labelled"]["image"], batch["labelled"]["mask"]
+        images = take_channels(torch.cat([labelled, batch["unlabelled"]["image"]]), self.in_channels)
+        outputs = [network(images) for network in self.networks]
+        guesses = [output.detach().argmax(1) for output in outputs]
+        supervised = [dice_ce_loss(output[: len(labelled)], target, 0.5) for output in outputs]
+        crossed = [
+            cross_entropy_loss(output[len(labelled) :], guess[len(labelled) :])
+            for output, guess in zip(outputs, reversed(guesses), strict=True)
+        ]
+        rampup = self.schedule_iters if self.rampup_iters is None else self.rampup_iters
+        weight = self.consistency * staircase_ramp(self.global_step, rampup, self.rampup_stairs)
+        loss = torch.stack(supervised).sum() + weight * torch.stack(crossed).sum()
+
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        for number in range(2):
+            unlabelled = probabilities(outputs[number][len(labelled) :].detach())
+            self.log_dict(
+                {
+                    f"train/supervised_{number + 1}": supervised[number].detach(),
+                    f"train/cross_{number + 1}": crossed[number].detach(),
+                    f"train/confidence_{number + 1}": confidence(unlabelled),
+                    f"train/pseudo_dsc_{number + 1}": agreement(guesses[number][: len(labelled)], target),
+                }
+            )
+        self.log_dict(
+            {
+                "train/consistency_weight": weight,
+                "train/agreement": agreement(guesses[0][len(labelled) :], guesses[1][len(labelled) :]),
+                "train/empty_predictions": empty_fraction(guesses[self.branch]),
+            }
+        )
+        return loss
+
+    def predict_probabilities(self, image: Tensor) -> Tensor:
+        """Softmax ``(B, K, S, S)`` of the network that predicts."""
+        return probabilities(self.networks[self.branch](take_channels(image, self.in_channels)))
