@@ -9,9 +9,8 @@ def warmup_poly(step: int, warmup: int, power: float, max_iters: int, lag: int =
     The authors set the rate after each iteration, so their decay lags by one: with ``W = warmup`` and
     ``N = max_iters`` the factor is ``1 / W`` at step 0, ``k / W`` for 1 <= k <= W and
     ``(1 - (k - 1 - W) / N) ** power`` after it, the 1 being the lag. ``N`` is not shortened by the warm-up, so the rate
-    does not quite reach 0 at step N; beyond the decay's end it stays 0. CPC-SAM's code uses W = 250, power 0.9 and a base of 1e-3.
-
-    SSL4MIS has W = 0 and power 0.9, with a lag of 1 or, in CPS, of 0.
+    does not quite reach 0 at step N; beyond the decay's end it stays 0. CPC-SAM's code uses W = 250, power 0.9 and a
+    base of 1e-3; SSL4MIS W = 0, power 0.9, a base of 1e-2, and in CPS a lag of 0.
 
     Made for ``LambdaLR(optimizer, functools.partial(warmup_poly, warmup=..., power=..., max_iters=...))``.
 

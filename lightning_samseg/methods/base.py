@@ -90,6 +90,13 @@ class BaseMethod(lightning.LightningModule):
         """Iterations of the schedule."""
         return self.max_iters or self.trainer.max_steps
 
+    @property
+    def batches_done(self) -> int:
+        """Batches that have been learned from, also before a resumed run was interrupted."""
+        if self._trainer is None:
+            return 0
+        return int(self.trainer.fit_loop.epoch_loop.batch_progress.total.processed)  # type: ignore[attr-defined]
+
     def draw_seed(self, purpose: str, same_on_all_ranks: bool = False) -> int:
         """Seed of this iteration's random draws for one purpose, keyed by counters alone: a resumed run repeats it.
 
@@ -98,7 +105,7 @@ class BaseMethod(lightning.LightningModule):
             same_on_all_ranks: Whether all processes draw the same.
         """
         # Batches, not optimizer steps: with accumulated gradients several batches make one step.
-        batches = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed if self._trainer else 0
+        batches = self.batches_done
         rank = 0 if same_on_all_ranks else self.global_rank
         key = np.random.SeedSequence((self.seed, batches, rank, crc32(purpose.encode())))
         return int(key.generate_state(1, np.uint64)[0] >> 1)

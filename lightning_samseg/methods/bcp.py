@@ -89,7 +89,7 @@ class Bcp(BaseMethod):
         """Student and teacher take the best weights of stage 1, and the optimizer their momentum."""
         if self.pretrained is not None:
             self.network.load_state_dict(self.pretrained["network"])
-            optimizer: torch.optim.Optimizer = self.optimizers().optimizer  # type: ignore[union-attr, assignment]
+            optimizer: torch.optim.Optimizer = self.optimizers().optimizer  # type: ignore[union-attr]
             state = optimizer.state_dict()
             optimizer.load_state_dict({**state, "state": self.pretrained["optimizer"]})
             self.pretrained = None

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from lightning_samseg.io.adapters import load_adapter_into
 from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
+from lightning_samseg.models.branched_unet import NetworkName, build_unet, take_channels
 from lightning_samseg.models.dual_branch import AdapterKind, BranchedSam
 from lightning_samseg.models.mask_decoder import Upsampling
 from lightning_samseg.models.sam import BackboneName
@@ -100,9 +101,12 @@ class SAMed(BaseMethod):
 
 
 class UNet(BaseMethod):
-    """A U-Net from segmentation-models-pytorch.
+    """A U-Net: the small one of the papers' tables, or any from segmentation-models-pytorch.
 
     Args:
+        network: ``paper`` for SSL4MIS's U-Net of 16 to 256 channels, as in CPC-SAM's Table 1, or what else the
+            semi-supervised methods take (see ``NetworkName``), as their floor; None for arch and encoder.
+        in_channels: Channels of the input: 1 for grey images, as in the paper's network, or 3.
         arch: Decoder architecture, for example ``unet``, ``unetplusplus``, ``deeplabv3plus``.
         encoder: Encoder name of segmentation-models-pytorch.
         encoder_weights: ``imagenet`` for pretrained ones (fetched by the library), None for random.
@@ -112,28 +116,39 @@ class UNet(BaseMethod):
 
     def __init__(
         self,
+        network: NetworkName | None = None,
+        in_channels: Literal[1, 3] = 3,
         arch: str = "unet",
         encoder: str = "resnet34",
-        encoder_weights: str | None = None,
+        encoder_weights: Literal["imagenet"] | None = None,
         supervised_dice: float = 0.5,
         **base: Any,
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
         self.supervised_dice = supervised_dice
-        self.network: torch.nn.Module = smp.create_model(
-            arch, encoder, encoder_weights=encoder_weights, in_channels=3, classes=self.num_classes + 1
-        )
+        self.in_channels = in_channels
+        self.network: torch.nn.Module
+        if network is None:
+            self.network = smp.create_model(
+                arch, encoder, encoder_weights=encoder_weights, in_channels=in_channels, classes=self.num_classes + 1
+            )
+        else:
+            self.network = build_unet(network, self.num_classes, in_channels, encoder_weights=encoder_weights)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Supervised loss."""
-        loss = dice_ce_loss(self.network(batch["image"]), batch["mask"], self.supervised_dice)
+        loss = dice_ce_loss(self(batch["image"]), batch["mask"], self.supervised_dice)
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
     def predict_probabilities(self, image: Tensor) -> Tensor:
         """Softmax ``(B, K, S, S)``."""
-        return self.network(image).float().softmax(1)
+        return self(image).float().softmax(1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits ``(B, K, S, S)``."""
+        return self.network(take_channels(image, self.in_channels))
 
 
 def shrink_labels(mask: Tensor, size: int) -> Tensor:

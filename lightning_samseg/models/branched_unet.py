@@ -197,8 +197,9 @@ class SmpEncoder(nn.Module):
         mean, std = settings.get("mean", [0.0] * 3), settings.get("std", [1.0] * 3)
         if in_channels == 1:  # the library sums the first convolution's weights over the channels
             mean, std = [sum(mean) / 3], [sum(std) / 3]
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        # Saved with the weights: a checkpoint is predicted from without asking for the pretrained ones again.
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Features of all levels, finest first, the first without channels."""

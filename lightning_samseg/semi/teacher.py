@@ -35,14 +35,14 @@ def update_teacher(teacher: nn.Module, student: nn.Module, decay: float, buffers
         buffers: Average BatchNorm's statistics, too, and its counters of steps, truncated to integers (BCP). If not,
             the teacher keeps those of its own passes (UAMT).
     """
-    pairs = [
+    pairs: list[tuple[Tensor, Tensor]] = [
         (own, other)
         for own, other in zip(teacher.parameters(), student.parameters(), strict=True)
         if own.data_ptr() != other.data_ptr()
     ]
     if buffers:
         pairs += list(zip(teacher.buffers(), student.buffers(), strict=True))
-    average = get_ema_multi_avg_fn(decay)
+    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
     for floating in (True, False):
         chosen = [pair for pair in pairs if pair[0].is_floating_point() == floating]
         if chosen:

@@ -39,12 +39,17 @@ def train(method: type[Any], folder: Path, data: Path, devices: int, steps: int,
 
     The rate is 0: AdamW would blow up rounding errors of gradients near zero to whole steps.
     """
-    folder.mkdir()
     lightning.seed_everything(1, verbose=False)
     model = method(backbone="tiny", image_size=32, num_classes=1, lr=0.0, **arguments)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # or A would have no gradient to compare
             torch.nn.init.normal_(parameter, std=0.1)
+    return fit(model, folder, data, devices, steps)
+
+
+def fit(model: Any, folder: Path, data: Path, devices: int, steps: int, precision: Any = "32-true") -> list[Gradients]:
+    """The same of a method that is built already, and has an attribute ``folder``."""
+    folder.mkdir()
     model.folder = folder
     batch = 4 // devices
     module = BusiDataModule(
@@ -59,6 +64,7 @@ def train(method: type[Any], folder: Path, data: Path, devices: int, steps: int,
     trainer = lightning.Trainer(
         accelerator="cpu",
         devices=devices,
+        precision=precision,
         strategy="ddp_fork" if devices > 1 else "auto",
         max_steps=steps,
         val_check_interval=steps,

@@ -1,0 +1,79 @@
+"""The semi-supervised baselines on two gloo processes against one with the whole batch.
+
+They are equal where nothing depends on which images share a process: without BatchNorm, which takes its statistics
+from a process's images unless they are synchronised (GPUs only), without dropout, and without draws per image. BCP is
+left out, as it pastes the halves of a process's images into each other: other pairs with other numbers of processes.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from torch import nn
+
+from lightning_samseg.methods import Cps, DcNet, McNetPlus, Uamt, UniMatch, Urpc
+from tests.ddp.recording import fit, save_gradients
+from tests.fakes import write_busi
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_busi(tmp_path_factory.mktemp("busi"), benign=14, malignant=10)
+
+
+def recording(kind: type[Any], **arguments: Any) -> Any:
+    """A method that saves its gradients, with nothing in it that knows its neighbours."""
+
+    class Recording(kind):
+        folder: Path
+
+        def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+            save_gradients(self)
+
+        def perturb(self, stages: Any) -> Any:
+            return stages
+
+        def views(self, images: torch.Tensor) -> Any:  # the second half is mixed in, which no box asks for
+            return images, images / 2, images / 3
+
+    lightning.seed_everything(1, verbose=False)
+    method = Recording(num_classes=1, image_size=32, lr=0.0, **arguments)
+    for module in method.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, nn.Identity())
+            if isinstance(child, nn.Dropout):
+                child.p = 0.0
+    return method
+
+
+METHODS: dict[str, tuple[type[Any], dict[str, Any]]] = {
+    "uamt": (Uamt, {"noise": 0.0, "rampup_iters": 0, "consistency": 5.0, "entropy_scale": "lnK"}),
+    "cps": (Cps, {"rampup_iters": 0}),
+    "urpc": (Urpc, {"rampup_iters": 0, "consistency": 5.0}),
+    "mc_net_plus": (McNetPlus, {"rampup_iters": 0}),
+    "dc_net": (DcNet, {"rampup_iters": 0}),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_gradients_equal_one_process(tmp_path: Path, data: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    torch.set_num_threads(1)  # a fork must not inherit a pool of threads
+    kind, arguments = METHODS[name]
+    one, two = (fit(recording(kind, **arguments), tmp_path / str(n), data, n, 2, "64-true") for n in (1, 2))
+    for expected, found in zip(one, two, strict=True):
+        assert expected.keys() == found.keys()
+        for key, gradient in expected.items():
+            assert gradient is not None, key
+            assert (found[key] - gradient).abs().max() <= 1e-9 * max(1, gradient.abs().max().item()), key
+
+
+def test_unimatch_runs_on_two_processes(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its halves are those of a process, too."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    torch.set_num_threads(1)
+    steps = fit(recording(UniMatch, threshold=0.5, cutmix_probability=0.0), tmp_path / "two", data, 2, 2)
+    assert all(gradient is not None for step in steps for gradient in step.values())
