@@ -13,6 +13,7 @@ import numpy as np
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.geometry import resize_image, resize_labels
 from lightning_samseg.io.images import to_grey
+from lightning_samseg.io.picture import as_float
 from lightning_samseg.types import Case, Geometry
 
 Normalise = Literal["minmax", "sam", "percentile", "stored"]
@@ -90,9 +91,10 @@ class View:
         Returns:
             float32, ``(H, W)`` or ``(H, W, 3)``; a constant image becomes 0 (with ``minmax`` and ``percentile``).
         """
-        values = (to_grey(image) if self.grey else image).astype(np.float32)
+        values = as_float(to_grey(image) if self.grey else image)
         if self.normalise == "stored":
-            return values / np.float32(np.iinfo(image.dtype).max) if image.dtype.kind in "iu" else values
+            largest = np.iinfo(image.dtype).max if image.dtype.kind in "iu" else 1
+            return np.asarray(values / values.dtype.type(largest), dtype=np.float32)
         if self.normalise == "percentile":
             low, high = (float(bound) for bound in np.percentile(values, (0.5, 99.5)))
             return np.asarray((values.clip(low, high) - low) * _inverse(high - low), dtype=np.float32)
@@ -165,7 +167,7 @@ def prepare_image(
     """Turn one picture into network input: normalise, augment, resize; the same for training, test and prediction.
 
     Args:
-        picture: ``(H, W)`` or ``(H, W, 3)``, uint8, uint16, int32 or floating point, as read from a file. With
+        picture: ``(H, W)`` or ``(H, W, 3)``, integers or floating point, as read from a file. With
             ``normalise: stored``, the slices of a volume must have been normalised as a whole before.
         view: Normalisation and geometry.
         case_id: This and ``source``, ``spacing``, ``slice_index`` and ``num_slices`` go into the ``Case``.

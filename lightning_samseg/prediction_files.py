@@ -15,8 +15,11 @@ from scipy import ndimage
 from lightning_samseg.callbacks.overlays import draw_contours
 from lightning_samseg.errors import UserError
 from lightning_samseg.inference import Output
+from lightning_samseg.io.decoding import IMAGE_SUFFIXES, orientation_of
+from lightning_samseg.io.file_kinds import kind_of
 from lightning_samseg.io.files import atomic_write
-from lightning_samseg.io.images import IMAGE_SUFFIXES, read_image, to_rgb_uint8, write_image
+from lightning_samseg.io.images import read_image, to_rgb_uint8, write_image
+from lightning_samseg.io.orientation import to_displayed, to_stored
 from lightning_samseg.io.tables import write_table
 from lightning_samseg.io.text import escape
 from lightning_samseg.io.volumes import (
@@ -44,7 +47,11 @@ COLUMNS = (
     "slices",
     "seconds",
 )
-_EXPORT_FIRST = (".dcm", ".nrrd", ".hdr", ".img", ".gif", ".svs")  # pictures and volumes that nobody should miss
+# Pictures and volumes that nobody should miss: of each is said why it is not read.
+_EXPORT_FIRST = (
+    *(".dcm", ".dicom", ".ima", ".nrrd", ".nhdr", ".hdr", ".img", ".mgz", ".mgh", ".mnc"),
+    *(".svs", ".ndpi", ".mrxs", ".czi", ".nd2", ".lif", ".heic", ".heif", ".avif", ".jxl"),
+)
 
 
 @dataclass(frozen=True)
@@ -115,8 +122,8 @@ def find_sources(given: Path, output: Path) -> tuple[list[Source], list[str]]:
         raise UserError(
             f"No images found in {given}.",
             expected=f"files that end in {' '.join(known)}",
-            found=", ".join(path.name for path in files[:4]) or "an empty folder",
-            fix="check --input",
+            found=", ".join(map(_described, files[:4])) or "an empty folder",
+            fix="check --input, and export what is no picture first" if files else "check --input",
         )
     relative = [path.relative_to(given) for path in paths]
     names = [(path.parent / stem_of(path)).as_posix() for path in relative]
@@ -130,8 +137,17 @@ def find_sources(given: Path, output: Path) -> tuple[list[Source], list[str]]:
     if twice:
         raise UserError(f"The results of several files would be named {twice[0]}.", fix="rename one of them")
     if others := [path for path in files if path not in set(paths) and path.suffix.lower() not in (".raw", ".zraw")]:
-        notes.append(f"{len(others)} files are no images and left alone, such as {others[0].relative_to(given)}")
+        notes.append(f"{len(others)} files are no images and left alone, such as {_described(others[0])}")
     return [Source(*each) for each in zip(paths, relative, names, strict=True)], notes
+
+
+def _described(path: Path) -> str:
+    """A file's name, and what it is where its first bytes tell."""
+    try:
+        kind = kind_of(path)
+    except UserError:
+        kind = None
+    return f"{path.name} ({kind.name})" if kind else path.name
 
 
 def _files(given: Path) -> Iterator[Path]:
@@ -181,15 +197,19 @@ class PredictionFolder:
             UserError: If a slice cannot be read again for its overlay.
         """
         start = time.perf_counter()
-        labels = np.stack([output.labels for output in outputs])
         mask = self.folder / "masks" / source.mask_name
         if self.overlays:
-            self._draw(source, labels)
+            self._draw(source, np.stack([output.labels for output in outputs]))
+        # All but the overlays is the way up that the file's pixels are stored, to pair with them one by one.
+        orientation = orientation_of(source.path) if source.volume is None else 1
+        if orientation != 1:
+            outputs = [_as_stored(output, orientation) for output in outputs]
+        labels = np.stack([output.labels for output in outputs])
         if outputs[0].probabilities is not None:
             self._write_probabilities(source, outputs)
         # The mask comes last: where it is, the rest is, too.
         if source.volume is None:
-            write_image(mask, labels[0])
+            write_image(mask, to_displayed(labels[0], orientation), orientation)
         else:
             write_mask_like(source.volume, mask, labels)
         self._measure(source, labels, mask, seconds + time.perf_counter() - start)
@@ -250,3 +270,10 @@ class PredictionFolder:
             draw_contours(picture, labels[place])
             end = f"{source.name}.png" if source.volume is None else f"{source.relative}/{place:03d}.png"
             write_image(self.folder / "overlays" / end, picture)
+
+
+def _as_stored(output: Output, orientation: int) -> Output:
+    channels = output.probabilities
+    if channels is not None:
+        channels = np.stack([to_stored(channel, orientation) for channel in channels])
+    return output._replace(labels=to_stored(output.labels, orientation), probabilities=channels)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.images import IMAGE_SUFFIXES, read_image, read_mask
+from lightning_samseg.io.decoding import IMAGE_SUFFIXES, orientation_of
+from lightning_samseg.io.images import read_image, read_mask
 
 
 class Item(NamedTuple):
@@ -147,13 +148,19 @@ def check_size(mask: np.ndarray, size: tuple[int, int], path: Path, image: Path)
     Raises:
         UserError: If ``mask`` is not ``(H, W)`` = ``size``.
     """
-    if mask.shape != size:
-        raise UserError(
-            f"{path}: the mask has another size than its image {image.name}.",
-            expected=f"{size[1]} x {size[0]} pixels (width x height), as the image",
-            found=f"{mask.shape[1]} x {mask.shape[0]} pixels",
-            fix="export the mask again at the size of the image, or remove the pair",
-        )
+    if mask.shape == size:
+        return
+    found, fix = f"{mask.shape[1]} x {mask.shape[0]} pixels", "export the mask again at the size of the image"
+    turns = image.suffix.lower() in IMAGE_SUFFIXES and mask.shape == size[::-1]
+    if turns and (orientation := orientation_of(image)) > 4:
+        found += f"; the image's EXIF orientation {orientation} turns it by 90 degrees in viewers"
+        fix = "draw the mask on the image as viewers show it, or, if it fits the stored pixels, drop the image's EXIF"
+    raise UserError(
+        f"{path}: the mask has another size than its image {image.name}.",
+        expected=f"{size[1]} x {size[0]} pixels (width x height), as the image",
+        found=found,
+        fix=f"{fix}, or remove the pair",
+    )
 
 
 def check_root(root: str | Path, name: str) -> Path:

@@ -6,12 +6,15 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_samseg.callbacks.overlays import file_name
-from lightning_samseg.io.images import write_image
+from lightning_samseg.io.decoding import IMAGE_SUFFIXES
+from lightning_samseg.io.images import write_image, write_mask_beside
 from lightning_samseg.types import Batch
 
 
 class PredictionWriter(Callback):
     """Writes ``predictions/CASE.png`` during ``predict``: class ids at the original size.
+
+    A mask is stored the way up that its picture is, see ``write_mask_beside``.
 
     Args:
         folder: Folder of the results.
@@ -31,7 +34,11 @@ class PredictionWriter(Callback):
     ) -> None:
         """Write the masks of the batch."""
         for case, mask in zip(batch["cases"], outputs, strict=True):
-            write_image(self.folder / f"{file_name(case)}.png", mask)
+            path = self.folder / f"{file_name(case)}.png"
+            if Path(case.source).suffix.lower() in IMAGE_SUFFIXES:
+                write_mask_beside(path, mask, case.source)
+            else:
+                write_image(path, mask)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say where the masks are."""

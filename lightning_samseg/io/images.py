@@ -9,7 +9,7 @@ from lightning_samseg.errors import UserError
 from lightning_samseg.io.decoding import IMAGE_SUFFIXES, orientation_of, read_picture
 from lightning_samseg.io.files import atomic_write
 from lightning_samseg.io.orientation import TAG, to_stored
-from lightning_samseg.io.picture import exact_float
+from lightning_samseg.io.picture import as_float
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -124,7 +124,7 @@ def to_rgb_uint8(image: np.ndarray) -> np.ndarray:
         uint8 ``(H, W, 3)``; anything but uint8 is stretched from its minimum..maximum to 0..255.
     """
     if image.dtype != np.uint8:
-        values = image.astype(exact_float(image.dtype))
+        values = as_float(image)
         low, high = float(values.min()), float(values.max())
         image = np.rint((values - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8)
     return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)

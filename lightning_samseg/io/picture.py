@@ -69,9 +69,12 @@ def compact(values: np.ndarray) -> np.ndarray:
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
-def exact_float(dtype: np.dtype) -> type[np.floating]:
-    """float32 where it holds every value of ``dtype`` exactly, else float64: the type to compute with."""
-    return np.float32 if np.can_cast(dtype, np.float32) else np.float64
+def as_float(values: np.ndarray) -> np.ndarray:
+    """Give pixels to compute with: float32 where that is exact and differences stay finite, else float64."""
+    exact = np.can_cast(values.dtype, np.float32)
+    if exact and values.dtype.kind == "f" and values.size:
+        exact = max(-float(values.min()), float(values.max())) < 1e37
+    return values.astype(np.float32 if exact else np.float64)
 
 
 def check_pixels(values: np.ndarray, path: Path, where: str = "the picture") -> None:

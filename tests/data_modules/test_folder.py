@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 
 from data_modules import FolderDataModule
+from data_modules.layouts.folder import FolderLayout
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.images import write_image
 from tests.fakes import write_folder, write_mask
@@ -139,3 +140,15 @@ def test_mistakes(tmp_path):
     (root / "masks" / f"{NAMES[2]}.png").unlink()
     with pytest.raises(UserError, match=r"patient0_2.png has no mask(.|\n)*unlabelled"):
         _ = module(root).splits
+
+
+def test_a_mask_drawn_on_the_stored_pixels_of_a_turned_picture_is_explained(tmp_path):
+    write_folder(tmp_path, ["a"])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(tmp_path / "images" / "a.png") as image:
+        image.save(tmp_path / "images" / "a.png", exif=exif)
+    layout = FolderLayout(str(tmp_path))
+    item = layout.items()[0]
+    with pytest.raises(UserError, match=r"another size(.|\n)*EXIF orientation 6(.|\n)*as viewers show it"):
+        layout.read_label(item, layout.read_image(item).shape[:2])

@@ -60,6 +60,18 @@ def test_minmax():
     np.testing.assert_allclose(View(16).normalised(deep), [[0, 0.2], [0.4, 1]], atol=1e-6)
 
 
+@pytest.mark.parametrize("normalise", ["minmax", "percentile", "sam"])
+@pytest.mark.parametrize(
+    "wide", [lambda v: 1e9 + v / 255, lambda v: (v.astype(np.int64) - 2**31).astype(np.int32), lambda v: v * 1e300]
+)
+def test_huge_values_keep_their_precision(normalise, wide):
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    view = View(16, normalise=normalise)
+    np.testing.assert_allclose(view.normalised(wide(ramp)), view.normalised(ramp), atol=2e-5)
+    edge = np.array([[-3e38, 3e38]], np.float32)
+    assert np.ptp(view.normalised(edge)[0, :2]) > 0.9
+
+
 def test_sam():
     image = RNG.integers(0, 256, (5, 6, 3), dtype=np.uint8)
     mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
