@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.reference.oracle import Oracle, find_recording
+
 os.environ["MPLBACKEND"] = "agg"
 os.environ["WANDB_MODE"] = "disabled"
 for _name in [name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"]:
@@ -35,6 +37,14 @@ def pytest_configure(config: pytest.Config) -> None:
     recording = config.getoption("oracle")
     if recording is not None and not recording.is_file():
         raise pytest.UsageError(f"--oracle: no file {recording}")
+    if recording is not None:
+        Oracle(recording, config.getoption("oracle_salt"))
+
+
+@pytest.fixture(scope="session")
+def oracle(pytestconfig: pytest.Config) -> Oracle:
+    """The recording named by --oracle, the shared one, or the committed slice."""
+    return Oracle(find_recording(pytestconfig.getoption("oracle")), pytestconfig.getoption("oracle_salt"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,7 +15,7 @@ from lightning_samseg.models.convert import from_authors
 from lightning_samseg.models.dual_branch import BranchedSam
 from tests.fakes import write_folder
 from tests.official import authors_adapter, tiny_sam, write_tiny_sam
-from tests.reference.oracle import Oracle, find_recording
+from tests.reference.oracle import Oracle
 
 IMAGE = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -49,9 +49,9 @@ def adapter(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def authors(pytestconfig: pytest.Config) -> dict[str, torch.Tensor]:
+def authors(oracle: Oracle) -> dict[str, torch.Tensor]:
     """Every tensor of the authors' tiny CPC-SAM, 3 classes."""
-    return Oracle(find_recording(pytestconfig.getoption("oracle")), pytestconfig.getoption("oracle_salt")).weights()
+    return oracle.weights()
 
 
 def write_authors_base(authors: dict[str, torch.Tensor], path: Path) -> Path:

@@ -1,5 +1,4 @@
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,7 +6,6 @@ import scipy.ndimage
 
 from data_modules.augment import CpcSamAugmentation, _SmallRotation
 
-ORACLE = Path(__file__).parents[2].parent / "shared" / "oracle" / "cpc_sam.npz"
 IMAGE = (1 + np.arange(40 * 56, dtype=np.float32)).reshape(40, 56)  # every pixel is unique and none is 0
 
 
@@ -87,18 +85,16 @@ def test_colour_images(augmentation):
 
 
 @pytest.mark.reference
-@pytest.mark.skipif(not ORACLE.is_file(), reason="needs the recorded numbers")
-def test_every_recorded_sample_is_one_of_our_transforms():
+def test_every_recorded_sample_is_one_of_our_transforms(oracle):
     """The authors' 12 augmented samples: each is one of our branches followed by scipy's zoom."""
-    recorded = np.load(ORACLE)
-    image, label = recorded["G_image"], recorded["G_label"]
+    image, label = oracle["G_image"], oracle["G_label"]
     rotation = _SmallRotation(p=1.0)
     ways = {"none": lambda a: a}
     ways |= {f"turn {k} {axis}": lambda a, k=k, axis=axis: flips(a)[k, axis] for k in range(4) for axis in (0, 1)}
     ways |= {f"angle {angle}": lambda a, angle=angle: rotation.apply(a, angle=angle) for angle in range(-20, 20)}
     candidates = {name: zoom(way(np.ascontiguousarray(label)), 0) for name, way in ways.items()}
     kinds = set()
-    for output, target in zip(recorded["G_out_image"], recorded["G_out_label"], strict=True):
+    for output, target in zip(oracle["G_out_image"], oracle["G_out_label"], strict=True):
         agreement = {name: (candidate == target).mean() for name, candidate in candidates.items()}
         best = max(agreement, key=agreement.get)
         assert agreement[best] > 0.995

@@ -16,15 +16,15 @@ from lightning_samseg.models.mask_decoder import ClassMaskDecoder
 from lightning_samseg.models.sam import load_image_encoder
 from lightning_samseg.models.tiny_vit import TinyViT
 from tests.official import authors_adapter, tiny_sam, trained_model, write_tiny_sam
-from tests.reference.oracle import Oracle, find_recording
+from tests.reference.oracle import Oracle
 
 State = dict[str, Tensor]
 
 
 @pytest.fixture(scope="module")
-def authors(pytestconfig: pytest.Config) -> State:
+def authors(oracle: Oracle) -> State:
     """Every tensor of the authors' tiny CPC-SAM, 3 classes."""
-    return Oracle(find_recording(pytestconfig.getoption("oracle")), pytestconfig.getoption("oracle_salt")).weights()
+    return oracle.weights()
 
 
 @pytest.fixture(scope="module")

@@ -75,6 +75,9 @@ class Oracle:
         path: ``.npz`` file.
         salt: Text appended to every key before its weight is drawn; None for what the recording says, else none.
 
+    Raises:
+        pytest.UsageError: The weights were drawn by another rule or with another salt.
+
     Attributes:
         meta: ``image_size``, ``num_classes_fg``, ``rank``, ``encoder``, ``keys`` (name -> shape), ``trainable`` (names
             in the order of the ``paramL2`` arrays).
@@ -95,8 +98,18 @@ class Oracle:
         self.salt = str(self.meta.get("salt", "")) if salt is None else salt
         for array in self._arrays.values():
             array.flags.writeable = False  # one recording serves the whole session
+        self._check_salt()
         self.is_slice = "is_slice" in self._arrays
         self.iterations = sum(f"E_it{i}_x" in self._arrays for i in range(100))
+
+    def _check_salt(self) -> None:
+        name, norm = self.meta["trainable"][0], self._arrays["E_it0_paramL2_before"][0]
+        drawn = _weight(name, tuple(self.meta["keys"][name]), self.salt).double().norm().item()
+        if abs(drawn - norm) > 1e-6 * norm:
+            raise pytest.UsageError(
+                f"{self.path}: {name} has the norm {norm:.6f}, and {drawn:.6f} if drawn with the salt {self.salt!r}; "
+                "name the recording's salt with --oracle-salt TEXT"
+            )
 
     def __contains__(self, key: str) -> bool:
         return key in self._arrays

@@ -1,5 +1,8 @@
 """Groups C, D and G of the recording, and the rule of its weights."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -22,6 +25,21 @@ def test_weights_have_the_recorded_norms(oracle: Oracle) -> None:
 def test_another_salt_gives_other_weights(oracle: Oracle) -> None:
     key = "sam.mask_decoder1.mask_tokens.weight"
     assert not torch.equal(oracle.weights(oracle.salt + "pepper")[key], oracle.weights()[key])
+
+
+def test_another_rule_or_salt_is_said(oracle: Oracle, tmp_path: Path) -> None:
+    with np.load(oracle.path) as file:
+        arrays = dict(file)
+    with pytest.raises(pytest.UsageError, match="--oracle-salt TEXT"):
+        Oracle(oracle.path, oracle.salt + "pepper")
+    salted = arrays | {"meta": np.array(json.dumps(oracle.meta | {"salt": oracle.salt + "pepper"}))}
+    np.savez(tmp_path / "salted.npz", **salted)
+    with pytest.raises(pytest.UsageError, match=r"salted\.npz: .*pepper"):
+        Oracle(tmp_path / "salted.npz")
+    arrays["meta"] = np.array(json.dumps({key: value for key, value in oracle.meta.items() if key != "rule"}))
+    np.savez(tmp_path / "old.npz", **arrays)
+    with pytest.raises(pytest.UsageError, match=r"old\.npz: recorded with weights by rule 1"):
+        Oracle(tmp_path / "old.npz")
 
 
 @pytest.mark.skipif(not SHARED.is_file(), reason="needs the whole recording")
