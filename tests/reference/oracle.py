@@ -21,7 +21,7 @@ SLICE = Path(__file__).with_name("cpc_sam_slice.npz")
 SHARED = Path(__file__).parents[2].parent / "shared" / "oracle" / "cpc_sam.npz"
 
 _COARSE = np.s_[:, :, ::16, ::16]
-_FIRST = np.s_[:1, :, ::8, ::8]
+_FIRST = np.s_[:1, :, ::4, ::4]
 RULE = 2
 _SCALES = {"gaussian_matrix": 1.0, "iou_token": 1.0, "mask_tokens": 1.0, "point_embeddings": 1.0}
 _SCALES |= {"not_a_point_embed": 1.0, "no_mask_embed": 1.0, "pos_embed": 0.5, "rel_pos": 0.2}
