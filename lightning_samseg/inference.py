@@ -139,10 +139,11 @@ def _inside(one: Input, kind: PromptKind | None) -> NDArray[Any]:
     size = one.case.original_size
     places = []
     for number, place in enumerate(one.prompts):
-        # A point is the box of its pixel.
-        box = place if kind == "box" else (*np.floor(place), *(np.floor(place) + 1))
-        x0, y0, x1, y1 = crop_of_box(box, size, f"{one.case.source}, {kind} {number + 1}")
-        places.append((x0, y0, x1 - 1, y1 - 1) if kind == "box" else tuple(place))
+        if kind == "point":
+            places.append(tuple(place))
+            continue
+        x0, y0, x1, y1 = crop_of_box(place, size, f"{one.case.source}, box {number + 1}")
+        places.append((x0, y0, x1 - 1, y1 - 1))
     return np.array(places, np.float64)
 
 

@@ -16,6 +16,7 @@ from data_modules.views import prepare_image
 from lightning_samseg.errors import UserError
 from lightning_samseg.inference import Input, Output, Predictor, load_predictor, zero_shot
 from lightning_samseg.io.images import to_grey, to_rgb_uint8
+from lightning_samseg.methods import ZeroShot
 from lightning_samseg.prediction_files import Failure, PredictionFolder, Source, find_sources
 from lightning_samseg.prompts.files import PromptFile
 
@@ -144,7 +145,8 @@ def _bind(predictor: Predictor, prompts: Path | None, tasks: list[tuple[Source, 
             expected=f"a {predictor.prompt} for each, in a CSV or COCO file",
             fix="add --prompts FILE",
         )
-    file = PromptFile(prompts, predictor.prompt, "--prompts")
+    kind_option = "--prompt" if isinstance(predictor.method, ZeroShot) else None
+    file = PromptFile(prompts, predictor.prompt, "--prompts", kind_option)
     keys = {source.prompt_key(index): source.prompt_names(index) for source, index in tasks}
     exact = keys.keys() | {name for name, _ in keys.values()}
     without = file.bind(
@@ -174,7 +176,7 @@ def _load(source: Source, index: int, predictor: Predictor, prompts: PromptFile 
         )
         places, shown = np.empty((0, 0)), np.empty((0, 0, 3), np.uint8)
         if prompts is not None:
-            places = prompts.prompts(source.prompt_key(index))
+            places = prompts.prompts(source.prompt_key(index), (picture.shape[0], picture.shape[1]))
             shown = to_rgb_uint8(to_grey(picture) if view.grey else picture)
         result = Input(torch.from_numpy(frame.image), shown, frame.case, places)
     except _UNREADABLE as error:

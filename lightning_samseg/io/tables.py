@@ -41,7 +41,7 @@ def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Sequenc
     write_text(path, table_text([columns, *rows]))
 
 
-def read_table(path: str | Path, needs: Sequence[str] = (), *, skip_broken: bool = False) -> list[Row]:
+def read_table(path: str | Path, needs: Sequence[str] = (), *, fix: str = "", skip_broken: bool = False) -> list[Row]:
     """Read a table, ours or another program's: separated by comma, semicolon or tab, with a header line.
 
     Blank lines are skipped. With ``needs``, for tables from elsewhere, blanks around cells do not count, and neither do
@@ -50,6 +50,7 @@ def read_table(path: str | Path, needs: Sequence[str] = (), *, skip_broken: bool
     Args:
         path: The file.
         needs: Columns that must be there. They tell the separator, too; without them it is the comma.
+        fix: Way out where a column is missing.
         skip_broken: Leave out lines that have not as many cells as the header: a kill or a full disk has cut them.
 
     Returns:
@@ -70,7 +71,7 @@ def read_table(path: str | Path, needs: Sequence[str] = (), *, skip_broken: bool
             f"{path} has no column {missing[0]}." if missing else f"{path} has two columns {twice!r}.",
             expected=f"a first line with {','.join(needs)}" if needs else "a name of its own for each column",
             found=",".join(head) if head else "an empty file",
-            fix="add the line with the names of the columns, or correct it",
+            fix=fix or "add the line with the names of the columns, or correct it",
         )
     rows = []
     for line, cells in _lines(text, delimiter, path, stripped=bool(needs)):

@@ -83,10 +83,13 @@ class Prompter:
 
         Returns:
             ``(m, 4)`` boxes or ``(m, 2)`` points in pixels of the image; ``m`` is 0 for an image without object.
+
+        Raises:
+            UserError: If a prompt of the file lies outside of the image, or was drawn on one of another size.
         """
         case = item["cases"][0]
         if self.file is not None:
-            places = self.file.prompts(_name(case))
+            places = self.file.prompts(_name(case), case.original_size)
         else:
             instances = "instances" in item and self.objects == "instances"
             mask = item["instances"] if instances else item["reference"]
@@ -109,24 +112,15 @@ class Prompter:
             case: The image.
 
         Raises:
-            UserError: If a box or point of a prompt file lies outside of the image, or a box is empty.
+            UserError: If a box is empty or lies outside of the image.
         """
         crops = []
         masks = (sam_logits > 0).cpu().numpy() if self.prompt == "point" else [None] * len(prompts)
         for number, (place, mask) in enumerate(zip(prompts, masks, strict=True)):
-            name = f"{case.source}, prompt {number}"
             if self.prompt == "box":
-                crops.append(crop_of_box(place, case.original_size, name))
-                continue
-            height, width = case.original_size
-            if not (0 <= place[0] < width and 0 <= place[1] < height):
-                raise UserError(
-                    f"{name}: the point lies outside the image",
-                    expected=f"x in 0..{width - 1}, y in 0..{height - 1}",
-                    found=f"{place[0]:g}, {place[1]:g}",
-                    fix="give the point in pixels of the original image, as x, y",
-                )
-            crops.append(crop_of_point(mask, **POINT_CROPS[self.point_crop]))
+                crops.append(crop_of_box(place, case.original_size, f"{case.source}, prompt {number}"))
+            else:
+                crops.append(crop_of_point(mask, **POINT_CROPS[self.point_crop]))
         return crops
 
 
