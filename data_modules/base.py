@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
 
 from data_modules.dataset import Augmentation, Contents, SegmentationDataset
 from data_modules.fingerprint import data_fingerprint, split_name
-from data_modules.layouts.base import Item, Layout, Splits, list_images
+from data_modules.layouts.base import Item, Layout, Splits, StreamPart, list_images
 from data_modules.online import OnlineDataset, OnlineSampler, Place, StreamOrder, image_id, order_stream
 from data_modules.streams import CaseSampler, Loader, StreamLoader, StreamSampler, check_world_size
 from data_modules.views import Normalise, Resize, View
@@ -28,7 +28,7 @@ class SegmentationDataModule(LightningDataModule):
     Training has no epochs: each stream is an endless row of permutations (``StreamSampler``), and its length is the
     trainer's ``max_steps``. A method that sets ``uses_unlabelled = True`` gets ``SemiBatch``es, any other labelled
     ``Batch``es alone. One that sets ``uses_stream = True`` walks once through the data set's stream, ``StreamItem`` by
-    ``StreamItem``, in training and in test; parts and labelled images mean nothing then.
+    ``StreamItem``, in training and in test; labelled images mean nothing then, and parts only to ``stream_part``.
 
     Args:
         layout: Where the files are and how they are split. The data sets' own modules make it from their arguments.
@@ -52,6 +52,7 @@ class SegmentationDataModule(LightningDataModule):
         grey: Turn colour images into grey ones.
         cache_gb: Gigabytes of decoded images to keep in $SAMSEG_CACHE/decoded, where decoding them is slow. 0: none.
         predict_from: Image or folder of images to predict; the test images where not given.
+        stream_part: all: online learning walks through all images. test: through those of the split's test part.
         stream_sets: Sets that online learning walks through, in this order, such as [malignant]. None: all.
         stream_order: sorted: set after set, each by file name (the authors of AuxOL). shuffled: set after set, each
             in an order drawn from the seed. list: as stream_list says.
@@ -79,6 +80,7 @@ class SegmentationDataModule(LightningDataModule):
         grey: bool = False,
         cache_gb: float = 20.0,
         predict_from: str | None = None,
+        stream_part: StreamPart = "all",
         stream_sets: list[str] | None = None,
         stream_order: StreamOrder = "sorted",
         stream_list: str | None = None,
@@ -92,8 +94,8 @@ class SegmentationDataModule(LightningDataModule):
         self.eval_batch_size, self.num_workers = eval_batch_size, num_workers
         self.seed, self.augment, self.predict_from = seed, augment, predict_from
         self.cache_gb = cache_gb
-        self.stream_sets, self.stream_order, self.stream_list = stream_sets, stream_order, stream_list
-        self.stream_class = stream_class
+        self.stream_part, self.stream_sets, self.stream_class = stream_part, stream_sets, stream_class
+        self.stream_order, self.stream_list = stream_order, stream_list
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise UserError(
@@ -198,7 +200,7 @@ class SegmentationDataModule(LightningDataModule):
         """
         self.prepare_data()
         return order_stream(
-            self.layout.stream_sets(),
+            self.layout.stream_sets(self.stream_part),
             self.stream_order if order is None else order,
             chosen=self.stream_sets,
             listed=self.stream_list,
@@ -230,7 +232,8 @@ class SegmentationDataModule(LightningDataModule):
         sampler = OnlineSampler(dataset, rank, world_size, self._steps_done if start is None else lambda: start, images)
         loader = StreamLoader(dataset, sampler=sampler, **self._loading())
         counts = Counter(place.set_name for place in dataset.stream)
-        rank_zero_info(f"{self.layout.name}: stream of {', '.join(f'{n} {name}' for name, n in counts.items())}")
+        part = "" if self.stream_part == "all" else ", the split's test part"
+        rank_zero_info(f"{self.layout.name}: stream of {', '.join(f'{n} {name}' for name, n in counts.items())}{part}")
         self._say_notes()
         names = "\n".join(image_id(place.item) for place in dataset.stream).encode()
         loader.identity = f"stream of {len(dataset)} images of {sha256(names).hexdigest()[:12]}"

@@ -96,6 +96,12 @@ class OnlineDataset(Dataset[Any]):
         self, layout: Layout, stream: Sequence[Place], class_id: int | None = None, grey: bool = False
     ) -> None:
         self.layout, self.stream, self.class_id, self.grey = layout, stream, class_id, grey
+        self.set_positions: list[int] = []
+        """Place of each image among those of its set."""
+        counts: Counter[str] = Counter()
+        for set_name, _ in stream:
+            self.set_positions.append(counts[set_name])
+            counts[set_name] += 1
 
     def __len__(self) -> int:
         """Images of the stream."""
@@ -138,6 +144,7 @@ class OnlineDataset(Dataset[Any]):
         )
         loaded = StreamItem(
             position=position,
+            set_position=self.set_positions[position],
             set_name=set_name,
             cases=[case],
             original=to_rgb_uint8(to_grey(picture) if self.grey else picture),

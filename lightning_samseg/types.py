@@ -64,6 +64,8 @@ class StreamItem(TypedDict, total=False):
 
     position: int
     """Place in the stream from 0, the same whatever the number of processes."""
+    set_position: int
+    """Place among the images of its set, from 0."""
     set_name: str
     """Set that the image belongs to, such as CVC-ClinicDB or malignant; "" where there is no image."""
     cases: list[Case]

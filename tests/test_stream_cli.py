@@ -259,8 +259,14 @@ def test_a_part_of_the_stream_first(finished: Bench, bench: Bench) -> None:
             "--model.crop_size",
             "64",
         ],  # has dropout and running statistics
+        [
+            "--model.crop_resize",
+            "pil",
+            "--model.expert",
+            "{every: 2, below_dice: 0.9, inclusive: true, dice_of: fused}",
+        ],
     ],
-    ids=["partial feedback", "points", "dropout"],
+    ids=["partial feedback", "points", "dropout", "authors"],
 )
 def test_other_settings_resume_too(bench: Bench, monkeypatch: pytest.MonkeyPatch, options: list[str]) -> None:
     assert bench("run", *options) == 0

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -38,6 +38,10 @@ class Splits(NamedTuple):
     test: list[Item]
     unlabelled: Sequence[Item] = ()
     """Training images that have no mask at all; they join the unlabelled stream."""
+
+
+StreamPart = Literal["all", "test"]
+"""What online learning walks through: every image that has a label, or those of the split's test part."""
 
 
 class Layout:
@@ -75,14 +79,17 @@ class Layout:
         splits = self.splits()
         return list(dict.fromkeys([*splits.train, *splits.val, *splits.test]))
 
-    def stream_sets(self) -> dict[str, list[Item]]:
+    def stream_sets(self, part: StreamPart = "all") -> dict[str, list[Item]]:
         """List the images that online learning walks through, by set: the categories, or all in one set of this name.
 
+        Args:
+            part: ``all`` needs no split.
+
         Raises:
-            UserError: As ``items``.
+            UserError: As ``items``, or as ``splits``.
         """
         sets: dict[str, list[Item]] = {}
-        for item in self.items():
+        for item in self.items() if part == "all" else self.splits().test:
             sets.setdefault(item.category or self.name, []).append(item)
         return sets
 

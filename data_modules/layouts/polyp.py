@@ -7,7 +7,7 @@ from bisect import bisect_right
 from pathlib import Path
 from typing import Literal
 
-from data_modules.layouts.base import Item, Layout, Splits, check_root, divide, list_images, random_splits
+from data_modules.layouts.base import Item, Layout, Splits, StreamPart, check_root, divide, list_images, random_splits
 from data_modules.layouts.lists import list_text
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.text import write_text
@@ -73,12 +73,17 @@ class PolypLayout(Layout):
         """
         return [item for items in self.listed().values() for item in items]
 
-    def stream_sets(self) -> dict[str, list[Item]]:
+    def stream_sets(self, part: StreamPart = "all") -> dict[str, list[Item]]:
         """The test sets in AuxOL's order, ClinicDB to CVC-300; the training images only where there is nothing else.
 
+        Of PraNet's split these are its test part, so that ``test`` differs where the split is random alone.
+
         Raises:
-            UserError: See ``listed``.
+            UserError: See ``listed`` and ``splits``.
         """
+        if part == "test":
+            tested = super().stream_sets(part)
+            return {name: tested[name] for name in _in_order(tested)}
         listed = self.listed()
         names = [name for name in _in_order(listed) if name != TRAIN] or [TRAIN]
         return {name: listed[name] for name in names}

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from data_modules.layouts.base import Item, Layout, Splits, check_root, check_size, random_splits
+from data_modules.layouts.base import Item, Layout, Splits, StreamPart, check_root, check_size, random_splits
 from data_modules.layouts.lists import list_text, read_list
 from data_modules.layouts.retouch_files import CLASSES, Volume, find_volumes
 from lightning_samseg.errors import UserError
@@ -47,6 +47,14 @@ class RetouchLayout(Layout):
         Raises:
             UserError: If no volume is there, one is incomplete, a listed one is missing, or a part would be empty.
         """
+        lists = self._lists()
+        train = [item for name in lists["train"] for item in self._slices(name, keep_empty=self.empty == "keep")]
+        single = [item._replace(case_id=f"{item.case_id}_slice_{item.slice_index + 1}", num_slices=1) for item in train]
+        val, test = ([item for name in lists[part] for item in self._slices(name)] for part in ("val", "test"))
+        return Splits(single, val, test)
+
+    def _lists(self) -> dict[str, list[str]]:
+        """Case ids of the volumes of each part."""
         by_case = self.volumes
         lists = {part: read_list(LISTS / f"{part}.txt") for part in ("train", "val", "test")}
         missing = [name for names in lists.values() for name in names if name not in by_case]
@@ -63,10 +71,7 @@ class RetouchLayout(Layout):
                 part: [item.case_id for item in items]
                 for part, items in zip(("train", "val", "test"), parts[:3], strict=True)
             }
-        train = [item for name in lists["train"] for item in self._slices(name, keep_empty=self.empty == "keep")]
-        single = [item._replace(case_id=f"{item.case_id}_slice_{item.slice_index + 1}", num_slices=1) for item in train]
-        val, test = ([item for name in lists[part] for item in self._slices(name)] for part in ("val", "test"))
-        return Splits(single, val, test)
+        return lists
 
     def items(self) -> list[Item]:
         """List all B-scans of all volumes, device by device.
@@ -76,23 +81,29 @@ class RetouchLayout(Layout):
         """
         return [item for name in self.volumes for item in self._slices(name)]
 
-    def stream_sets(self) -> dict[str, list[Item]]:
-        """All B-scans of each device, or those that show fluid.
+    def stream_sets(self, part: StreamPart = "all") -> dict[str, list[Item]]:
+        """All B-scans of each device, or those that show fluid; of all volumes or of those to test.
 
         Raises:
-            UserError: See ``items``.
+            UserError: See ``items`` and ``splits``.
         """
+        chosen = set(self.volumes if part == "all" else self._lists()["test"])
         sets: dict[str, list[Item]] = {}
         for name, volume in self.volumes.items():
+            if name not in chosen:
+                continue
             sets.setdefault(volume.device, []).extend(self._slices(name, keep_empty=self.empty == "keep"))
         return sets
 
     def notes(self) -> list[str]:
-        """Say where finding B-scans with fluid takes time."""
+        """Say where volumes are missing, and where finding B-scans with fluid takes time."""
         native = [volume for volume in self.volumes.values() if not volume.prepared]
-        if not native or self.empty == "keep":
-            return []
-        return [f"{len(native)} references are read to find fluid; `data prepare retouch` saves that"]
+        notes = []
+        if self.split == "auto" and len(self.volumes) < sum(last - first + 1 for first, last in RELEASED.values()):
+            notes.append(f"{len(self.volumes)} of 70 volumes: the split is random, not that of the committed lists")
+        if native and self.empty == "drop":
+            notes.append(f"{len(native)} references are read to find fluid; `data prepare retouch` saves that")
+        return notes
 
     def read_image(self, item: Item) -> np.ndarray:
         """Read one B-scan, and nothing else of its volume: uint8 or uint16 ``(H, W)``, depth down.

@@ -30,10 +30,12 @@ from lightning_samseg.models.unet import build_auxiliary
 from lightning_samseg.online.ahead import Request, SamAhead, sam_ahead, upcoming_requests
 from lightning_samseg.online.batch import OnlineBatch, Policy
 from lightning_samseg.online.cache import LogitsCache
+from lightning_samseg.online.crops import CropResize
 from lightning_samseg.online.expert import Expert
 from lightning_samseg.online.fusion import Fusion
 from lightning_samseg.online.learner import EntryLoss, OnlineLearner
 from lightning_samseg.online.prompter import PointCrop, Prompter
+from lightning_samseg.online.records import SamAlone
 from lightning_samseg.online.trace import COLUMNS, ImageRow, Round, gather_rounds, round_of
 from lightning_samseg.online.walk import Arrival, walk
 from lightning_samseg.prompts.objects import PointKind
@@ -81,6 +83,8 @@ class AuxOl(lightning.LightningModule):
         crop_size: Side of the network's input in pixels, a multiple of 32. The paper does not give it; 128 is the
             authors'.
         extra_channel: SAM's output as a fourth channel. ``auto``: the ``mask`` for boxes, none for points (Sec. 3.3).
+        crop_resize: ``tensor``: every channel of a crop is resized for itself. ``pil`` (authors): as a PIL picture,
+            RGBA with SAM's mask, so that the network sees black wherever that mask is 0; see ``online.crops``.
         loss: The paper names Dice as its example; ``structure_authors`` is PraNet's as the authors' code computes it.
         lr: Learning rate of AdamW.
         weight_decay: Of AdamW; not in the paper, the authors' is 5e-4.
@@ -105,6 +109,9 @@ class AuxOl(lightning.LightningModule):
             authors).
         alpha_from: Best weights from ``rectified`` prompts only, or from ``every`` one (authors), which uses masks that
             nobody has drawn where feedback is partial.
+        sam_alone: The column of SAM alone, and what ``expert.below_dice`` looks at. ``sum``: SAM's probabilities for
+            the image's prompts are added and thresholded at 0.5. ``authors``: the same for boxes; for points their code
+            adds each probability twice, in effect a threshold of 0.25. An adapted SAM answers once for all prompts.
         expert: Who rectifies, when, and how well.
         cache_gb: Largest size of the cache of SAM's logits in GB, shared by all runs; 0 for none.
         sam_batch: Images that SAM encodes together, ahead of the stream; None: 4 on a GPU, 1 on a CPU.
@@ -146,6 +153,7 @@ class AuxOl(lightning.LightningModule):
         width: float = 1.0,
         crop_size: int = 128,
         extra_channel: Literal["auto", "none", "mask", "probability", "logits"] = "auto",
+        crop_resize: CropResize = "tensor",
         loss: Literal["dice", "bce_dice", "structure", "structure_authors"] = "dice",
         lr: float = 5e-4,
         weight_decay: float = 5e-4,
@@ -161,6 +169,7 @@ class AuxOl(lightning.LightningModule):
         alpha_grid: float = 0.05,
         alpha_start: Literal["half", "sam"] = "half",
         alpha_from: Literal["rectified", "every"] = "rectified",
+        sam_alone: Literal["sum", "authors"] = "sum",
         expert: Expert = Expert(),  # noqa: B008 - immutable
         cache_gb: float = 8.0,
         sam_batch: int | None = None,
@@ -198,6 +207,7 @@ class AuxOl(lightning.LightningModule):
     def _build_learner(self, h: Any) -> OnlineLearner:
         """What learns, from the constructor's arguments."""
         extra: Any = ("mask" if h.prompt == "box" else "none") if h.extra_channel == "auto" else h.extra_channel
+        rule: SamAlone = "doubled" if h.sam_alone == "authors" and h.prompt == "point" else "sum"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(h.seed)
             self.auxiliary = build_auxiliary(
@@ -212,6 +222,8 @@ class AuxOl(lightning.LightningModule):
             weight_decay=h.weight_decay,
             crop_size=h.crop_size,
             extra_channel=None if extra == "none" else extra,
+            crop_resize=h.crop_resize,
+            sam_alone=rule if h.adapter is None else "largest",
             step_per=h.step_per,
             replay_without_feedback=h.replay_without_feedback,
         )
@@ -286,17 +298,7 @@ class AuxOl(lightning.LightningModule):
         prompts = [self.prompter.prompts_of(item) for item in items]
         arrivals = [self._arrival(item, places) for item, places in zip(items, prompts, strict=True)]
         ready = time.perf_counter()
-        try:
-            walked = walk(self.learner, self.expert, arrivals, self.prompt_order)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise UserError(
-                "The auxiliary network normalises over the batch, which starts with a single crop.",
-                expected="more than one pixel at its deepest level",
-                found=str(error),
-                fix="set a larger --model.crop_size, or --model.auxiliary unet17m, which normalises each crop",
-            ) from error
+        walked = walk(self.learner, self.expert, arrivals, self.prompt_order)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # the clock is to show when it has learned
         learned = time.perf_counter()
@@ -321,7 +323,8 @@ class AuxOl(lightning.LightningModule):
         image = torch.from_numpy(np.ascontiguousarray(item["original"].transpose(2, 0, 1)))
         case = item["cases"][0]
         crops = self.prompter.crops_of(prompts, logits, case)
-        return Arrival(item["position"], image, logits, crops, item["reference"], case.source)
+        place = item.get("set_position")
+        return Arrival(item["position"], image, logits, crops, item["reference"], case.source, place)
 
     @torch.no_grad()
     def sam_logits(

@@ -53,6 +53,7 @@ class DirectOl(AuxOl):
             encoder_weights=None,
             width=1.0,
             extra_channel="none",
+            crop_resize="tensor",
             fusion="fixed",
             alpha=0.0,
             alpha_window=5,

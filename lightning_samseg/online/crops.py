@@ -3,19 +3,27 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from lightning_samseg.prompts.boxes import Box
 
 ExtraChannel = Literal["mask", "probability", "logits"]
+CropResize = Literal["tensor", "pil"]
 
 
 def network_input(
-    image: Tensor, sam_logits: Tensor, crops: Sequence[Box], size: int, extra_channel: ExtraChannel | None
+    image: Tensor,
+    sam_logits: Tensor,
+    crops: Sequence[Box],
+    size: int,
+    extra_channel: ExtraChannel | None,
+    resize: CropResize = "tensor",
 ) -> Tensor:
-    """Cut out the crops and resize them, bilinear with antialiasing as PIL does it in the authors' code.
+    """Cut out the crops and resize them, bilinear with antialiasing.
 
     Args:
         image: Float ``(3, H, W)`` in [0, 1].
@@ -24,6 +32,10 @@ def network_input(
         size: ``S``, side of the network's input in pixels.
         extra_channel: SAM's output as a fourth channel (Sec. 3.3): its ``mask`` in {0, 1} before resizing (authors'
             code), its ``probability``, or its ``logits`` as they are.
+        resize: ``tensor``: every channel for itself, in floating point. ``pil`` (authors' code, ``main.py`` around line
+            206): the crop is a PIL picture of 8 bits, RGBA where SAM's mask is the fourth channel. PIL premultiplies
+            by alpha, so that RGB is black wherever SAM's mask is 0, unless the crop is ``S x S`` already and nothing is
+            resized. With no extra channel, or with the mask.
 
     Returns:
         Float ``(m, C, S, S)`` with C = 3, or 4 with the extra channel.
@@ -31,6 +43,10 @@ def network_input(
     pieces = [image.new_empty(0, 3 if extra_channel is None else 4, size, size)]
     for logits, crop in zip(sam_logits, crops, strict=True):
         rows, columns = crop.slices
+        if resize == "pil":
+            mask = logits[rows, columns] > 0 if extra_channel == "mask" else None
+            pieces.append(_resized_by_pil(image[:, rows, columns], mask, size).unsqueeze(0))
+            continue
         piece = image[:, rows, columns]
         if extra_channel is not None:
             sam = logits[rows, columns].unsqueeze(0)
@@ -87,6 +103,16 @@ def paste(pieces: Sequence[Tensor], crops: Sequence[Box], image_size: tuple[int,
     for logits, crop in zip(pieces, crops, strict=True):
         mask[crop.slices] |= logits > 0
     return mask
+
+
+def _resized_by_pil(piece: Tensor, mask: Tensor | None, size: int) -> Tensor:
+    """A crop, float ``(3, h, w)`` in [0, 1], with its mask, bool ``(h, w)``, as float ``(3 or 4, size, size)``."""
+    channels = (piece * 255).round().to(torch.uint8)
+    if mask is not None:
+        channels = torch.cat([channels, 255 * mask.to(torch.uint8).unsqueeze(0)])
+    pixels = np.ascontiguousarray(channels.permute(1, 2, 0).cpu().numpy())
+    resized = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+    return torch.from_numpy(resized.copy()).to(piece.device).permute(2, 0, 1) / 255
 
 
 def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -12,7 +12,7 @@ from lightning_samseg.models.adapted import AdaptedGeneralist
 from lightning_samseg.online.batch import OnlineBatch
 from lightning_samseg.online.fusion import Fusion
 from lightning_samseg.online.learner import Lesson, OnlineLearner
-from lightning_samseg.online.records import Feedback, Prediction, PromptPrediction, record
+from lightning_samseg.online.records import Feedback, Prediction, PromptPrediction, record, sam_alone
 from lightning_samseg.prompts.boxes import Box
 
 
@@ -50,7 +50,7 @@ class DirectLearner(OnlineLearner):
     ) -> None:
         if at_once < 1:
             raise UserError(f"at_once {at_once}", expected="at least 1", fix="use 1, or more if the memory allows")
-        super().__init__(network, Fusion("fixed", 0.0), batch, **settings)
+        super().__init__(network, Fusion("fixed", 0.0), batch, sam_alone="largest", **settings)
         network.train_only(trained)
         self.at_once = at_once
         self.trained = {name: each for name, each in network.named_parameters() if each.requires_grad}
@@ -78,7 +78,7 @@ class DirectLearner(OnlineLearner):
         position = self.position if position is None else position
         sam_logits = sam_logits.to(self.device, torch.float32)
         if not crops:
-            return record(position, (), sam_logits.sigmoid().sum(0))
+            return record(position, (), sam_alone(sam_logits, self.sam_alone))
         pixels, geometry = self.auxiliary.preprocess(image.permute(1, 2, 0).cpu().numpy())
         pixels = pixels.to(self.device)
         low_res = self.auxiliary.foreground(pixels)
@@ -100,7 +100,7 @@ class DirectLearner(OnlineLearner):
             )
             for crop, sam in zip(crops, sam_logits, strict=True)
         )
-        return record(position, prompts, sam_logits.sigmoid().sum(0))
+        return record(position, prompts, sam_alone(sam_logits, self.sam_alone))
 
     def state_dict(self, weights: bool = True) -> dict[str, Any]:
         """Everything that the next round depends on.

@@ -1,7 +1,7 @@
 """The human expert, simulated: which predictions are rectified, and how well (Sec. 4.2; TMI version for the noise)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.losses.binary import soft_dice
+from lightning_samseg.losses.binary import SMOOTH
+from lightning_samseg.metrics import functional
 from lightning_samseg.online.records import Feedback, Prediction
 from lightning_samseg.prompts.noise import MaskNoise, distort_mask
 
@@ -26,11 +27,16 @@ class Expert:
     """
 
     every: int = 1
-    """Only images whose position in the stream is a multiple of this (authors' code: 1, 2 or 4)."""
+    """Only every n-th image of each set, from its first (authors' code: 1, 2 or 4; it counts anew in each set)."""
     rate: float = 1.0
     """Probability that an image is rectified, drawn for each image on its own (Fig. 3: 0, 0.25, 0.5, 1)."""
     below_dice: float | None = None
-    """Only images whose Dice of SAM alone is below this (Fig. 4: 0.85)."""
+    """Only images whose Dice, smoothed by 1, is below this (Fig. 4: 0.85)."""
+    inclusive: bool = False
+    """Also images whose Dice is exactly ``below_dice`` (authors' code; the paper: "falls below")."""
+    dice_of: Literal["sam", "fused"] = "sam"
+    """Whose Dice ``below_dice`` is about: that of SAM alone (authors' code), or of the fused prediction, which is what
+    Sec. 3.2 shows to the expert. The paper's "segmentation outputs" may be either."""
     mask_noise: MaskNoise = "none"
     """How rectified masks are wrong."""
     noise_fraction: float = 0.05
@@ -63,7 +69,13 @@ class Expert:
                     fix=f"change {name}",
                 )
 
-    def feedback(self, prediction: Prediction, reference: NDArray[Any] | None, name: str = "reference") -> Feedback:
+    def feedback(
+        self,
+        prediction: Prediction,
+        reference: NDArray[Any] | None,
+        name: str = "reference",
+        set_position: int | None = None,
+    ) -> Feedback:
         """What becomes known about an image after its prediction.
 
         Args:
@@ -72,6 +84,7 @@ class Expert:
                 the authors' code, where other objects that reach into the crop are foreground too. Or ``(m, H, W)``,
                 one mask per prompt. None where the image has no reference: nobody rectifies it.
             name: What to call the reference in messages, such as its file.
+            set_position: Of the image in its set, from 0; None: the stream is one set.
 
         Returns:
             Masks for the image's prompts, if any.
@@ -84,22 +97,23 @@ class Expert:
         if reference is not None:
             self._check_size(prediction, reference, name)
             masks = self._rectify(prediction, reference != 0)
-            if self._available(prediction, reference != 0):
+            place = prediction.position if set_position is None else set_position
+            if self._available(prediction, reference != 0, place):
                 return Feedback("expert", masks, masks)
         if self.pseudo_confidence is not None:
             return Feedback("pseudo", pseudo_labels(prediction, self.pseudo_confidence), masks)
         return Feedback("none", nothing, masks)
 
-    def _available(self, prediction: Prediction, reference: NDArray[np.bool_]) -> bool:
-        if prediction.position % self.every:
+    def _available(self, prediction: Prediction, reference: NDArray[np.bool_], set_position: int) -> bool:
+        if set_position % self.every:
             return False
         if self.rate < 1 and np.random.default_rng((self.seed, AVAILABLE, prediction.position)).random() >= self.rate:
             return False
         if self.below_dice is None:
             return True
-        foreground = torch.from_numpy(reference if reference.ndim == 2 else reference.any(0))
-        dice = soft_dice(prediction.sam.cpu().float().unsqueeze(0), foreground.float().unsqueeze(0))
-        return dice.item() < self.below_dice
+        shown = prediction.sam if self.dice_of == "sam" else prediction.mask
+        dice = functional.dsc(shown.cpu().numpy(), reference if reference.ndim == 2 else reference.any(0), SMOOTH)
+        return dice <= self.below_dice if self.inclusive else dice < self.below_dice
 
     def _rectify(self, prediction: Prediction, reference: NDArray[np.bool_]) -> tuple[Tensor, ...]:
         """Masks ``(h, w)`` inside the prompts' crops, distorted as asked, in the host's memory."""

@@ -11,10 +11,18 @@ from torch.nn.modules.dropout import _DropoutNd
 from lightning_samseg.errors import UserError
 from lightning_samseg.losses.binary import dice_loss
 from lightning_samseg.online.batch import OnlineBatch
-from lightning_samseg.online.crops import ExtraChannel, crop_logits, network_input, network_target
+from lightning_samseg.online.crops import CropResize, ExtraChannel, crop_logits, network_input, network_target
 from lightning_samseg.online.fusion import Fusion, optimal_alpha
 from lightning_samseg.online.ranks import gather_rows, maxima, rank_and_size, sum_over_ranks
-from lightning_samseg.online.records import Feedback, Prediction, PromptOutcome, PromptPrediction, record
+from lightning_samseg.online.records import (
+    Feedback,
+    Prediction,
+    PromptOutcome,
+    PromptPrediction,
+    SamAlone,
+    record,
+    sam_alone,
+)
 from lightning_samseg.prompts.boxes import Box
 
 EntryLoss = Callable[[Tensor, Tensor], Tensor]
@@ -41,7 +49,8 @@ class OnlineLearner:
     prompts of an image profit from the masks of its earlier ones, is a round per prompt with ``position`` given,
     joined by ``records.merge``.
 
-    The only wait for the device is at the end of ``predict``, where the caller fetches the mask anyway.
+    The only wait for the device is at the end of ``predict``, where the caller fetches the mask anyway;
+    ``crop_resize="pil"`` waits once more, for SAM's masks.
 
     Several images may make one step (``learn_together``), and several processes may share it, an extension of the
     paper. Where ``torch.distributed`` has a group, its ranks must all call ``learn_together`` together, each with its
@@ -62,13 +71,15 @@ class OnlineLearner:
         weight_decay: Of AdamW. The paper does not give it; this is the authors' code's.
         crop_size: ``S`` in pixels, a multiple of 32. The paper does not give it; this is the authors' code's.
         extra_channel: SAM's output as a fourth channel of the crops; the paper's choice for box prompts only.
+        crop_resize: How crops are resized, see ``crops.network_input``.
+        sam_alone: How the column of SAM alone is put together, see ``records.SamAlone``.
         step_per: ``prompt``: one update after every rectified prompt. ``image``: one for all prompts of an image. See
             ``learn_together`` for several images.
         replay_without_feedback: Update on the stored batch also when there is nothing new to learn (authors' code). It
             takes place after the prediction, because whether there is feedback may depend on the reference.
 
     Raises:
-        UserError: ``crop_size`` is not a multiple of 32.
+        UserError: ``crop_size`` is not a multiple of 32, or ``crop_resize`` does not go with ``extra_channel``.
     """
 
     def __init__(
@@ -82,17 +93,27 @@ class OnlineLearner:
         weight_decay: float = 5e-4,
         crop_size: int = 128,
         extra_channel: ExtraChannel | None = None,
+        crop_resize: CropResize = "tensor",
+        sam_alone: SamAlone = "sum",
         step_per: Literal["prompt", "image"] = "prompt",
         replay_without_feedback: bool = False,
     ) -> None:
         if crop_size < 32 or crop_size % 32:
             raise UserError(f"crop size {crop_size}", expected="a multiple of 32", fix="use 128 as the authors do")
+        if crop_resize == "pil" and extra_channel not in (None, "mask"):
+            raise UserError(
+                f"crop_resize pil makes a picture of 8 bits, which cannot hold SAM's {extra_channel}.",
+                expected="extra_channel mask or none, as in the authors' code",
+                fix="set --model.extra_channel auto, or --model.crop_resize tensor",
+            )
         self.auxiliary = auxiliary
         self.fusion = fusion
         self.batch = batch
         self.loss = loss
         self.crop_size = crop_size
         self.extra_channel = extra_channel
+        self.crop_resize: CropResize = crop_resize
+        self.sam_alone: SamAlone = sam_alone
         self.step_per = step_per
         self.replay_without_feedback = replay_without_feedback
         self.optimizer = torch.optim.AdamW(auxiliary.parameters(), lr=lr, weight_decay=weight_decay)
@@ -135,7 +156,7 @@ class OnlineLearner:
         image = image.to(self.device, non_blocking=True)
         image = image.float() / 255 if image.dtype == torch.uint8 else image
         sam_logits = sam_logits.to(self.device, torch.float32, non_blocking=True)
-        inputs = network_input(image, sam_logits, crops, self.crop_size, self.extra_channel)
+        inputs = network_input(image, sam_logits, crops, self.crop_size, self.extra_channel, self.crop_resize)
         self.auxiliary.eval()
         answers = self.auxiliary(inputs).float() if len(crops) else inputs[:, :1]
         if not bool(answers.isfinite().all() & sam_logits.isfinite().all()):
@@ -148,7 +169,7 @@ class OnlineLearner:
             PromptPrediction(crop, seen, answer, sam[crop.slices].clone(), crop_logits(answer, crop), alpha)
             for crop, seen, answer, sam in zip(crops, inputs, answers, sam_logits, strict=True)
         )
-        return record(position, prompts, sam_logits.sigmoid().sum(0))
+        return record(position, prompts, sam_alone(sam_logits, self.sam_alone))
 
     def learn(self, prediction: Prediction, feedback: Feedback) -> tuple[PromptOutcome, ...]:
         """Learn from what became known after a prediction (Listing 1, lines 8 to 19; Eq. 3).
@@ -276,12 +297,30 @@ class OnlineLearner:
             own, share = slice(0, 1), 0.0  # takes part without an entry of its own: gradients of zero
         self.auxiliary.train()
         with torch.enable_grad():
-            losses = self.loss(self.auxiliary(crops[own]), masks[own])
+            losses = self.loss(self._answers(crops[own]), masks[own])
             latest = losses.new_zeros(count)
             latest[own] = share * losses.detach()
             sum_over_ranks([latest])
             self.batch.update(latest)
             self._step(losses.sum() * (share / count))
+
+    def _answers(self, crops: Tensor) -> Tensor:
+        """The network's logits in training.
+
+        Raises:
+            UserError: If it normalises over the batch, and there is but one value to normalise.
+        """
+        try:
+            return self.auxiliary(crops)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                "The auxiliary network normalises over the batch, which starts with a single crop.",
+                expected="more than one pixel at its deepest level",
+                found=str(error),
+                fix="set a larger --model.crop_size, or --model.auxiliary unet17m, which normalises each crop",
+            ) from error
 
     def _step(self, loss: Tensor) -> None:
         """Step on this process's share of the mean loss over the batch."""

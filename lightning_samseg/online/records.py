@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +10,14 @@ from torch import Tensor
 from lightning_samseg.online.crops import paste
 from lightning_samseg.online.fusion import FeedbackSource, fuse
 from lightning_samseg.prompts.boxes import Box
+
+SamAlone = Literal["sum", "doubled", "largest"]
+"""How SAM's probabilities for an image's prompts become one map, which is then thresholded at 0.5.
+
+``sum``: their sum, as the authors' code takes it for boxes. ``doubled``: twice the sum, as it does for points, where it
+adds each probability twice (``main.py``, lines 125 and 143): in effect a threshold of 0.25. ``largest``: the largest,
+for an adapted SAM, whose prompts share one answer, so that a pixel in two boxes has the same probability in both.
+"""
 
 
 @dataclass(frozen=True)
@@ -48,11 +56,11 @@ class Prediction:
     sam_clipped: Tensor
     """bool ``(H, W)``, the same with SAM's logits in place of the fused ones: what clipping alone gains."""
     sam_probability: Tensor
-    """Float ``(H, W)``, sum over prompts of SAM's probabilities; may exceed 1."""
+    """Float ``(H, W)`` from :func:`sam_alone`; may exceed 1."""
 
     @property
     def sam(self) -> Tensor:
-        """SAM alone, bool ``(H, W)``: the sum over prompts thresholded at 0.5, as in the authors' code."""
+        """SAM alone, bool ``(H, W)``: its probability thresholded at 0.5."""
         return self.sam_probability > 0.5
 
     def on_host(self) -> "Prediction":
@@ -72,13 +80,30 @@ class Prediction:
         return Prediction(self.position, prompts, *masks)
 
 
+def sam_alone(sam_logits: Tensor, rule: SamAlone = "sum") -> Tensor:
+    """Put SAM's answers to an image's prompts together, for the column "SAM alone".
+
+    Args:
+        sam_logits: Float ``(m, H, W)``, one map per prompt; ``m`` may be 0.
+        rule: See ``SamAlone``.
+
+    Returns:
+        Float ``(H, W)``; foreground where it exceeds 0.5.
+    """
+    probabilities = sam_logits.sigmoid()
+    if rule == "largest" and len(probabilities):
+        return probabilities.amax(0)
+    total = probabilities.sum(0)
+    return 2 * total if rule == "doubled" else total
+
+
 def record(position: int, prompts: tuple[PromptPrediction, ...], sam_probability: Tensor) -> Prediction:
     """Put the image-size masks of a prediction together.
 
     Args:
         position: Of the image in the stream.
         prompts: Predictions for the image's prompts.
-        sam_probability: Float ``(H, W)``, sum over prompts.
+        sam_probability: Float ``(H, W)`` of SAM alone.
 
     Returns:
         The record.
@@ -91,7 +116,7 @@ def record(position: int, prompts: tuple[PromptPrediction, ...], sam_probability
     return Prediction(position, prompts, mask, sam_clipped, sam_probability)
 
 
-def merge(predictions: Sequence[Prediction]) -> Prediction:
+def merge(predictions: Sequence[Prediction], sam_probability: Tensor) -> Prediction:
     """One image's record from predictions for its prompts made one at a time, with learning in between.
 
     That is the literal order of Listing 1 and of the authors' code, in which an image's later prompts profit from the
@@ -99,13 +124,13 @@ def merge(predictions: Sequence[Prediction]) -> Prediction:
 
     Args:
         predictions: At least one, all for the same image.
+        sam_probability: Float ``(H, W)`` of SAM alone, for all prompts.
 
     Returns:
         The record.
     """
     prompts = tuple(prompt for prediction in predictions for prompt in prediction.prompts)
-    total = torch.stack([prediction.sam_probability for prediction in predictions]).sum(0)
-    return record(predictions[0].position, prompts, total)
+    return record(predictions[0].position, prompts, sam_probability)
 
 
 @dataclass(frozen=True)

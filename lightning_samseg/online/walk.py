@@ -28,6 +28,8 @@ class Arrival(NamedTuple):
     """``(H, W)`` for the expert alone."""
     name: str
     """What to call the image in messages."""
+    set_position: int | None = None
+    """In its set, from 0; None: the stream is one set."""
 
 
 class Walked(NamedTuple):
@@ -50,8 +52,8 @@ def walk(
     * order ``prompt`` (Listing 1): turn j predicts prompt j of every image that has one and learns from those; then
       turn j + 1. An image's later prompts profit from the earlier turns' masks, its own and the other images'.
 
-    Whether the expert speaks depends on SAM alone, never on what is learned in between; pseudo-labels are those of the
-    prediction before the step's first update.
+    Whether the expert speaks depends on SAM alone, or on the prediction before the step's first update, never on what
+    is learned in between; pseudo-labels are those of that prediction, too.
 
     Args:
         learner: Predicts and learns.
@@ -63,7 +65,10 @@ def walk(
         One entry per image.
     """
     wholes = [learner.predict(each.image, each.sam_logits, each.crops, each.position) for each in images]
-    feedbacks = [expert.feedback(whole, each.reference, each.name) for whole, each in zip(wholes, images, strict=True)]
+    feedbacks = [
+        expert.feedback(whole, each.reference, each.name, each.set_position)
+        for whole, each in zip(wholes, images, strict=True)
+    ]
     turns = 1 if order == "image" else maxima(max((len(each.crops) for each in images), default=0))[0]
     if turns < 2:
         return [*map(Walked, wholes, feedbacks, learner.learn_together(wholes, feedbacks))]
@@ -82,6 +87,6 @@ def walk(
         for number, outcome in zip(takers, learned, strict=True):
             outcomes[number] += outcome
     return [
-        Walked(merge(made) if made else whole, feedback, tuple(each))
+        Walked(merge(made, whole.sam_probability) if made else whole, feedback, tuple(each))
         for made, whole, feedback, each in zip(parts, wholes, feedbacks, outcomes, strict=True)
     ]

@@ -93,6 +93,12 @@ def test_grades_and_patients(tmp_path):
     layout = GlasLayout(str(folder))
     assert {name: len(items) for name, items in layout.stream_sets().items()} == {"benign": 13, "malignant": 13}
     assert {item.case_id: item.group for item in layout.items()}["train_7"] == "patient 2"
+    tested = layout.stream_sets("test")
+    assert {item.case_id for items in tested.values() for item in items} == {
+        *(f"testA_{number}" for number in range(1, 5)),
+        *(f"testB_{number}" for number in range(1, 3)),
+    }
+    assert tested.keys() == {"benign", "malignant"}
     malignant = GlasLayout(str(folder), grade="malignant")
     assert [len(part) for part in malignant.splits()] == [9, 1, 3, 0]
     assert {item.category for item in malignant.items()} == {"malignant"}

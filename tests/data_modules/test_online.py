@@ -1,5 +1,7 @@
 """The stream that online learning walks through."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 
 from data_modules import BusiDataModule
 from data_modules.layouts.base import Item
-from data_modules.layouts.busi import BusiLayout
+from data_modules.layouts.busi import LISTS, RELEASED, BusiLayout
+from data_modules.layouts.lists import read_list
 from data_modules.online import OnlineDataset, OnlineSampler, order_stream
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.images import read_image
@@ -29,7 +32,7 @@ def walked(loader):
 
 def test_items_are_single_images_at_their_own_size(root):
     item = next(iter(busi(root).stream_dataloader()))
-    assert set(item) == {"position", "set_name", "cases", "original", "reference"}
+    assert set(item) == {"position", "set_position", "set_name", "cases", "original", "reference"}
     (case,) = item["cases"]
     assert (case.case_id, case.original_size, case.content_size) == ("benign (1)", (40, 48), (40, 48))
     np.testing.assert_array_equal(item["original"], read_image(case.source))
@@ -58,6 +61,43 @@ def test_order_sets_and_list(root, tmp_path):
         (1, "benign", "benign (3)"),
         (2, "malignant", "malignant (1)"),
     ]
+
+
+def test_places_in_a_set_are_counted_anew_in_each_set(root, tmp_path):
+    places = [(item["set_name"], item["set_position"]) for item in busi(root).stream_dataloader(start=9)]
+    assert places == [("benign", 9), ("benign", 10), ("malignant", 0), ("malignant", 1), ("malignant", 2)]
+    (tmp_path / "walk.txt").write_text("malignant (2)\nbenign (3)\nmalignant (1)\n")
+    mixed = busi(root, stream_order="list", stream_list=str(tmp_path / "walk.txt"))
+    assert [item["set_position"] for item in mixed.stream_dataloader()] == [0, 0, 1]
+
+
+def test_the_test_part_of_the_split(root, tmp_path):
+    data = busi(root, split="random", stream_part="test", stream_order="shuffled")
+    names = [case for _, _, case in walked(data.stream_dataloader())]
+    assert sorted(names) == sorted(item.case_id for item in data.splits.test)
+    assert 0 < len(names) < 14
+    with pytest.raises(UserError, match="no images of normal"):
+        busi(root, split="random", stream_part="test", stream_sets=["normal"]).stream_items()
+    (tmp_path / "walk.txt").write_text(f"{data.splits.train[0].case_id}\n")
+    with pytest.raises(UserError, match="not in the stream"):
+        busi(
+            root, split="random", stream_part="test", stream_order="list", stream_list=str(tmp_path / "walk.txt")
+        ).stream_items()
+    with pytest.raises(UserError, match="of the 647 images in the lists"):
+        busi(root, stream_part="test").stream_items()
+
+
+def test_the_test_part_of_busis_committed_lists(monkeypatch, tmp_path):
+    released = [
+        Item(f"{category} ({number})", tmp_path / f"{category} ({number}).png", (), category)
+        for category, count in RELEASED.items()
+        for number in range(1, count + 1)
+    ]
+    monkeypatch.setattr(BusiLayout, "items", lambda layout: released)
+    for part, counts in (("all", {"benign": 437, "malignant": 210}), ("test", {"benign": 88, "malignant": 42})):
+        streamed = busi(tmp_path, stream_part=part).stream_items()
+        assert Counter(place.set_name for place in streamed) == counts
+    assert {place.item.case_id for place in streamed} == set(read_list(LISTS / "test.txt"))
 
 
 def test_slices_of_a_volume_stay_together(tmp_path):

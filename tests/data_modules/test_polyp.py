@@ -66,6 +66,16 @@ def test_stream_visits_the_test_sets_in_the_order_of_the_paper(tmp_path):
     assert [place.set_name for place in order] == ["Kvasir"] * 2 + ["CVC-300"] * 2
 
 
+def test_the_test_part_of_a_polyp_stream(tmp_path):
+    """PraNet's is the stream itself; of a random split, it is what nothing was trained on."""
+    whole = PolypLayout(str(write_polyp(tmp_path, train=10, test=ALL)))
+    assert list(whole.stream_sets("test").items()) == list(whole.stream_sets().items())
+    layout = PolypLayout(str(tmp_path), "random")
+    tested = layout.stream_sets("test")
+    assert list(tested) == [name for name in SETS if name in tested]
+    assert sorted(names(item for items in tested.values() for item in items)) == sorted(names(layout.splits().test))
+
+
 def test_training_images_alone_are_a_stream_and_a_random_split(tmp_path):
     layout = PolypLayout(str(write_polyp(tmp_path, train=20)))
     assert list(layout.stream_sets()) == ["TrainDataset"]

@@ -83,8 +83,15 @@ def test_b_scans_without_fluid(root, prepared):
         streams = dropped.stream_sets()
         assert {name: len(items) for name, items in streams.items()} == {"Cirrus": 10, "Spectralis": 10, "Topcon": 10}
         assert {item.slice_index for items in streams.values() for item in items} == {1, 3}
-    assert "references are read" in RetouchLayout(str(root), empty="drop").notes()[0]
-    assert RetouchLayout(str(prepared), empty="drop").notes() == []
+        tested = dropped.stream_sets("test")
+        assert list(tested) == ["Cirrus", "Spectralis", "Topcon"]
+        assert {item.group for items in tested.values() for item in items} == {i.group for i in dropped.splits().test}
+        assert {(len(items), items[0].slice_index) for items in tested.values()} == {(2, 1)}
+    few = "15 of 70 volumes: the split is random, not that of the committed lists"
+    assert RetouchLayout(str(root), empty="drop").notes()[0] == few
+    assert "references are read" in RetouchLayout(str(root), empty="drop").notes()[1]
+    assert RetouchLayout(str(prepared), empty="drop").notes() == [few]
+    assert RetouchLayout(str(prepared), split="random").notes() == []
 
 
 def test_batches_and_stream(prepared):

@@ -110,6 +110,49 @@ def test_the_fourth_channel_is_for_boxes() -> None:
     assert model().learner.extra_channel == "mask"
 
 
+def test_sam_alone_for_points_as_the_authors_add_it() -> None:
+    """Twice the sum of the probabilities: a pixel of 0.3 under one point counts as foreground, one of 0.2 not."""
+    logits = torch.tensor([0.3, 0.2]).logit().repeat_interleave(20)[None, :, None].expand(1, 40, 60)
+    rows = {}
+    for rule in ("sum", "authors"):
+        for prompt in ("box", "point"):
+            learner = model(prompt=prompt, sam_alone=rule, point_crop="authors").learner
+            image = torch.from_numpy(item()["original"].transpose(2, 0, 1).copy())
+            rows[rule, prompt] = learner.predict(image, logits, [Box(0, 0, 60, 40)]).sam.sum(1).tolist()
+    nothing, upper = [0] * 40, [60] * 20 + [0] * 20
+    assert rows == {
+        ("sum", "box"): nothing,
+        ("sum", "point"): nothing,
+        ("authors", "box"): nothing,
+        ("authors", "point"): upper,
+    }
+
+
+def test_the_network_sees_black_outside_of_sams_mask_where_asked() -> None:
+    seen = {}
+    for resize in ("tensor", "pil"):
+        (prompt,) = step(model(min_object_side=6, crop_resize=resize), item()).prediction.prompts
+        seen[resize] = prompt.network_input
+    outside = seen["pil"][3] == 0
+    assert outside.any()
+    assert not seen["pil"][:3, outside].any()
+    assert seen["tensor"][:3, outside].min() > 0
+    with pytest.raises(UserError, match="crop_resize pil"):
+        model(crop_resize="pil", extra_channel="logits")
+
+
+@pytest.mark.parametrize("order", ["image", "prompt"])
+def test_every_nth_image_of_each_set_is_rectified(order: Any) -> None:
+    module = model(expert=Expert(every=2), prompt_order=order)
+    places = [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1)]
+    sources = []
+    for position, (name, place) in enumerate(places):
+        each = item(position, set_position=place)
+        each["set_name"] = name
+        sources.append(step(module, each).feedback.source)
+    assert sources == ["expert", "none", "expert", "expert", "none"]
+
+
 @pytest.mark.parametrize("order", ["image", "prompt"])
 def test_what_a_mask_can_reach(order: Any) -> None:
     """Two references that differ only at the object prompted first: it is never predicted with its own mask."""

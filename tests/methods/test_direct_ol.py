@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 import torch
 
 from lightning_samseg.__main__ import main
-from lightning_samseg.methods import DirectOl
+from lightning_samseg.methods import AuxOl, DirectOl
+from lightning_samseg.prompts.boxes import Box
 from tests.fakes import write_folder
 from tests.official import write_tiny_sam
 
@@ -90,6 +92,27 @@ def test_an_adapted_generalist_of_aux_ol(bench: Bench, tmp_path: Path, monkeypat
     assert bench.stream("other", "AuxOl", adapter=lora, prompt="point") == 0
     assert len(list(tmp_path.glob("sam_logits/*/*.logits"))) == 2 * LENGTH
     assert bench.rows("other", "prompts")[0]["kind"] == "point"
+
+
+@pytest.mark.parametrize("method", [AuxOl, DirectOl])
+def test_overlapping_boxes_do_not_add_up_an_adapted_sams_one_answer(bench: Bench, method: type[AuxOl]) -> None:
+    """A pixel of 0.3 in two boxes is background, whatever ``sam_alone`` says of SAMs that answer each prompt."""
+    settings: dict[str, Any] = {"adapter": str(bench.adapter), "checkpoint": str(bench.base), "cache_gb": 0}
+    for rule in ("sum", "authors"):
+        module = method(backbone="tiny", crop_size=32, sam_alone=rule, **settings)
+        answer = torch.full((1, 16, 16), 0.3)
+        answer[:, :4] = 0.7
+        module._sam = SimpleNamespace(logits=lambda *_: answer.logit())  # type: ignore[assignment]
+        picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        boxes = np.array([[4.0, 2.0, 44.0, 60.0], [20.0, 2.0, 60.0, 60.0], [20.0, 30.0, 60.0, 62.0]])
+        logits = module.sam_logits(picture, boxes)
+        assert ((logits.sigmoid() - 0.3).abs() < 1e-3)[:, 40, 30].all()  # in all three
+        crops = [Box(*map(int, box)) for box in boxes]
+        found = module.learner.predict(torch.from_numpy(picture.transpose(2, 0, 1).copy()), logits, crops)
+        whole = module.generalist.restore(answer.logit(), module.generalist.geometry(picture))[0]
+        assert torch.equal(found.sam, whole > 0)
+        assert found.sam[:12].all()
+        assert not found.sam[20:].any()
 
 
 def test_files_are_those_of_aux_ol(finished: Bench) -> None:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import transforms
 
 from lightning_samseg.online.crops import crop_logits, network_input, network_target, paste
 from lightning_samseg.prompts.boxes import Box
@@ -19,6 +20,52 @@ def test_resizing_is_that_of_pil():
     np.testing.assert_allclose(found[0].permute(1, 2, 0) * 255, expected, atol=1.01)  # PIL rounds twice
 
 
+def random_crops(count, size):
+    """Crops with ragged masks, of all shapes, smaller and larger than the network's input; the last is as large."""
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        height, width = (size, size) if number == count - 1 else rng.integers(2, 3 * size, 2).tolist()
+        pixels = rng.integers(0, 256, (height + 7, width + 5, 3), dtype=np.uint8)
+        rows, columns = np.ogrid[: height + 7, : width + 5]
+        wave = np.sin(rows / rng.uniform(2, 20)) + np.cos(columns / rng.uniform(2, 20)) + rng.normal(0, 0.3)
+        crop = Box(3, 4, 3 + width, 4 + height)
+        yield pixels, torch.tensor(wave, dtype=torch.float32).unsqueeze(0), crop
+
+
+@pytest.mark.parametrize("extra", [None, "mask"])
+def test_crops_as_pil_pictures_are_those_of_the_authors_pipeline(extra):
+    """``ToPILImage``, ``Resize``, ``ToTensor`` on uint8 RGB, or on RGB with SAM's mask as 0 and 255."""
+    pipeline = transforms.Compose([transforms.ToPILImage(), transforms.Resize((32, 32)), transforms.ToTensor()])
+    for pixels, logits, crop in random_crops(40, 32):
+        image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+        found = network_input(image, logits, [crop], 32, extra, "pil")
+        seen = pixels[crop.slices]
+        if extra is not None:
+            mask = (logits[0][crop.slices].sigmoid() > 0.5).numpy().astype(np.uint8) * 255
+            seen = np.concatenate([seen, mask[..., None]], axis=2)
+        assert torch.equal(found[0], pipeline(seen))
+
+
+def test_pil_premultiplies_so_that_the_network_sees_black_outside_of_sams_mask():
+    dark = kept = 0
+    for pixels, logits, crop in random_crops(20, 32):
+        image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+        (found,) = network_input(image, logits, [crop], 32, "mask", "pil")
+        (plain,) = network_input(image, logits, [crop], 32, "mask")
+        if (crop.width, crop.height) == (32, 32):  # nothing is resized, and RGB stays
+            assert torch.equal(found, plain)
+            continue
+        assert not found[:3, found[3] == 0].any()
+        torch.testing.assert_close(found[3], plain[3], atol=1.01 / 255, rtol=0)
+        inside = (image * (logits > 0))[:, crop.slices[0], crop.slices[1]].unsqueeze(0)
+        expected = torch.nn.functional.interpolate(inside, (32, 32), mode="bilinear", antialias=True)[0]
+        torch.testing.assert_close(found[:3] * found[3], expected, atol=2.5 / 255, rtol=0)  # PIL rounds four times
+        dark += int((found[3] == 0).sum())
+        kept += float(plain[:3, found[3] == 0].sum())
+    assert dark > 2000
+    assert kept / (3 * dark) == pytest.approx(0.5, abs=0.05)  # of noise in 0..1
+
+
 def test_fourth_channel():
     image = torch.rand(3, 32, 64)
     logits = torch.linspace(-3, 3, 32 * 64).view(1, 32, 64)
@@ -31,9 +78,10 @@ def test_fourth_channel():
         torch.testing.assert_close(found[0, 3], channel)
 
 
+@pytest.mark.parametrize("resize", ["tensor", "pil"])
 @pytest.mark.parametrize("extra", [None, "mask"])
-def test_no_prompt(extra):
-    found = network_input(torch.rand(3, 20, 30), torch.zeros(0, 20, 30), [], 32, extra)
+def test_no_prompt(extra, resize):
+    found = network_input(torch.rand(3, 20, 30), torch.zeros(0, 20, 30), [], 32, extra, resize)
     assert found.shape == (0, 3 if extra is None else 4, 32, 32)
 
 

@@ -60,6 +60,13 @@ def test_every_nth_image():
     assert feedback.reference[0].sum() == 400  # what the authors' alpha looks at
 
 
+def test_every_nth_image_is_counted_anew_in_each_set():
+    """As in the authors' code, whose index starts at 0 in each set; after 5 images of the first, 5 is the second's 0."""
+    expert, places = Expert(every=2), [0, 1, 2, 3, 4, 0, 1, 2]
+    found = [expert.feedback(predicted(p), reference(), "mask", place) for p, place in enumerate(places)]
+    assert [each.source == "expert" for each in found] == [True, False, True, False, True, True, False, True]
+
+
 def test_a_rate_is_drawn_for_every_position_on_its_own():
     expert = Expert(rate=0.25, seed=5)
     drawn = sources(expert, 400)
@@ -78,6 +85,28 @@ def test_only_below_a_dice_of_sam_alone():
     assert sources(Expert(below_dice=dice + 1e-4), 1, sam=sam) == ["expert"]
     assert sources(Expert(below_dice=dice - 1e-4), 1, sam=sam) == ["none"]
     assert sources(Expert(below_dice=dice + 1e-4, every=2), 2, sam=sam) == ["expert", "none"]
+
+
+def test_a_dice_that_is_exactly_the_threshold():
+    """(2 * 8 + 1) / (8 + 11 + 1) = 0.85: not below it, but the authors' code rectifies it."""
+    sam, mask = torch.zeros(SIZE), np.zeros(SIZE, np.uint8)
+    sam[10, 10:18], mask[10, 10:21] = 0.9, 1
+    for inclusive, expected in ((False, "none"), (True, "expert")):
+        expert = Expert(below_dice=0.85, inclusive=inclusive)
+        assert expert.feedback(predicted(sam=sam), mask).source == expected
+    assert Expert(below_dice=0.84, inclusive=True).feedback(predicted(sam=sam), mask).source == "none"
+
+
+@pytest.mark.parametrize("dice_of", ["sam", "fused"])
+def test_whose_dice_is_below(dice_of):
+    """SAM alone finds the whole object and what is fused nothing, or the other way round."""
+    expert = Expert(below_dice=0.85, dice_of=dice_of)
+    for sam_finds_it in (True, False):
+        sam = torch.zeros(SIZE)
+        sam[10:30, 10:30] = 0.9 if sam_finds_it else 0.1
+        shown = predicted(crops=(Box(10, 10, 30, 30),), sam=sam, logit=-2.0 if sam_finds_it else 2.0)
+        good = sam_finds_it == (dice_of == "sam")
+        assert expert.feedback(shown, reference()).source == ("none" if good else "expert")
 
 
 @pytest.mark.parametrize("noise", ["erosion", "dilation", "both"])

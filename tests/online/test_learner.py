@@ -29,8 +29,14 @@ def dice(mask, reference):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"extra_channel": "mask"}, {"batch": ("fifo", 8)}, {"loss": structure_loss}],
-    ids=["paper", "extra_channel", "fifo", "structure_loss"],
+    [
+        {},
+        {"extra_channel": "mask"},
+        {"crop_resize": "pil"},
+        {"batch": ("fifo", 8)},
+        {"loss": structure_loss},
+    ],
+    ids=["paper", "extra_channel", "pil", "fifo", "structure_loss"],
 )
 def test_learning_raises_dice_over_clipped_sam(make_stream, make_learner, settings):
     settings = dict(settings)
@@ -252,7 +258,7 @@ def test_prompts_one_at_a_time_in_the_order_of_listing_1(make_stream, make_learn
         for j, crop in enumerate(sample.crops):
             parts.append(learner.predict(sample.image, sample.sam_logits[j : j + 1], [crop], whole.position))
             learner.learn(parts[-1], feedback.only(j))
-        joined = merge(parts)
+        joined = merge(parts, whole.sam_probability)
         torch.testing.assert_close(joined.prompts[0].network_logits, whole.prompts[0].network_logits)
         assert not torch.allclose(joined.prompts[1].network_logits, whole.prompts[1].network_logits)
         assert torch.equal(joined.sam, whole.sam)
@@ -293,6 +299,9 @@ def test_mistakes(make_stream, make_learner):
     sample = make_stream(1)[0]
     with pytest.raises(UserError, match="crop size 100"):
         make_learner(crop_size=100)
+    for extra in ("probability", "logits"):
+        with pytest.raises(UserError, match=f"8 bits, which cannot hold SAM's {extra}"):
+            make_learner(crop_resize="pil", extra_channel=extra)
     learner = make_learner()
     for crop in (Box(0, 0, 73, 10), Box(5, 5, 5, 9), Box(-1, 0, 4, 4)):
         with pytest.raises(UserError, match="not inside its image of 72 x 48"):

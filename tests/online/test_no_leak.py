@@ -73,10 +73,11 @@ def compare(make_stream, make_learner, expert=None, prompts=2, network=lambda: N
     [
         {},
         {"step_per": "image"},
-        {"extra_channel": "mask"},
+        {"extra_channel": "mask", "crop_resize": "pil"},
         {"replay_without_feedback": True, "expert": Expert(rate=0.7, seed=3)},
         {"network": BatchNormNet},
         {"expert": Expert(below_dice=0.99)},
+        {"expert": Expert(below_dice=0.99, dice_of="fused")},
         {"expert": Expert(mask_noise="both", noise_fraction=0.1)},
     ],
 )
