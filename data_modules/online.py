@@ -1,5 +1,6 @@
 """The stream that online learning walks through: one image after the other, at its own size, each exactly once."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple

@@ -11,6 +11,7 @@ import yaml
 from lightning_samseg.cli import parse
 from lightning_samseg.methods import AuxOl
 from lightning_samseg.online.expert import Expert
+from lightning_samseg.online.fusion import Fusion
 from lightning_samseg.reports.paper import paper_tables
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "aux_ol"
@@ -25,6 +26,7 @@ STREAMS = {
     "fluid_spectralis": "Spectralis",
 }
 PRESETS = ("preset_paper", "preset_code")
+OVERLAYS = ("imagenet_encoder", "pseudo_labels")
 ADAPTED = ("polyp_adapted_aux_ol", "polyp_adapted_direct_ol")
 
 
@@ -44,7 +46,7 @@ def test_there_is_a_config_for_every_cell() -> None:
         for generalist in (*GENERALISTS, "lite_medsam")
         for prompt in ("box", "point")
     }
-    assert {path.stem for path in FOLDER.glob("*.yaml")} == names | {*PRESETS, *ADAPTED}
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == names | {*PRESETS, *OVERLAYS, *ADAPTED}
 
 
 @pytest.mark.parametrize("prompt", ["box", "point"])
@@ -70,7 +72,7 @@ def parsed(*paths: Path) -> Any:
 def test_every_config_is_what_its_name_says() -> None:
     backbones = {"sam_h": "sam_vit_h", "medsam": "medsam_vit_b", "lite_medsam": "lite_medsam"}
     for path in sorted(FOLDER.glob("*.yaml")):
-        if path.stem in (*PRESETS, *ADAPTED):
+        if path.stem in (*PRESETS, *OVERLAYS, *ADAPTED):
             continue
         config = yaml.safe_load(path.read_text())
         stream, generalist, prompt = re.fullmatch(r"(\w+?)_(sam_h|medsam|lite_medsam)_(\w+)", path.stem).groups()  # type: ignore[union-attr]
@@ -79,6 +81,8 @@ def test_every_config_is_what_its_name_says() -> None:
         assert config["trainer"] == {"default_root_dir": f"runs/aux_ol_{path.stem}"}
         sets = config["data"]["init_args"].get("stream_sets", [])
         assert [name.lower() for name in sets] == stream.split("_")[1:]
+        # The paper streams test sets; of the polyps, there is nothing else in the stream.
+        assert config["data"]["init_args"].get("stream_part") == (None if stream == "polyp" else "test")
 
 
 @pytest.mark.parametrize("name", ADAPTED)
@@ -92,12 +96,14 @@ def test_the_adapted_ones_name_the_checkpoint_of_a_run_that_exists(name: str) ->
     assert trained.data.init_args.root == config.data.init_args.root
 
 
-@pytest.mark.parametrize("preset", [None, *PRESETS])
+@pytest.mark.parametrize("preset", [None, *PRESETS, *OVERLAYS])
 @pytest.mark.parametrize("name", ["polyp_sam_h_box", "glas_benign_medsam_point", "fluid_cirrus_lite_medsam_box"])
 def test_configs_and_presets_parse_and_build(name: str, preset: str | None) -> None:
     torch.set_num_threads(1)
     config = parsed(FOLDER / f"{name}.yaml", *([] if preset is None else [FOLDER / f"{preset}.yaml"]))
-    arguments = config.model.init_args.as_dict() | {"backbone": "tiny", "width": 1 / 16}
+    arguments = config.model.init_args.as_dict() | {"backbone": "tiny", "encoder_weights": None}
+    if arguments["auxiliary"] == "unet17m":
+        arguments["width"] = 1 / 16
     assert AuxOl(**arguments | {"expert": Expert(**arguments["expert"])}).uses_stream
 
 
@@ -113,4 +119,38 @@ def test_presets_name_the_same_options_and_differ_where_paper_and_code_do() -> N
         "replay_without_feedback",
         "alpha_start",
         "alpha_from",
+        "crop_resize",
+        "sam_alone",
+        "expert",
     }
+
+
+def test_overlays_change_what_they_name_and_keep_the_rest_of_the_expert() -> None:
+    base = FOLDER / "polyp_medsam_box.yaml"
+    arguments = {
+        name: parsed(base, *([] if name == "alone" else [FOLDER / f"{name}.yaml"])).model.init_args.as_dict()
+        for name in ("alone", *OVERLAYS, "preset_code")
+    }
+    alone = arguments["alone"]
+    network = {"auxiliary": "unet/resnet18", "encoder_weights": "imagenet"}
+    assert arguments["imagenet_encoder"] == alone | network
+    labels = alone["expert"] | {"rate": 0, "pseudo_confidence": 0.9}
+    assert arguments["pseudo_labels"] == alone | {"fusion": "fixed", "expert": labels}
+    assert arguments["preset_code"]["expert"] == alone["expert"] | {"inclusive": True}
+    layered = parse(
+        ["fit", "--config", str(base), "--config", str(FOLDER / "preset_code.yaml"), "--model.expert.below_dice=0.85"]
+    )
+    assert layered.model.init_args.expert.as_dict() == alone["expert"] | {"inclusive": True, "below_dice": 0.85}
+
+
+def test_nobody_teaches_and_sams_weight_stays_one_unless_it_is_fixed() -> None:
+    """What Fig. 3's runs at 0 % are: clipped SAM by construction, and half of each."""
+    choices = yaml.safe_load((FOLDER.parent / "grids" / "aux_ol_fig3.yaml").read_text())["axes"]["feedback"]
+    config = parsed(FOLDER / "polyp_sam_h_box.yaml").model.init_args
+    for name, weight in (("none", 1.0), ("none_fixed", 0.5)):
+        options = {key.removeprefix("model."): value for key, value in choices[name]["set"].items()}
+        assert options.pop("expert.rate") == 0
+        chosen = {key: options.get(key, config[key]) for key in ("fusion", "alpha", "alpha_start", "alpha_from")}
+        fusion = Fusion(chosen["fusion"], chosen["alpha"], start=chosen["alpha_start"], alpha_from=chosen["alpha_from"])
+        assert float(fusion.value(torch.device("cpu"))) == weight
+        assert not fusion.wants("none")

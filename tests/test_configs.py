@@ -18,11 +18,13 @@ from lightning_samseg.reports.paper import Cell, filled_by, paper_tables, paper_
 PROJECT = Path(__file__).parents[1]
 EXPERIMENTS = PROJECT / "experiments"
 PRESETS = ("preset_code.yaml", "preset_paper.yaml")
+OVERLAYS = (*PRESETS, "imagenet_encoder.yaml", "pseudo_labels.yaml")
+"""Configs that go over others."""
 NOT_CONFIGS = ("grids", "results", "slurm", "sweeps")
 CONFIGS = sorted(
     str(path.relative_to(PROJECT))
     for path in EXPERIMENTS.glob("*/*.yaml")
-    if path.parent.name not in NOT_CONFIGS and path.name not in PRESETS
+    if path.parent.name not in NOT_CONFIGS and path.name not in OVERLAYS
 )
 GRIDS = sorted(str(path.relative_to(PROJECT)) for path in (EXPERIMENTS / "grids").glob("*.yaml"))
 

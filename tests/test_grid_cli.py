@@ -52,7 +52,7 @@ def test_figures_without_numbers_say_so(capsys: pytest.CaptureFixture[str]) -> N
     assert main(["list", "experiments/grids/aux_ol_fig3.yaml"]) == 0
     text = capsys.readouterr().out
     assert "Fig. 3, MedSAM box, 25 %\n" in text
-    assert "16 runs. The paper prints no numbers for them." in text
+    assert "20 runs. The paper prints no numbers for them." in text
 
 
 def test_commands_survive_the_shell(capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,7 +112,8 @@ class Expert:
         if self.below_dice is None:
             return True
         shown = prediction.sam if self.dice_of == "sam" else prediction.mask
-        dice = functional.dsc(shown.cpu().numpy(), reference if reference.ndim == 2 else reference.any(0), SMOOTH)
+        foreground = reference if reference.ndim == 2 else np.asarray(reference.any(0))
+        dice = functional.dsc(shown.cpu().numpy(), foreground, SMOOTH)
         return dice <= self.below_dice if self.inclusive else dice < self.below_dice
 
     def _rectify(self, prediction: Prediction, reference: NDArray[np.bool_]) -> tuple[Tensor, ...]:

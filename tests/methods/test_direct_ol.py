@@ -98,10 +98,10 @@ def test_an_adapted_generalist_of_aux_ol(bench: Bench, tmp_path: Path, monkeypat
 def test_overlapping_boxes_do_not_add_up_an_adapted_sams_one_answer(bench: Bench, method: type[AuxOl]) -> None:
     """A pixel of 0.3 in two boxes is background, whatever ``sam_alone`` says of SAMs that answer each prompt."""
     settings: dict[str, Any] = {"adapter": str(bench.adapter), "checkpoint": str(bench.base), "cache_gb": 0}
+    answer = torch.full((1, 16, 16), 0.3)
+    answer[:, :4] = 0.7
     for rule in ("sum", "authors"):
         module = method(backbone="tiny", crop_size=32, sam_alone=rule, **settings)
-        answer = torch.full((1, 16, 16), 0.3)
-        answer[:, :4] = 0.7
         module._sam = SimpleNamespace(logits=lambda *_: answer.logit())  # type: ignore[assignment]
         picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         boxes = np.array([[4.0, 2.0, 44.0, 60.0], [20.0, 2.0, 60.0, 60.0], [20.0, 30.0, 60.0, 62.0]])

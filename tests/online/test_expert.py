@@ -61,7 +61,7 @@ def test_every_nth_image():
 
 
 def test_every_nth_image_is_counted_anew_in_each_set():
-    """As in the authors' code, whose index starts at 0 in each set; after 5 images of the first, 5 is the second's 0."""
+    """As in the authors' code, whose index starts at 0 in each set: position 5 is the second set's 0."""
     expert, places = Expert(every=2), [0, 1, 2, 3, 4, 0, 1, 2]
     found = [expert.feedback(predicted(p), reference(), "mask", place) for p, place in enumerate(places)]
     assert [each.source == "expert" for each in found] == [True, False, True, False, True, True, False, True]
