@@ -36,6 +36,7 @@ from lightning_samseg.callbacks import (
 from lightning_samseg.error_log import keep_in
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.checkpoints import read_checkpoint
+from lightning_samseg.io.text import escape
 from lightning_samseg.launch.requeue import Requeued, requeue
 from lightning_samseg.launch.run_folder import Claim, results_folder
 from lightning_samseg.loggers import Wandb, build_loggers, default_folder
@@ -276,6 +277,7 @@ def run(argv: Sequence[str], cli: type[SamsegCLI] = SamsegCLI) -> SamsegCLI:
         UserError: For mistakes a user can mend.
     """
     _quieten()
+    _check_text(argv)
     arguments = sys.argv
     sys.argv = [arguments[0], *argv]  # what Lightning starts the other ranks with
     try:
@@ -292,6 +294,17 @@ def run(argv: Sequence[str], cli: type[SamsegCLI] = SamsegCLI) -> SamsegCLI:
         )
     finally:
         sys.argv = arguments
+
+
+def _check_text(argv: Sequence[str]) -> None:
+    """Refuse options that no configuration can hold: paths that are no UTF-8."""
+    for text in argv:
+        if any("\udc80" <= letter <= "\udcff" for letter in text):
+            raise UserError(
+                f"The option {escape(text)} is not UTF-8, as configurations are.",
+                expected="folders and files of a run under names in UTF-8; the images in them may have any",
+                fix="rename it, or make a link to it under another name (ln -s)",
+            )
 
 
 def _quieten() -> None:

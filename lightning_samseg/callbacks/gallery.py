@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from lightning_samseg.callbacks.logger_images import log_image
-from lightning_samseg.callbacks.overlays import draw_overlay, file_name
+from lightning_samseg.callbacks.overlays import draw_overlay, picture_name
 from lightning_samseg.callbacks.validation_overlays import PANEL, shrink
 from lightning_samseg.types import Batch, Case
 
@@ -68,7 +68,7 @@ class CaseGallery(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show them; with several processes the cases of all."""
-        found = _gather({file_name(shown.case): shown for shown in (*self._worst, *self._best)}, trainer.world_size)
+        found = _gather({picture_name(shown.case): shown for shown in (*self._worst, *self._best)}, trainer.world_size)
         if not trainer.is_global_zero or not found:
             return
         ordered = sorted(found.values(), key=_order)

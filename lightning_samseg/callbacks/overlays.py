@@ -1,6 +1,5 @@
 """Pictures of predictions: the image, the reference's contour, the prediction's contour."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_samseg.io.images import write_image
+from lightning_samseg.io.text import file_name
 from lightning_samseg.metrics.functional import dsc
 from lightning_samseg.types import Batch, Case
 
@@ -50,7 +50,7 @@ class OverlayWriter(Callback):
         for i, (case, prediction) in enumerate(zip(batch["cases"], outputs, strict=True)):
             if (first + i) % stride == 0:
                 picture = draw_overlay(batch["original"][i], batch["reference"][i], prediction, case)
-                write_image(self.folder / f"{file_name(case)}.png", picture)
+                write_image(self.folder / f"{picture_name(case)}.png", picture)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say where the pictures are."""
@@ -114,7 +114,7 @@ def foreground_dsc(reference: np.ndarray, prediction: np.ndarray) -> str:
     return f"{100 * dsc(prediction > 0, reference > 0):.1f} %"
 
 
-def file_name(case: Case) -> str:
-    """A file name for a case: its id with what a file system may refuse replaced."""
-    name = re.sub(r"[^\w.()-]+", "_", case.case_id)
+def picture_name(case: Case) -> str:
+    """Name of a picture of a case, without ending; of a volume with the number of the slice, from 0."""
+    name = file_name(case.case_id)
     return f"{name}_{case.slice_index:03d}" if case.num_slices > 1 else name

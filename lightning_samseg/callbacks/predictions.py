@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_samseg.callbacks.overlays import file_name
+from lightning_samseg.callbacks.overlays import picture_name
 from lightning_samseg.io.decoding import IMAGE_SUFFIXES
 from lightning_samseg.io.images import write_image, write_mask_beside
 from lightning_samseg.types import Batch
@@ -34,7 +34,7 @@ class PredictionWriter(Callback):
     ) -> None:
         """Write the masks of the batch."""
         for case, mask in zip(batch["cases"], outputs, strict=True):
-            path = self.folder / f"{file_name(case)}.png"
+            path = self.folder / f"{picture_name(case)}.png"
             if Path(case.source).suffix.lower() in IMAGE_SUFFIXES:
                 write_mask_beside(path, mask, case.source)
             else:

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_samseg.callbacks.logger_images import log_image
-from lightning_samseg.callbacks.overlays import class_colour, draw_contours, draw_overlay, file_name
+from lightning_samseg.callbacks.overlays import class_colour, draw_contours, draw_overlay, picture_name
 from lightning_samseg.io.geometry import resize_labels
 from lightning_samseg.methods.cpc_sam import CpcSam
 from lightning_samseg.prompts.points import NOT_A_POINT
@@ -74,7 +74,7 @@ class ValidationOverlays(Callback):
         reference, prediction = (shrink(x, size, cv2.INTER_NEAREST) for x in (batch["reference"][i], prediction))
         text = "".join(f" | branch {n}, its points" for n in range(1, len(panels) + 1))
         picture = draw_overlay(image, reference, prediction, case, panels, text)
-        log_image(trainer, f"val/{file_name(case)}", picture, trainer.global_step)
+        log_image(trainer, f"val/{picture_name(case)}", picture, trainer.global_step)
 
 
 def branch_panels(method: CpcSam, image: Tensor, case: Case, picture: np.ndarray) -> list[np.ndarray]:

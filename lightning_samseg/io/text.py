@@ -86,3 +86,8 @@ def escape(name: str) -> str:
         Text that every program can read; ``name`` itself where it is such a text.
     """
     return _ESCAPED.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", name)
+
+
+def file_name(case_id: str) -> str:
+    """Name of a file for a case: its id, in which ``_`` stands for a slash, and %XX for what a file system refuses."""
+    return re.sub(r'[%<>:"|?*\\]', lambda found: f"%{ord(found[0]):02x}", case_id).replace("/", "_")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from lightning_samseg.io.text import file_name
 from lightning_samseg.reports.groups import Block, Variant
 from lightning_samseg.reports.results import case_scores
 
@@ -94,7 +95,7 @@ def _overlays(variant: Variant) -> dict[str, Path]:
     pictures = sorted((run.folder / "overlays").glob("*.png"))
     found = {}
     for case in run.scores[""].cases:
-        stem = re.sub(r"[^\w.()-]+", "_", case)
+        stem = file_name(case)
         own = [p for p in pictures if p.stem == stem or re.fullmatch(re.escape(stem) + r"_\d{3}", p.stem)]
         if own:
             found[case] = own[len(own) // 2]

@@ -1,6 +1,12 @@
 import numpy as np
 
-from lightning_samseg.callbacks.overlays import CAPTION_HEIGHT, CLASS_COLOURS, draw_overlay, file_name, foreground_dsc
+from lightning_samseg.callbacks.overlays import (
+    CAPTION_HEIGHT,
+    CLASS_COLOURS,
+    draw_overlay,
+    foreground_dsc,
+    picture_name,
+)
 from lightning_samseg.types import Case
 
 CASE = Case("patient/7 (2)", "x.png", (40, 60), (32, 32))
@@ -31,5 +37,5 @@ def test_caption_score() -> None:
 
 
 def test_names_that_a_file_system_takes() -> None:
-    assert file_name(CASE) == "patient_7_(2)"
-    assert file_name(CASE._replace(slice_index=3, num_slices=9)) == "patient_7_(2)_003"
+    assert picture_name(CASE) == "patient_7 (2)"
+    assert picture_name(CASE._replace(slice_index=3, num_slices=9)) == "patient_7 (2)_003"

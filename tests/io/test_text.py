@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.text import escape, nfc, read_text, write_text
+from lightning_samseg.io.text import escape, file_name, nfc, read_text, write_text
 
 
 def unescape(text: str) -> bytes:
@@ -89,3 +89,11 @@ def test_what_is_no_text(tmp_path, data, found) -> None:
 def test_writing_never_fails_because_of_a_letter(tmp_path) -> None:
     write_text(tmp_path / "new" / "a", "ä \udcf6\n")
     assert (tmp_path / "new" / "a").read_bytes() == "ä \\udcf6\n".encode()
+
+
+def test_no_two_cases_share_a_file() -> None:
+    cases = ["case #1", "case 1", "case_1", "a:b", "a_b", "a%3ab", "100%", "läsion", r"gr\xf6sse", " lead", "a.tif"]
+    names = [file_name(case) for case in cases]
+    assert len({name.casefold() for name in names}) == len(cases)
+    assert not any(set(name) & set('<>:"/|?*\\') for name in names)
+    assert file_name("CVC-300/benign (1)") == "CVC-300_benign (1)"

@@ -35,7 +35,7 @@ def draw_overlays(run: Path) -> None:
     (run / "overlays").mkdir()
     for case in range(3):
         picture = np.full((28 + 20, 60, 3), 40 * case, np.uint8)
-        Image.fromarray(picture).save(run / "overlays" / f"case_{case}.png")
+        Image.fromarray(picture).save(run / "overlays" / f"case {case}.png")
 
 
 @pytest.fixture(scope="module")

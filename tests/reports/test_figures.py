@@ -90,7 +90,7 @@ def test_the_qualitative_grid_goes_from_the_worst_to_the_best(tmp_path: Path) ->
         for case in range(12):
             picture = np.zeros((28 + 10, 45, 3), np.uint8)
             picture[28:, 30:] = 10 * case
-            Image.fromarray(picture).save(run / "overlays" / f"case_{case}.png")
+            Image.fromarray(picture).save(run / "overlays" / f"case {case}.png")
     block = block_of(tmp_path)
     figure = qualitative_grid(block)
     assert figure is not None
