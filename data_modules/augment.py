@@ -35,7 +35,8 @@ class CpcSamAugmentation:
                     ],
                     p=1.0,
                 )
-            ]
+            ],
+            save_applied_params=True,
         )
 
     def __call__(self, image: np.ndarray, mask: np.ndarray | None, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -54,6 +55,34 @@ class CpcSamAugmentation:
             return self._pipeline(image=image)["image"], None
         moved = self._pipeline(image=image, mask=mask)
         return moved["image"], moved["mask"]
+
+    def motion(self, seed: int, size: tuple[int, ...]) -> np.ndarray:
+        """Tell where a transform takes its pixels from.
+
+        Args:
+            seed: As in the call.
+            size: ``(H, W)`` of the image before it.
+
+        Returns:
+            float32 ``(2, 3)``, from (x, y) of a pixel in the transformed image to (x, y) in the image, both in frames
+            from -1 to 1 (borders of the outer pixels), as ``torch.nn.functional.affine_grid`` takes it.
+        """
+        self._pipeline.set_random_seed(seed)
+        applied = self._pipeline(image=np.zeros((2, 2), np.float32))["applied_transforms"]
+        matrix = np.eye(2)
+        for name, drawn in applied:
+            matrix = matrix @ _matrix(name, drawn, size[0] / size[1])
+        return np.hstack([matrix, np.zeros((2, 1))]).astype(np.float32)  # everything turns about the centre
+
+
+def _matrix(name: str, drawn: dict[str, Any], aspect: float) -> np.ndarray:
+    """Where one transform takes (x, y) from; ``aspect`` is height over width."""
+    if name == "RandomRotate90":
+        return np.linalg.matrix_power(np.array([[0, -1], [1, 0]]), drawn["factor"])
+    if name == "_SmallRotation":
+        angle = np.deg2rad(drawn["angle"])
+        return np.array([[np.cos(angle), -np.sin(angle) * aspect], [np.sin(angle) / aspect, np.cos(angle)]])
+    return {"HorizontalFlip": np.diag([-1, 1]), "VerticalFlip": np.diag([1, -1]), "NoOp": np.eye(2)}[name]
 
 
 class _SmallRotation(A.DualTransform):

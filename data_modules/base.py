@@ -320,6 +320,7 @@ class SegmentationDataModule(LightningDataModule):
         size = self.labelled_batch_size if stream == LABELLED else self.unlabelled_batch_size
         check_world_size(len(items), contents, size, trainer.world_size)
         dataset = SegmentationDataset(self.layout, items, self.view, contents, self._augmentation(), key, self.cache_gb)
+        dataset.with_motion = stream == UNLABELLED and getattr(trainer.lightning_module, "uses_motion", False)
         sampler = StreamSampler(
             dataset,
             size,

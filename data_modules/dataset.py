@@ -1,8 +1,7 @@
 """From files to a ``Batch``: read, normalise, augment, resize, collate."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -14,10 +13,19 @@ from data_modules.streams import Failure, Keys, in_worker
 from data_modules.views import Move, View, prepare_image
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.images import to_rgb_uint8
-from lightning_samseg.types import Batch
+from lightning_samseg.types import Batch, Case
 
 Contents = Literal["labelled", "unlabelled", "evaluation", "prediction"]
-Augmentation = Callable[[np.ndarray, np.ndarray | None, int], tuple[np.ndarray, np.ndarray | None]]
+
+
+class Augmentation(Protocol):
+    """Transforms an image and its mask alike, and tells how."""
+
+    def __call__(self, image: np.ndarray, mask: np.ndarray | None, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Give the transformed image and mask."""
+
+    def motion(self, seed: int, size: tuple[int, ...]) -> np.ndarray:
+        """Give where it takes the pixels of an image of ``(H, W)`` from (``Batch.motion``), float32 ``(2, 3)``."""
 
 
 class SegmentationDataset(Dataset[Any]):
@@ -48,7 +56,10 @@ class SegmentationDataset(Dataset[Any]):
     ) -> None:
         self.layout, self.items, self.view, self.contents = layout, items, view, contents
         self.augmentation, self.seed_key = augmentation, seed_key
+        self.with_motion = False
+        """Whether batches tell how the augmentation has moved each image (``Batch.motion``)."""
         self.cache = DecodedCache(layout, cache_gb)
+        self._places: dict[tuple[str, int], Item] | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -107,17 +118,31 @@ class SegmentationDataset(Dataset[Any]):
             batch["padding"] = torch.ones((len(items), size, size), dtype=torch.bool)
             for padding, case in zip(batch["padding"], cases, strict=True):
                 padding[: case.content_size[0], : case.content_size[1]] = False
+        if self.with_motion:
+            pairs = zip(read, keys, strict=True)
+            batch["motion"] = torch.stack([self._motion(position, picture) for (picture, _), (_, position) in pairs])
         if self.contents == "evaluation":
             batch["reference"] = [label for _, label in read if label is not None]
         if shown:
             batch["original"] = [to_rgb_uint8(picture) for picture, _ in read]
         return batch
 
+    def picture(self, case: Case) -> np.ndarray:
+        """Read an image at its own size, uint8 ``(H, W, 3)``; no mask is opened."""
+        if self._places is None:
+            self._places = {(item.case_id, item.slice_index): item for item in self.items}
+        return to_rgb_uint8(self.cache.read(self._places[case.case_id, case.slice_index], False)[0])
+
     def _move(self, position: int) -> Move | None:
+        return None if self.augmentation is None else partial(_augmented, self.augmentation, self._seed(position))
+
+    def _motion(self, position: int, picture: np.ndarray) -> torch.Tensor:
         if self.augmentation is None:
-            return None
-        seed = int(np.random.SeedSequence((*self.seed_key, position)).generate_state(1)[0])
-        return partial(_augmented, self.augmentation, seed)
+            return torch.eye(2, 3)
+        return torch.from_numpy(self.augmentation.motion(self._seed(position), picture.shape[:2]))
+
+    def _seed(self, position: int) -> int:
+        return int(np.random.SeedSequence((*self.seed_key, position)).generate_state(1)[0])
 
 
 def _augmented(

@@ -48,6 +48,9 @@ class Batch(TypedDict, total=False):
     """int64 ``(B, S, S)``, class ids 0..C at network size. Absent from unlabelled batches: no label can leak."""
     padding: Tensor
     """bool ``(B, S, S)``, True where the input shows no image; only where images are padded (``longest_side``)."""
+    motion: Tensor
+    """float32 ``(B, 2, 3)``, unlabelled batches of methods that ask for it: where the augmentation took each pixel
+    from, as ``torch.nn.functional.affine_grid`` (``align_corners=False``) has it, in frames from -1 to 1."""
     cases: list[Case]
     """One entry per image."""
     reference: list[np.ndarray]

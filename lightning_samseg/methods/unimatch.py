@@ -126,7 +126,7 @@ class UniMatch(BaseMethod):
 
     def views(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Weak view, truncated to 8 bits, and two strong views of every unlabelled image."""
-        weak = (images * 255).floor() / 255
+        weak = (images * 255).floor().clamp(0, 255) / 255
         generator = torch.Generator(images.device).manual_seed(self.draw_seed("strong"))
         return weak, strong_view(weak, generator), strong_view(weak, generator)
 

@@ -155,10 +155,10 @@ class Generalist(nn.Module):
         boxes: Tensor | None = None,
         mask: MaskChoice = "single",
     ) -> Tensor:
-        """Answer M prompts for one image in one call of the decoder.
+        """Answer M prompts in one call of the decoder, all for one image or each for its own.
 
         Args:
-            embedding: ``(1, 256, E, E)``.
+            embedding: ``(1, 256, E, E)``, or ``(M, 256, E, E)``.
             points: Float ``(M, N, 2)``, (x, y) in pixels of the network input; None for boxes alone.
             point_labels: Int ``(M, N)``: 1 on the object, 0 on background, -1 no point.
             boxes: Float ``(M, 4)``, (x0, y0, x1, y1) in pixels of the network input; None for points alone.
@@ -176,6 +176,8 @@ class Generalist(nn.Module):
         with torch.autocast(embedding.device.type, enabled=False):  # bfloat16 cannot tell neighbouring pixels apart
             sparse, dense = self.prompt_encoder(prompted, boxes, None)
             image_pe = self.prompt_encoder.get_dense_pe()
+        if len(embedding) > 1:  # the decoder repeats one embedding and adds a map of each prompt to it
+            embedding, dense = torch.zeros_like(embedding[:1]), embedding + dense
         masks, _ = self.mask_decoder(embedding, image_pe, sparse, dense, multimask_output=mask == "first")
         return masks[:, 0].float()
 

@@ -3,6 +3,8 @@ from collections import Counter
 import numpy as np
 import pytest
 import scipy.ndimage
+import torch
+from torch.nn import functional
 
 from data_modules.augment import CpcSamAugmentation, _SmallRotation
 
@@ -106,3 +108,12 @@ def test_every_recorded_sample_is_one_of_our_transforms(oracle):
 
 def zoom(image, order):
     return scipy.ndimage.zoom(image, (64 / image.shape[0], 64 / image.shape[1]), order=order)
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_motion_says_where_pixels_come_from(augmentation, seed):
+    moved, _ = augmentation(IMAGE, None, seed)
+    motion = torch.from_numpy(augmentation.motion(seed, IMAGE.shape))
+    grid = functional.affine_grid(motion[None], [1, 1, *moved.shape], align_corners=False)
+    again = functional.grid_sample(torch.from_numpy(IMAGE)[None, None], grid, mode="nearest", align_corners=False)
+    assert (again[0, 0].numpy() == moved).mean() > 0.999  # a position between two pixels may be rounded to either

@@ -11,7 +11,7 @@ import torch
 from data_modules import BusiDataModule
 from lightning_samseg.errors import UserError
 from lightning_samseg.inference import Input, load_predictor
-from lightning_samseg.methods import Bcp, Cps, DcNet, McNetPlus, Uamt, UNet, UniMatch, Urpc
+from lightning_samseg.methods import Bcp, Cps, DcNet, McNetPlus, SemiSam, Uamt, UNet, UniMatch, Urpc
 from lightning_samseg.methods.base import BaseMethod
 from tests.fakes import write_busi
 
@@ -25,6 +25,7 @@ METHODS: dict[str, tuple[type[BaseMethod], dict[str, Any]]] = {
     "dc_net": (DcNet, {}),
     "bcp": (Bcp, {"pretrain_iters": 2}),
     "unimatch": (UniMatch, {"threshold": 0.3}),
+    "semi_sam": (SemiSam, {"backbone": "tiny"}),
 }
 SEMI = [name for name in METHODS if name != "unet"]
 
