@@ -105,8 +105,8 @@ class SamTeacher:
             moved = unit @ to_input[:, :2].T + to_input[:, 2]
             places.append(((moved + 1) / 2 * size - 0.5).clamp(0, size - 1))
             maps.append(to_input.float())
-            embeddings.append(embedding)
-        stacked = torch.stack(embeddings).to(device, non_blocking=True).float()
+            embeddings.append(embedding.to(device, non_blocking=True).float())
+        stacked = torch.stack(embeddings)
         if self.prompt == "point":
             points = torch.stack(places).float().to(device)
             ones = torch.ones(points.shape[:2], dtype=torch.int, device=device)
