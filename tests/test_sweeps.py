@@ -12,7 +12,7 @@ from lightning_samseg.cli import parse
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted((ROOT / "experiments" / "sweeps").glob("*.yaml"))
-METRICS = {"CpcSam": "val/dsc", "AuxOl": "dsc/aux_ol"}
+METRICS = {"CpcSam": "val/dsc", "Bcp": "val/dsc", "UniMatch": "val/dsc", "AuxOl": "dsc/aux_ol"}
 """Logged by the methods: tests/test_loggers.py looks for them in what runs leave behind."""
 
 
@@ -39,9 +39,10 @@ def started(sweep: dict[str, Any], index: int) -> tuple[list[str], dict[str, Any
     return argv, chosen
 
 
-def test_both_papers_have_sweeps() -> None:
+def test_both_papers_and_the_strongest_baselines_have_sweeps() -> None:
     assert {path.stem for path in SWEEPS} == {
         *("cpc_sam_busi", "cpc_sam_acdc"),
+        *("bcp_busi", "bcp_acdc", "unimatch_busi", "unimatch_acdc"),
         *("aux_ol_polyp", "aux_ol_busi", "aux_ol_glas"),
     }
 
