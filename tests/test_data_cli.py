@@ -151,7 +151,7 @@ def test_verify_ends_with_status_2_and_one_message_per_fault(tmp_path, capsys):
     (folder / "train_5_anno.bmp").unlink()
     assert data_cli.main(["verify", "glas", "--root", str(tmp_path)]) == 2
     shown = capsys.readouterr().out
-    assert "train_4.bmp: the image cannot be read" in shown
+    assert "train_4.bmp cannot be read: it is a BMP picture that is damaged or cut off" in shown
     assert "train_5.bmp has no annotation" in shown
     assert shown.endswith("12 images and slices, 2 problems\n")
     assert data_cli.main(["verify", "polyp", "--root", str(tmp_path / "absent")]) == 2
@@ -336,11 +336,11 @@ IMAGE, LABEL = acdc_volume(6)
         (IMAGE, LABEL[:5], "another shape"),
         (IMAGE, LABEL.transpose(0, 2, 1), "another shape"),
         (IMAGE[:1], LABEL[:1], "at least 2 slices"),
-        (np.stack([IMAGE, IMAGE]), LABEL, "not a volume"),
+        (np.stack([IMAGE, IMAGE]), LABEL, "holds 2 volumes"),
         (IMAGE, LABEL + 1, "no class"),
         (IMAGE, LABEL * np.float32(0.5), "no class"),
         (IMAGE * 0, LABEL, "cannot be normalised"),
-        (np.where(LABEL == 3, np.float32("nan"), IMAGE), LABEL, "cannot be normalised"),
+        (np.where(LABEL == 3, np.float32("nan"), IMAGE), LABEL, "not finite"),
         (IMAGE[:5], LABEL[:5], "has 5 slices"),
     ],
 )

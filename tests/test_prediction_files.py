@@ -117,7 +117,7 @@ def test_unreadable_files_do_not_stop_the_rest(tmp_path: Path, run: Path, capsys
         "empty.jpg": "cannot be read",
         "patient.dcm": "it is a DICOM file",
         "cut.nii.gz": "damaged",
-        "text.nii": "no NIfTI file",
+        "text.nii": "it is a text file",
         "nan.nii": "slice 3 holds values that are not finite",
         "pages.tif": "2 pages",
     }

@@ -1,7 +1,6 @@
 """From ACDC as released, ``training/patientNNN/patientNNN_frameFF[_gt].nii.gz``, to the h5 layout of SSL4MIS."""
 
 import re
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +11,10 @@ import numpy as np
 from data_modules.layouts.acdc import LIST_NAMES, LISTS, as_class_ids, patient_of
 from data_modules.layouts.lists import read_list
 from lightning_samseg.errors import UserError
+from lightning_samseg.io.alignment import aligned
 from lightning_samseg.io.files import atomic_write
 from lightning_samseg.io.text import read_text, write_text
+from lightning_samseg.io.volumes import open_volume, read_volume
 
 _COMPRESSION = {"compression": "gzip", "compression_opts": 4, "shuffle": True}
 
@@ -123,18 +124,18 @@ def read_frame(frame: Frame) -> Volume:
     """Read and normalise a frame.
 
     Raises:
-        UserError: If a file is damaged, image and label differ in shape, the volume has a single slice, is constant or
-            not finite, or the label holds other values than 0..3.
+        UserError: If a file is damaged, the label lies elsewhere than the image, the volume has a single slice, is
+            constant or not finite, or the label holds other values than 0..3.
     """
-    stored, spacing = _read_nifti(frame.image)
-    label, _ = _read_nifti(frame.label)
-    if stored.shape != label.shape:
+    header = open_volume(frame.image)
+    if header.shape[0] < 2 or header.spacing is None:
         raise UserError(
-            f"{frame.label} has another shape than its image {frame.image.name}.",
-            expected=f"(z, y, x) = {stored.shape}, as the image",
-            found=str(label.shape),
-            fix="copy both files again from the release",
+            f"{frame.image} is not a volume of slices.",
+            expected="three axes, at least 2 slices, and a voxel size in mm",
+            found=f"(z, y, x) = {header.shape}, voxel size {header.spacing}",
+            fix="copy it again from the release",
         )
+    stored, label = read_volume(header), read_volume(aligned(open_volume(frame.label), header))
     image = stored.astype(np.float64)
     low, high = image.min(), image.max()
     if not 0 < high - low < np.inf:
@@ -144,7 +145,7 @@ def read_frame(frame: Frame) -> Volume:
             found=f"values from {low:g} to {high:g}",
             fix="copy the file again from the release",
         )
-    return Volume(((image - low) / (high - low)).astype(np.float32), as_class_ids(label, frame.label), spacing)
+    return Volume(((image - low) / (high - low)).astype(np.float32), as_class_ids(label, frame.label), header.spacing)
 
 
 def _frames_of(folder: Path) -> list[Frame]:
@@ -170,28 +171,3 @@ def _one_of(*paths: Path) -> Path:
         if path.is_file():
             return path
     raise UserError(f"{paths[0]} is missing.", fix="copy it again from the release, or remove the patient's folder")
-
-
-def _read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, float, float]]:
-    """Array ``(z, y, x)`` with the header's scaling applied, and its voxel size in mm."""
-    import nibabel  # late: only the native release needs it
-    from nibabel.filebasedimages import ImageFileError
-
-    try:
-        image: Any = nibabel.load(path)
-        values = np.asarray(image.dataobj).T
-        spacing = tuple(float(size) for size in image.header.get_zooms()[::-1])
-    except (OSError, EOFError, ValueError, zlib.error, ImageFileError) as error:
-        raise UserError(
-            f"{path} cannot be read; the file is damaged or no NIfTI file.",
-            found=str(error),
-            fix="copy it again from the release",
-        ) from error
-    if values.ndim != 3 or values.shape[0] < 2 or not all(0 < size < np.inf for size in spacing):
-        raise UserError(
-            f"{path} is not a volume of slices.",
-            expected="three axes, at least 2 slices, and a voxel size in mm",
-            found=f"(z, y, x) = {values.shape}, voxel size {spacing}",
-            fix="copy it again from the release",
-        )
-    return values, (spacing[0], spacing[1], spacing[2])

@@ -20,6 +20,7 @@ from data_modules.layouts.base import (
 )
 from data_modules.layouts.lists import listed_splits
 from lightning_samseg.errors import UserError
+from lightning_samseg.io.alignment import aligned
 from lightning_samseg.io.images import read_indexed_mask
 from lightning_samseg.io.volumes import (
     Volume,
@@ -58,6 +59,7 @@ class FolderLayout(Layout):
         self.root, self.masks, self.split, self.split_seed = Path(root).expanduser(), masks, split, split_seed
         self.scale_volumes = scale_volumes
         self._volumes: dict[Path, Volume] = {}
+        self._unplaced: list[str] = []
         try:
             self.group = None if group is None else re.compile(group)
         except re.error as error:
@@ -149,6 +151,21 @@ class FolderLayout(Layout):
         folder = self.root / "images"
         return folder.is_dir() and any(map(is_volume, _list_files(folder)))
 
+    def notes(self) -> list[str]:
+        """Say which masks of volumes are turned onto their images, or have to be taken as they are."""
+        notes = []
+        if turned := [path.name for path, volume in self._volumes.items() if volume.turned]:
+            notes.append(
+                f"{len(turned)} masks, such as {turned[0]}, are stored with axes flipped or permuted against their "
+                "images and are turned onto them"
+            )
+        if self._unplaced:
+            notes.append(
+                f"{len(self._unplaced)} masks, such as {self._unplaced[0]}, or their images do not state where they "
+                "lie (qform, sform, TransformMatrix): they are taken to be stored alike"
+            )
+        return notes
+
     def read_image(self, item: Item) -> np.ndarray:
         """Read a picture, or one slice of a volume: ``(H, W)`` or ``(H, W, 3)``.
 
@@ -194,26 +211,26 @@ class FolderLayout(Layout):
             return [item]
         try:
             shape = self._volume(image).shape
-            other = shape if mask is None else self._volume(mask).shape
-            if other != shape:
-                raise UserError(
-                    f"{mask}: the mask has another shape than its image {image.name}.",
-                    expected=f"(slices, rows, columns) = {shape}, as the image",
-                    found=str(other),
-                    fix="resample the mask to the image, or remove the pair",
-                )
+            if mask is not None:
+                self._volume(mask, image)
         except UserError as error:
             self.complain(error)
             return []
         return [item._replace(slice_index=index, num_slices=shape[0]) for index in range(shape[0])]
 
-    def _volume(self, path: Path) -> Volume:
+    def _volume(self, path: Path, image: Path | None = None) -> Volume:
+        """Header of a volume; a mask's is turned onto its image."""
         if path not in self._volumes:
-            self._volumes[path] = open_volume(path)
+            volume = open_volume(path)
+            if image is not None:
+                volume = aligned(volume, self._volume(image))
+                if bool(volume.placements) != bool(self._volume(image).placements):
+                    self._unplaced.append(path.name)
+            self._volumes[path] = volume
         return self._volumes[path]
 
     def _slice_of_mask(self, item: Item) -> np.ndarray:
-        values = read_slice(self._volume(item.masks[0]), item.slice_index)
+        values = read_slice(self._volume(item.masks[0], item.image), item.slice_index)
         if not self.indexed:
             return (values > 0).astype(np.uint8)
         ids = values.astype(np.uint8)

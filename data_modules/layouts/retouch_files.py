@@ -11,8 +11,10 @@ import numpy as np
 
 from data_modules.layouts.base import natural_key
 from lightning_samseg.errors import UserError
+from lightning_samseg.io.alignment import aligned, describe
 from lightning_samseg.io.files import atomic_write
 from lightning_samseg.io.metaimage import read_header, read_slice, read_volume
+from lightning_samseg.io.volumes import open_volume
 
 CLASSES = ("IRF", "SRF", "PED")
 """Intraretinal fluid, subretinal fluid, pigment epithelial detachment: values 1, 2, 3 of a reference."""
@@ -96,7 +98,7 @@ def released(folder: Path) -> Volume:
     """Read the headers of one released volume.
 
     Raises:
-        UserError: If a file is missing or damaged, or image and reference differ in size.
+        UserError: If a file is missing or damaged, or the reference lies elsewhere than the image.
     """
     device = folder.parent.name.removeprefix("RETOUCH-TrainingSet-")
     image, reference = (read_header(folder / f"{name}.mhd") for name in ("oct", "reference"))
@@ -105,6 +107,14 @@ def released(folder: Path) -> Volume:
             f"{reference.path} has another size than its image.",
             expected=f"(B-scans, depth, across) = {image.shape}",
             found=str(reference.shape),
+            fix=_FIX,
+        )
+    placed = aligned(open_volume(reference.path), open_volume(image.path))
+    if placed.turned:
+        raise UserError(
+            f"{reference.path} is stored with other axes than its image.",
+            expected=describe(open_volume(image.path)),
+            found=describe(open_volume(reference.path)),
             fix=_FIX,
         )
     return Volume(f"{device}_{folder.name}", device, image.path, reference.path, image.shape, image.spacing)

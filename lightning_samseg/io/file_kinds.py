@@ -54,7 +54,7 @@ _SVG = Kind("an SVG drawing", _AS_PNG)
 _WEB = Kind("a web page, for instance of a login", "download the file itself from its source")
 _VIDEO = Kind("a video", "export its frames as pictures first, for instance with ffmpeg")
 _ARCHIVE = Kind("an archive", "unpack it")
-_TEXT = Kind("a text file", _COPY)
+TEXT = Kind("a text file", _COPY)
 _EMPTY = Kind("empty (0 bytes)", _COPY)
 _ZEROS = Kind("nothing but zeros, as an interrupted copy leaves them", _COPY)
 
@@ -183,6 +183,17 @@ def not_decoded(path: Path, kind: Kind | None, wanted: str, error: BaseException
     return UserError(problem, expected=wanted, found=f"{size}; the decoder says: {said}", fix=_COPY)
 
 
+def several_volumes(path: Path, axes: int, shape: tuple[int, ...], volumes: int) -> UserError:
+    """Make the message for a file of more than one volume."""
+    return UserError(
+        f"{path} holds {volumes} volumes where one is expected.",
+        expected="two or three axes; further ones of size 1",
+        found=f"{axes} axes, {shape}",
+        fix="split the time points or channels into files of their own, for instance with fslsplit or "
+        "nibabel.four_to_three, and keep those that are meant",
+    )
+
+
 def _kind(head: bytes, path: Path) -> Kind | None:
     if not any(head):
         return _ZEROS if head else _EMPTY
@@ -210,4 +221,4 @@ def _text(head: bytes) -> Kind | None:
     lower = head.lower()
     if b"<svg" in lower:
         return _SVG
-    return _WEB if b"<html" in lower or b"<!doctype html" in lower else _TEXT
+    return _WEB if b"<html" in lower or b"<!doctype html" in lower else TEXT

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lightning_samseg.errors import UserError
+from lightning_samseg.io.file_kinds import META_IMAGE, TEXT, check_is_file, kind_of, not_wanted, several_volumes
 from lightning_samseg.io.files import atomic_write
 
 _TYPES = {
@@ -20,6 +21,8 @@ _TYPES = {
     "MET_USHORT": "u2",
     "MET_INT": "i4",
     "MET_UINT": "u4",
+    "MET_LONG": "i4",  # 4 bytes in MetaIO and ITK on every platform
+    "MET_ULONG": "u4",
     "MET_LONG_LONG": "i8",
     "MET_ULONG_LONG": "u8",
     "MET_FLOAT": "f4",
@@ -39,6 +42,7 @@ _GEOMETRY = (
     "AnatomicalOrientation",
     "DistanceUnits",
 )
+_MILLIMETRES = {"um": 0.001, "cm": 10.0}
 _FIX = "copy the header and its data file again from the source, or write the volume again with ITK or SimpleITK"
 
 
@@ -48,7 +52,7 @@ class MetaImage(NamedTuple):
     path: Path
     """The header's file."""
     shape: tuple[int, ...]
-    """Axes slowest first: ``(z, y, x)`` or ``(y, x)``."""
+    """Axes slowest first: ``(z, y, x)`` or ``(y, x)``; further axes of size 1 are left out."""
     spacing: tuple[float, ...]
     """Voxel size in mm in the order of ``shape``."""
     dtype: np.dtype[np.generic]
@@ -73,8 +77,10 @@ def read_header(path: str | Path) -> MetaImage:
             or too short.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"There is no file {path}.", fix="check the path")
+    check_is_file(path, "volume")
+    kind = kind_of(path)
+    if kind not in (None, META_IMAGE, TEXT):
+        raise not_wanted(path, kind, "a MetaImage volume (.mha, .mhd)")
     with path.open("rb") as file:
         text = file.read(_LONGEST_HEADER)
     fields: dict[str, str] = {}
@@ -89,6 +95,26 @@ def read_header(path: str | Path) -> MetaImage:
         fields[key] = value
         position = end + 1 if end >= 0 else len(text)
     return _checked(path, fields, position)
+
+
+def affine_of(image: MetaImage) -> np.ndarray | None:
+    """Tell where voxels lie: ``(4, 4)`` from ``(x, y, z)`` to mm in RAS space; None if the header does not.
+
+    MetaImage's own space is LPS; TransformMatrix names the direction of one axis after the other. An image of two axes
+    lies in the plane z = 0.
+    """
+    count, axes = len(image.shape), len(image.fields["DimSize"].split())
+    rows = _numbers(image.fields, ("TransformMatrix", "Orientation", "Rotation"))
+    place = _numbers(image.fields, ("Offset", "Position", "Origin"))
+    if rows is None and place is None:
+        return None
+    affine = np.eye(4)
+    directions = np.eye(axes) if rows is None or rows.size != axes**2 else rows.reshape(axes, axes).T
+    affine[:count, :count] = directions[:count, :count] * image.spacing[::-1]
+    if place is not None and place.size == axes:
+        affine[:count, 3] = place[:count] * _MILLIMETRES.get(image.fields.get("DistanceUnits", ""), 1.0)
+    usable = np.isfinite(affine).all() and abs(np.linalg.det(affine)) > 1e-12
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine if usable else None
 
 
 def read_volume(image: MetaImage) -> np.ndarray:
@@ -184,25 +210,40 @@ def _checked(path: Path, fields: dict[str, str], end: int) -> MetaImage:
     try:
         size = [int(value) for value in fields["DimSize"].split()]
         named = fields.get("ElementSpacing", fields.get("ElementSize", "1 " * len(size)))
-        spacing = [float(value) for value in named.split()]
+        unit = _MILLIMETRES.get(fields.get("DistanceUnits", ""), 1.0)
+        spacing = [float(value) * unit for value in named.split()]
         skipped = int(fields.get("HeaderSize", 0))
     except (KeyError, ValueError) as error:
         raise _refusal(path, "does not tell the size", "DimSize and ElementSpacing, as numbers", str(error)) from error
+    while len(size) > 3 and len(spacing) == len(size) and size[-1] == 1:
+        size, spacing = size[:-1], spacing[:-1]
+    if len(size) > 3 and len(spacing) == len(size) and min(size) > 0:
+        raise several_volumes(path, len(size), tuple(size[::-1]), int(np.prod(size[3:])))
     if not (
         len(size) in (2, 3) and len(spacing) == len(size) and min(size) > 0 and all(0 < s < np.inf for s in spacing)
     ):
         raise _refusal(path, "does not tell the size", "2 or 3 positive sizes and spacings", f"{size}, {spacing}")
     code = _TYPES.get(fields.get("ElementType", ""))
-    if code is None or fields.get("ElementNumberOfChannels", "1") != "1":
-        found = f"{fields.get('ElementType')}, {fields.get('ElementNumberOfChannels', 1)} per voxel"
-        raise _refusal(path, "has an unsupported type of voxels", f"one of {', '.join(_TYPES)}", found)
-    if _true(fields, "BinaryData", True) is False or skipped < 0:
+    channels = fields.get("ElementNumberOfChannels", "1")
+    if channels != "1":
+        raise UserError(
+            f"{path} holds {channels} numbers per voxel, as of colours.",
+            expected="one",
+            fix="make it grey or save one channel, for instance by SimpleITK.VectorIndexSelectionCast(image, 0)",
+        )
+    if code is None:
+        expected = f"one of {', '.join(_TYPES)}"
+        raise _refusal(path, "has an unsupported type of voxels", expected, str(fields.get("ElementType")))
+    compressed = _true(fields, "CompressedData", False)
+    if not _true(fields, "BinaryData", True) or skipped < -1 or (skipped < 0 and compressed):
         raise _refusal(
-            path, "stores its voxels in an unsupported way", "BinaryData = True, HeaderSize of at least 0", ""
+            path,
+            "stores its voxels in an unsupported way",
+            "BinaryData = True, HeaderSize of -1 or more (0 or more if compressed)",
+            f"BinaryData = {fields.get('BinaryData')}, HeaderSize = {skipped}",
         )
     big = _true(fields, "BinaryDataByteOrderMSB", False) or _true(fields, "ElementByteOrderMSB", False)
     dtype = np.dtype(code).newbyteorder(">" if big else "<")
-    compressed = _true(fields, "CompressedData", False)
     name = fields["ElementDataFile"]
     if name == "LIST" or "%" in name:
         raise _refusal(path, "refers to several data files", "one data file, or LOCAL", name)
@@ -210,12 +251,27 @@ def _checked(path: Path, fields: dict[str, str], end: int) -> MetaImage:
     data = path if local else path.parent / name
     if not data.is_file():
         raise _refusal(path, "refers to a missing data file", f"{data}", "no such file")
-    offset = end if local else skipped
     needed = int(np.prod(size)) * dtype.itemsize
+    offset = end if local else skipped
+    if skipped == -1:  # the voxels are the end of the file
+        offset = max(0, data.stat().st_size - needed)
     there = data.stat().st_size - offset
     if not compressed and there < needed:
         raise _refusal(data, "is too short", f"{needed} bytes, as {path.name} says", f"{there} bytes")
+    if not compressed and not local and there > needed:
+        said = f"{needed} bytes, as DimSize, ElementType and HeaderSize of {path.name} say"
+        raise _refusal(data, "is too long", said, f"{there} bytes")
     return MetaImage(path, tuple(size[::-1]), tuple(spacing[::-1]), dtype, data, offset, compressed, fields)
+
+
+def _numbers(fields: Mapping[str, str], names: tuple[str, ...]) -> np.ndarray | None:
+    for name in names:
+        if name in fields:
+            try:
+                return np.array([float(value) for value in fields[name].split()])
+            except ValueError:
+                return None
+    return None
 
 
 def _true(fields: dict[str, str], key: str, default: bool) -> bool:

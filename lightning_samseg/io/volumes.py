@@ -4,28 +4,33 @@ Arrays are ``(slice, row, column)``: the last axis of a NIfTI file and the last 
 are the slices, as ACDC and RETOUCH store theirs. A mask is written back in the format and geometry of its image.
 """
 
-import gzip
 import threading
-import zlib
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from lightning_samseg.errors import UserError
-from lightning_samseg.io.files import atomic_write
-from lightning_samseg.io.metaimage import read_header, write_metaimage
+from lightning_samseg.io import nifti
+from lightning_samseg.io.metaimage import affine_of, read_header, write_metaimage
 from lightning_samseg.io.metaimage import read_slice as read_meta_slice
 from lightning_samseg.io.metaimage import read_volume as read_meta_volume
+from lightning_samseg.io.picture import check_pixels, compact
 from lightning_samseg.io.text import escape, nfc
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd")
 """Lower-case endings of the files that are taken for volumes when a folder is listed."""
 
-_MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
-_FIX = "copy the file again from its source, or remove it"
 _decoding = threading.Lock()  # several threads want slices of one volume: it is decoded once
+
+
+class Placement(NamedTuple):
+    """One statement of where a volume lies."""
+
+    name: str
+    """``sform``, ``qform``, or ``header`` of a MetaImage."""
+    affine: tuple[tuple[float, ...], ...]
+    """Four rows of four: from a voxel (column, row, slice) to mm in RAS space (right, anterior, superior)."""
 
 
 class Volume(NamedTuple):
@@ -36,6 +41,17 @@ class Volume(NamedTuple):
     """``(slices, rows, columns)``; an image of two axes is one slice."""
     spacing: tuple[float, float, float] | None
     """Voxel size in mm in the order of ``shape``; None where the file does not tell."""
+    placements: tuple[Placement, ...] = ()
+    """Where its voxels lie: a NIfTI file may state it twice; none where the file does not tell."""
+    axes: tuple[int, int, int] = (0, 1, 2)
+    """Which axis of the file each axis of ``shape`` is; the file's own unless the volume was turned onto another."""
+    reversed_axes: tuple[bool, bool, bool] = (False, False, False)
+    """Along which axes of ``shape`` the file runs the other way."""
+
+    @property
+    def turned(self) -> bool:
+        """Whether arrays are not as the file stores them."""
+        return self.axes != (0, 1, 2) or any(self.reversed_axes)
 
 
 def is_volume(path: str | Path) -> bool:
@@ -61,18 +77,20 @@ def open_volume(path: str | Path) -> Volume:
         UserError: If the file is missing, damaged, or no volume of one number per voxel.
     """
     path = Path(path)
-    if path.suffix.lower() in (".mha", ".mhd"):
+    if _is_meta(path):
         header = read_header(path)
         known = {"ElementSpacing", "ElementSize"} & header.fields.keys()
-        return _volume(path, header.shape, header.spacing if known else None)
-    image = _load_nifti(path)
-    if image.get_data_dtype().fields is not None or image.get_data_dtype().kind not in "iuf":
-        raise _damaged(path, "is no volume of one number per voxel", str(image.get_data_dtype()))
-    shape = image.shape[:3] if all(size == 1 for size in image.shape[3:]) else image.shape
-    zooms = [float(size) for size in image.header.get_zooms()[: len(shape)]]
-    unit = _MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
-    known_zooms = all(0 < size < np.inf for size in zooms)
-    return _volume(path, shape[::-1], tuple(size * unit for size in zooms[::-1]) if known_zooms else None)
+        shape, spacing = header.shape, header.spacing if known else None
+        affine = affine_of(header)
+        affines = {} if affine is None else {"header": affine}
+    else:
+        shape, spacing, affines = nifti.read_header(path)
+    if len(shape) == 2:
+        # Of a single image the distance of slices is unknown; 1 mm keeps its area in mm2.
+        shape, spacing = (1, *shape), None if spacing is None else (1.0, *spacing)
+    size = None if spacing is None else (spacing[0], spacing[1], spacing[2])
+    placements = (Placement(name, tuple(tuple(map(float, row)) for row in rows)) for name, rows in affines.items())
+    return Volume(path, (shape[0], shape[1], shape[2]), size, tuple(placements))
 
 
 def read_slice(volume: Volume, index: int) -> np.ndarray:
@@ -83,28 +101,24 @@ def read_slice(volume: Volume, index: int) -> np.ndarray:
         index: Slice from 0.
 
     Returns:
-        ``(rows, columns)``: integers as stored, floating point or scaled values as float32.
+        ``(rows, columns)``: integers as stored, floating point or scaled values as float32, or as float64 where that
+        would lose the slice.
 
     Raises:
         UserError: If the file is damaged or the slice holds values that are not finite.
     """
-    path = volume.path
-    if path.suffix.lower() in (".mha", ".mhd"):
-        header = read_header(path)
-        whole = header.compressed or len(header.shape) == 2
-        values = _decoded(path, _version(path))[index] if whole else read_meta_slice(header, index)
-    elif path.suffix.lower() == ".gz":
-        values = _decoded(path, _version(path))[index]
+    stored_index = volume.shape[0] - 1 - index if volume.reversed_axes[0] else index
+    if volume.axes[0] == 0:
+        values = _stored_slice(volume, stored_index)
     else:
-        values = _nifti_slice(path, index)
-    if values.dtype.kind == "f" or values.dtype.itemsize > 4:
-        values = values.astype(np.float32)
-        if not np.isfinite(values).all():
-            raise UserError(
-                f"{path}: slice {index + 1} holds values that are not finite.",
-                fix="replace NaN and infinity in the file, for instance by its smallest value",
-            )
-    return values
+        values = _decoded(volume.path, _version(volume.path)).take(stored_index, volume.axes[0])
+    if volume.axes[1] > volume.axes[2]:
+        values = values.T
+    values = np.ascontiguousarray(
+        values[tuple(slice(None, None, -1 if back else 1) for back in volume.reversed_axes[1:])]
+    )
+    check_pixels(values, volume.path, f"slice {index + 1}")
+    return compact(values)
 
 
 def read_volume(volume: Volume) -> np.ndarray:
@@ -143,28 +157,16 @@ def write_mask_like(volume: Volume, path: str | Path, mask: np.ndarray) -> None:
         mask: uint8, of the image's shape ``(slices, rows, columns)``.
     """
     path = Path(path)
-    if path.suffix.lower() in (".mha", ".mhd"):
+    if _is_meta(path):
         meta = read_header(volume.path)
-        write_metaimage(path, mask.reshape(meta.shape), meta.spacing, meta.compressed, meta.fields)
-        return
-    image = _load_nifti(volume.path)
-    header = image.header.copy()
-    header.set_data_dtype(np.uint8)
-    header.set_slope_inter(1, 0)
-    header["cal_min"] = header["cal_max"] = 0
-    content = type(image)(mask.T.reshape(image.shape), image.affine, header).to_bytes()
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(gzip.compress(content, mtime=0) if path.suffix.lower() == ".gz" else content)
+        shape = [int(size) for size in meta.fields["DimSize"].split()[::-1]]
+        write_metaimage(path, mask.reshape(shape), meta.spacing, meta.compressed, meta.fields)
+    else:
+        nifti.write_mask_like(volume.path, path, mask)
 
 
-def _volume(path: Path, shape: tuple[int, ...], spacing: tuple[float, ...] | None) -> Volume:
-    if len(shape) == 2:
-        # Of a single image the distance of slices is unknown; 1 mm keeps its area in mm2.
-        shape, spacing = (1, *shape), None if spacing is None else (1.0, *spacing)
-    if len(shape) != 3 or 0 in shape:
-        raise _damaged(path, "is not a volume of two or three axes", f"{len(shape)} axes, {shape}")
-    size = None if spacing is None else (spacing[0], spacing[1], spacing[2])
-    return Volume(path, (shape[0], shape[1], shape[2]), size)
+def _is_meta(path: Path) -> bool:
+    return path.suffix.lower() in (".mha", ".mhd")
 
 
 def _version(path: Path) -> int:
@@ -178,42 +180,21 @@ def _decoded(path: Path, version: int) -> np.ndarray:
 
 @lru_cache(maxsize=2)  # an image and its mask
 def _decode(path: Path, version: int) -> np.ndarray:
-    if path.suffix.lower() in (".mha", ".mhd"):
+    if _is_meta(path):
         values = read_meta_volume(read_header(path))
         return values if values.ndim == 3 else values[None]
-    return _nifti_values(path, slice(None))
+    return nifti.read_values(path, slice(None))
 
 
-def _nifti_slice(path: Path, index: int) -> np.ndarray:
-    return _nifti_values(path, slice(index, index + 1))[0]
-
-
-def _nifti_values(path: Path, slices: slice) -> np.ndarray:
-    """Slices ``(n, rows, columns)`` of a NIfTI file with the header's scaling applied."""
-    image = _load_nifti(path)
-    try:
-        if len(image.shape) == 2:
-            values = np.asarray(image.dataobj)[..., None]
-        else:
-            place = (slice(None), slice(None), slices) + (0,) * (len(image.shape) - 3)
-            values = np.asarray(image.dataobj[place])
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise _damaged(path, "cannot be read; the file is damaged", str(error)) from error
-    values = values.T
-    # Scaled values are float64 in nibabel; their precision is not worth twice the memory.
-    return np.ascontiguousarray(values, np.float32 if values.dtype == np.float64 else values.dtype.newbyteorder("="))
-
-
-def _load_nifti(path: Path) -> Any:
-    import nibabel  # late: takes half a second
-    from nibabel.filebasedimages import ImageFileError
-
-    if not path.is_file():
-        raise UserError(f"There is no file {path}.", fix="check the path")
-    try:
-        return nibabel.load(path)
-    except (OSError, EOFError, ValueError, zlib.error, ImageFileError) as error:
-        raise _damaged(path, "cannot be read; the file is damaged or no NIfTI file", str(error)) from error
+def _stored_slice(volume: Volume, index: int) -> np.ndarray:
+    path = volume.path
+    if _is_meta(path):
+        header = read_header(path)
+        whole = header.compressed or len(header.shape) == 2
+        return _decoded(path, _version(path))[index] if whole else read_meta_slice(header, index)
+    if path.suffix.lower() == ".gz":
+        return np.asarray(_decoded(path, _version(path))[index])
+    return np.asarray(nifti.read_values(path, slice(index, index + 1))[0])
 
 
 @lru_cache(maxsize=4096)
@@ -221,7 +202,3 @@ def _range(volume: Volume, version: int) -> tuple[float, float]:
     slices = (read_slice(volume, index) for index in range(volume.shape[0]))
     bounds = np.array([(values.min(), values.max()) for values in slices], np.float64)
     return float(bounds[:, 0].min()), float(bounds[:, 1].max())
-
-
-def _damaged(path: Path, problem: str, found: str) -> UserError:
-    return UserError(f"{path} {problem}.", found=found or None, fix=_FIX)

@@ -144,7 +144,7 @@ def test_mistakes(tmp_path):
     write_retouch(tmp_path, volumes=1)
     folder = tmp_path / "Cirrus" / "TRAIN001"
     _, label = retouch_volume(4)
-    write_metaimage(folder / "reference.mhd", label + 1, (1, 1, 1))
+    write_metaimage(folder / "reference.mhd", label + 1, (0.05, 0.002, 0.0117))
     layout = RetouchLayout(str(tmp_path))
     with pytest.raises(UserError, match=r"reference\.mhd: B-scan 2 holds values that are no class(.|\n)*1, 2, 3, 4"):
         layout.read_label(layout.items()[1], (20, 16))
@@ -155,7 +155,7 @@ def test_mistakes(tmp_path):
     with pytest.raises(UserError, match=r"reference\.mhd has another size"):
         RetouchLayout(str(tmp_path)).items()
     (folder / "reference.mhd").unlink()
-    with pytest.raises(UserError, match=r"There is no file .*TRAIN001/reference\.mhd"):
+    with pytest.raises(UserError, match=r"There is no volume .*TRAIN001/reference\.mhd"):
         RetouchLayout(str(tmp_path)).items()
 
 

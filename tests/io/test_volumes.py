@@ -184,15 +184,15 @@ def nan(path):
 
 FAULTS = {
     "bits": (broken_gzip, "a.nii.gz", "damaged"),
-    "text": (text, "a.nii", "no NIfTI file"),
-    "text as gz": (text, "a.nii.gz", "no NIfTI file"),
+    "text": (text, "a.nii", "it is a text file"),
+    "text as gz": (text, "a.nii.gz", "it is a text file"),
     "cut": (cut, "a.nii", "damaged"),
     "cut gz": (cut, "a.nii.gz", "damaged"),
-    "colours": (rgb, "a.nii", "one number per voxel"),
-    "time": (series, "a.nii.gz", "4 axes"),
+    "colours": (rgb, "a.nii", "3 numbers a voxel"),
+    "time": (series, "a.nii.gz", r"holds 2 volumes(.|\n)*split the time points"),
     "nan": (nan, "a.nii.gz", "slice 1 holds values that are not finite"),
-    "text as mha": (text, "a.mha", "MetaImage"),
-    "missing": (lambda path: None, "a.nii", "no file"),
+    "text as mha": (text, "a.mha", "is no MetaImage header"),
+    "missing": (lambda path: None, "a.nii", "There is no volume"),
 }
 
 
