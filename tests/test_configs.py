@@ -133,7 +133,10 @@ def test_presets_name_the_same_options_and_differ_where_paper_and_code_do() -> N
     options = paper["model"]["init_args"]
     assert options.keys() == code["model"]["init_args"].keys()
     differ = {name for name, value in options.items() if code["model"]["init_args"][name] != value}
-    assert differ == {"update", "lr_warmup_iters", "ssl_start_iter", "prompted_dice", "select_branch"}
+    assert differ == {
+        *("update", "lr_warmup_iters", "ssl_start_iter", "prompted_dice", "select_branch"),
+        *("include_background", "absent", "pseudo"),
+    }
 
 
 def test_the_code_preset_is_the_recorded_trainer() -> None:
@@ -145,6 +148,7 @@ def test_the_code_preset_is_the_recorded_trainer() -> None:
     assert not method.automatic_optimization
     assert (method.prompted_dice, method.ssl_start_iter, method.lr_warmup_iters) == (0.8, 5000, 250)
     assert (method.lr, method.weight_decay, method.select_branch) == (1e-3, 0.1, "1")
+    assert (method.include_background, method.absent, method.pseudo) == (True, "background_point", "hard")
 
 
 @pytest.mark.parametrize("grid", GRIDS)

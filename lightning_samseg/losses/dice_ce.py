@@ -17,14 +17,14 @@ def dice_ce_loss(logits: Tensor, target: Tensor, dice_weight: float) -> Tensor:
 
     Args:
         logits: Float ``(B, K, H, W)``, channel 0 = background.
-        target: int64 ``(B, H, W)``, class ids 0..K-1.
+        target: int64 ``(B, H, W)``, class ids 0..K-1; or probabilities, float ``(B, K, H, W)``.
         dice_weight: ``w`` in [0, 1].
 
     Returns:
         Scalar of the precision computed in.
     """
-    log_p, hits = _log_softmax_and_hits(logits, target)
-    dice = _dice(log_p.exp(), hits, None, SMOOTH)
+    log_p, shares = _log_softmax_and_shares(logits, target)
+    dice = _dice(log_p.exp(), shares, None, SMOOTH)
     return dice_weight * dice + (1 - dice_weight) * _pixel_losses(log_p, target).mean()
 
 
@@ -42,7 +42,7 @@ def cross_entropy_loss(logits: Tensor, target: Tensor, keep: Tensor | None = Non
     losses = _pixel_losses(_log_softmax(logits), target)
     if keep is None:
         return losses.mean()
-    keep = keep.expand_as(target)
+    keep = keep.expand_as(losses)
     return losses.masked_fill(~keep, 0).sum() / keep.sum().clamp(min=1)
 
 
@@ -50,12 +50,12 @@ def dice_loss(logits: Tensor, target: Tensor, keep: Tensor | None = None, smooth
     """Multi-class soft Dice loss with squared denominators, mean over all classes including background.
 
     Per class, over the pixels of the whole batch together, on all ranks:
-    ``1 - (2 sum(p t) + s) / (sum(p^2) + sum(t^2) + s)`` with ``p`` the softmax, ``t`` the one-hot target and
-    ``s`` the smoothing. A class without a target pixel costs almost 1.
+    ``1 - (2 sum(p t) + s) / (sum(p^2) + sum(t^2) + s)`` with ``p`` the softmax, ``t`` the target (one-hot or
+    probabilities) and ``s`` the smoothing. A class without a target pixel costs almost 1.
 
     Args:
         logits: Float ``(B, K, H, W)``.
-        target: int64 ``(B, H, W)``, class ids 0..K-1.
+        target: int64 ``(B, H, W)``, class ids 0..K-1; or probabilities, float ``(B, K, H, W)``.
         keep: bool ``(B, H, W)`` or ``(H, W)``, the pixels that the sums run over; None for all. Without a pixel the
             loss is 0.
         smooth: ``s``.
@@ -63,8 +63,8 @@ def dice_loss(logits: Tensor, target: Tensor, keep: Tensor | None = None, smooth
     Returns:
         Scalar of the precision computed in.
     """
-    log_p, hits = _log_softmax_and_hits(logits, target)
-    return _dice(log_p.exp(), hits, keep, smooth)
+    log_p, shares = _log_softmax_and_shares(logits, target)
+    return _dice(log_p.exp(), shares, keep, smooth)
 
 
 def _log_softmax(logits: Tensor) -> Tensor:
@@ -72,23 +72,31 @@ def _log_softmax(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
 
 
-def _log_softmax_and_hits(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities, and the one-hot target as bool: one byte where int64 takes eight."""
+def _log_softmax_and_shares(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities, and each class's share of the target: of class ids as bool, one byte where int64 takes 8."""
+    if target.is_floating_point():
+        return _log_softmax(logits), target
     classes = torch.arange(logits.shape[1], device=target.device).view(1, -1, 1, 1)
     return _log_softmax(logits), target.unsqueeze(1) == classes
 
 
 def _pixel_losses(log_p: Tensor, target: Tensor) -> Tensor:
+    if target.is_floating_point():
+        return -(target * log_p).sum(1)
     # Not F.nll_loss: its 2-D form has no deterministic CUDA implementation and refuses `trainer.deterministic: true`.
     return -log_p.gather(1, target.unsqueeze(1)).squeeze(1)
 
 
-def _dice(p: Tensor, hits: Tensor, keep: Tensor | None, smooth: float) -> Tensor:
+def _dice(p: Tensor, shares: Tensor, keep: Tensor | None, smooth: float) -> Tensor:
     over = (0, 2, 3)
     squares = p.square()
     if keep is not None:
-        keep = keep.expand_as(hits[:, 0]).unsqueeze(1)
-        hits, squares = hits & keep, squares.masked_fill(~keep, 0)
+        keep = keep.expand_as(shares[:, 0]).unsqueeze(1)
+        shares, squares = shares.masked_fill(~keep, 0), squares.masked_fill(~keep, 0)
+    if shares.dtype == torch.bool:
+        overlap, area = p.masked_fill(~shares, 0), shares
+    else:
+        overlap, area = p * shares, shares.square()
     # The sums are those of the whole batch, on however many GPUs it lies.
-    overlap, size = sum_over_ranks(torch.stack([p.masked_fill(~hits, 0).sum(over), squares.sum(over) + hits.sum(over)]))
+    overlap, size = sum_over_ranks(torch.stack([overlap.sum(over), squares.sum(over) + area.sum(over)]))
     return (1 - (2 * overlap + smooth) / (size + smooth)).mean()

@@ -28,7 +28,7 @@ class BaseMethod(lightning.LightningModule):
         seed: Base of every random draw of the method; the command line fills it in from ``seed_everything``.
         lr: Highest learning rate.
         weight_decay: Of every trained parameter.
-        lr_warmup_iters: Iterations of linear warm-up; None for 1/120 of the run, the authors' 250 of 30,000.
+        lr_warmup_iters: Iterations of linear warm-up; None for 1/120 of the run; CPC-SAM's code has 250.
         poly_power: Exponent of the polynomial decay after it.
         max_iters: Iterations of the schedule, and of a method's ramps; None for the length of the run.
         poly_lag: Iterations that the decay lags behind: 1 as most authors set the rate after each step, or 0.

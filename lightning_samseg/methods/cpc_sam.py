@@ -7,6 +7,7 @@ the pseudo label of the unprompted output of the first branch (Eq. 1) and of the
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -37,7 +38,10 @@ class Terms(NamedTuple):
 
 
 class CpcSam(BaseMethod):
-    """CPC-SAM. Defaults reproduce the paper; every difference of the authors' code and every ablation is an argument.
+    """CPC-SAM. Every difference between paper and authors' code and every ablation is an argument.
+
+    Defaults are the paper's losses and single update, and the code's prompts, pseudo labels and late start of them;
+    ``experiments/cpc_sam/preset_paper.yaml`` and ``preset_code.yaml`` go all the way.
 
     Args:
         backbone: Pretrained SAM to adapt.
@@ -60,12 +64,18 @@ class CpcSam(BaseMethod):
             (row 1).
         num_center: Centre points per class (Table 3); with 0 the random points alone make the pseudo label.
         num_random: Random points per class (Table 3); with 0 there is no consistency loss (Table 2, row 3).
+        random_prompts: What several random points of a class make in the authors' variants for Table 3: ``together``
+            one prompt with one output (rows 3 and 4), or ``separate`` prompts of one point per class, each with an
+            output of its own, which all teach and are taught (row 1).
         include_background: Whether the background has points, too, as in the authors' code; the paper names objects.
         absent: Stands for a class without a pixel: the authors' ``background_point``, or ``not_a_point``.
-        ensemble: Fig. 3: whether the pseudo label is the mean of both prompted outputs, or the centre's alone.
+        ensemble: Fig. 3: whether the pseudo label is the mean of the prompted outputs, or the first one's, the
+            centre's, alone.
+        pseudo: ``hard`` pseudo labels, the most probable class, as in the authors' code; ``soft``: its probabilities,
+            as Eqs. 1 and 2 are written.
         consistency_on: Fig. 3: outputs that the consistency loss acts on, ``random`` (the method) or ``both``.
         ssl_start_iter: First iteration with prompts and unlabelled images; before it only the unprompted supervised
-            loss acts. None for a sixth of the run: the authors' 5,000 of 30,000.
+            loss acts. None for a sixth of the run; the authors' code has 5,000, however long the run.
         lambda_cross: lambda_1, weight of the cross prompting loss (0.4).
         lambda_consistency: lambda_2, weight of the prompt consistency loss (0.05).
         supervised_dice: Share of Dice in the supervised loss of unprompted outputs (0.8, with 0.2 cross-entropy).
@@ -94,9 +104,11 @@ class CpcSam(BaseMethod):
         cross: Literal["prompted", "unprompted", "none"] = "prompted",
         num_center: int = 1,
         num_random: int = 1,
+        random_prompts: Literal["together", "separate"] = "together",
         include_background: bool = True,
         absent: Literal["background_point", "not_a_point"] = "background_point",
         ensemble: bool = True,
+        pseudo: Literal["hard", "soft"] = "hard",
         consistency_on: Literal["random", "both"] = "random",
         ssl_start_iter: int | None = None,
         lambda_cross: float = 0.4,
@@ -113,9 +125,11 @@ class CpcSam(BaseMethod):
         self.cross = cross
         self.num_center = num_center
         self.num_random = num_random
+        self.random_prompts = random_prompts
         self.include_background = include_background
         self.absent: Literal["background_point", "not_a_point"] = absent
         self.ensemble = ensemble
+        self.pseudo = pseudo
         self.consistency_on = consistency_on
         self.ssl_start_iter = ssl_start_iter
         self.lambda_cross = lambda_cross
@@ -127,25 +141,23 @@ class CpcSam(BaseMethod):
         self.uses_unlabelled = cross != "none"
         self.automatic_optimization = update == "joint"
 
-        def build(branches: int) -> BranchedSam:
-            return BranchedSam(
-                backbone,
-                self.image_size,
-                self.num_classes,
-                branches=branches,
-                decoder_init=decoder_init,
-                adapter_kind=adapter_kind,
-                lora_rank=lora_rank,
-                lora_alpha=lora_alpha,
-                lora_blocks=lora_blocks,
-                msa_ratio=msa_ratio,
-                msa_scale=msa_scale,
-                checkpoint=checkpoint,
-                pretrained=pretrained,
-            )
-
-        self.sam = build(2 if architecture == "two_branches" else 1)
-        self.second_sam = build(1) if architecture == "two_models" else None
+        build = partial(
+            BranchedSam,
+            backbone,
+            self.image_size,
+            self.num_classes,
+            decoder_init=decoder_init,
+            adapter_kind=adapter_kind,
+            lora_rank=lora_rank,
+            lora_alpha=lora_alpha,
+            lora_blocks=lora_blocks,
+            msa_ratio=msa_ratio,
+            msa_scale=msa_scale,
+            checkpoint=checkpoint,
+            pretrained=pretrained,
+        )
+        self.sam = build(branches=2 if architecture == "two_branches" else 1)
+        self.second_sam = build(branches=1) if architecture == "two_models" else None
         if adapter is not None:
             load_adapter_into(self.sam, adapter)
         self.branches = (0,) if architecture == "one_branch" else (0, 1)
@@ -200,9 +212,8 @@ class CpcSam(BaseMethod):
             loss = loss + self.zero_of_prompts()
         if ssl:
             for branch in self.branches:
-                loss = loss + self.weighted(
-                    self.direction(embeddings, unprompted[self.other(branch)], branch, target), branch
-                )
+                terms = self.direction(embeddings, unprompted[self.other(branch)], branch, target)
+                loss = loss + self.weighted(terms, branch)
         return loss
 
     def sequential_update(self, images: Tensor, target: Tensor, ssl: bool) -> Tensor:
@@ -219,9 +230,8 @@ class CpcSam(BaseMethod):
                 embeddings = self.encode(images)
                 unprompted = self.decode(embeddings, self.other(branch), train_prompt=False)
                 loss = self.weighted(self.direction(embeddings, unprompted, branch, target), branch)
-                total = total + self.optimize(
-                    loss, last=branch == self.branches[-1], prompts_used=self.cross == "prompted"
-                )
+                last, prompts_used = branch == self.branches[-1], self.cross == "prompted"
+                total = total + self.optimize(loss, last, prompts_used)
         self.lr_schedulers().step()  # type: ignore[union-attr]
         return total
 
@@ -248,20 +258,15 @@ class CpcSam(BaseMethod):
         labelled = len(target)
         if self.cross == "unprompted":
             with torch.no_grad():
-                pseudo = self.decode([e[labelled:] for e in embeddings], branch).argmax(1)
+                teacher = self.decode([e[labelled:] for e in embeddings], branch).float().softmax(1)
             zero = unprompted.new_zeros(())
-            return Terms(zero, dice_ce_loss(unprompted[labelled:], pseudo, 0.5), zero)
+            return Terms(zero, dice_ce_loss(unprompted[labelled:], self.pseudo_label(teacher), 0.5), zero)
 
         rngs = self.prompt_rngs(branch, labelled, len(unprompted) - labelled)
         points = self.choose_points(unprompted.detach().argmax(1), rngs)
-        prompts = []
-        if self.num_center:
-            prompts.append((points.center, points.center_labels, self.consistency_on == "both"))
-        if self.num_random:
-            prompts.append((points.random, points.random_labels, True))
         supervised, taught, teachers, on_known = [], [], [], []
-        for place, label, gets_taught in prompts:
-            if gets_taught:
+        for place, label, is_random in points.prompts(self.num_random if self.random_prompts == "separate" else 1):
+            if is_random or self.consistency_on == "both":
                 output = self.decode(embeddings, branch, place, label)
                 on_labelled, on_unlabelled = output[:labelled], output[labelled:]
                 taught.append(on_unlabelled)
@@ -277,7 +282,7 @@ class CpcSam(BaseMethod):
             on_known.append(on_labelled.detach().float().softmax(1))
             teachers.append(on_unlabelled.detach().float().softmax(1))
         taught_by = self.teach(teachers)
-        pseudo = taught_by.argmax(1)
+        pseudo = self.pseudo_label(taught_by)
         self.log(f"train/confidence_{branch + 1}", confidence(taught_by))
         # What such pseudo labels are worth can be told where the truth is known.
         self.log(f"train/pseudo_dsc_{branch + 1}", agreement(self.teach(on_known).argmax(1), target))
@@ -296,6 +301,10 @@ class CpcSam(BaseMethod):
     def teach(self, teachers: Sequence[Tensor]) -> Tensor:
         """Probabilities of the pseudo label from those of the prompted outputs, the centre's first."""
         return torch.stack(list(teachers)).mean(0) if self.ensemble else teachers[0]
+
+    def pseudo_label(self, probabilities: Tensor) -> Tensor:
+        """What :func:`dice_ce_loss` takes for a target: class ids ``(B, S, S)``, or the probabilities as they are."""
+        return probabilities.argmax(1) if self.pseudo == "hard" else probabilities
 
     def weighted(self, terms: Terms, branch: int) -> Tensor:
         """One direction's share of the total loss."""
@@ -355,6 +364,8 @@ class CpcSam(BaseMethod):
     def optimize(self, loss: Tensor, last: bool, prompts_used: bool) -> Tensor:
         """One AdamW step of the sequential schedule; Lightning counts the last one of an iteration.
 
+        The others go past its counter, but not past its precision, which knows by what the loss was scaled.
+
         Returns:
             ``loss``, detached.
         """
@@ -363,7 +374,10 @@ class CpcSam(BaseMethod):
         self.manual_backward(loss)
         if not prompts_used:
             self.forget_prompt_gradients()
-        (optimizer if last else optimizer.optimizer).step()  # type: ignore[union-attr]
+        if last:
+            optimizer.step()  # type: ignore[union-attr]
+        else:
+            self.trainer.strategy.optimizer_step(optimizer.optimizer, closure=lambda: None)  # type: ignore[union-attr]
         return loss.detach()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

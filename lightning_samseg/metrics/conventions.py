@@ -61,7 +61,8 @@ class Convention:
 
 CPC_SAM = Convention("cpc_sam", dice_smooth=0.0, hd95="pooled", unit="mm", one_empty="nan", both_empty="nan")
 """The test script of CPC-SAM (paper: "Implementation Details and Evaluation Metrics"): medpy's dc, jc, hd95 and
-(directed) asd per volume, in mm; an empty prediction has NaN distances, which nanmean leaves out. medpy raises
+(directed) asd per volume, in mm; an empty prediction has NaN distances, which nanmean leaves out (their helper for
+2-D images, which their test script does not call, gives -1, and a mean would count it; not ours). medpy raises
 where the reference alone is empty (it never is in ACDC); our rule there is DSC 0 and NaN distances, counted like
 the others."""
 

@@ -34,6 +34,23 @@ class ClassPoints(NamedTuple):
     random_labels: Tensor
     """int64 ``(B, K * num_random)``."""
 
+    def prompts(self, random_prompts: int = 1) -> list[tuple[Tensor, Tensor, bool]]:
+        """What a decoder is prompted by, one prompt after the other, the centres' first.
+
+        Args:
+            random_prompts: Into how many prompts the random points are dealt, a divisor of ``num_random``; each gets an
+                equal share of every class's.
+
+        Returns:
+            Points ``(B, N, 2)`` and labels ``(B, N)`` of each prompt, and whether its points are random.
+        """
+        center = [(self.center, self.center_labels, False)]
+        random = [
+            (self.random[:, i::random_prompts], self.random_labels[:, i::random_prompts], True)
+            for i in range(random_prompts)
+        ]
+        return [prompt for prompt in center + random if prompt[0].shape[1]]
+
 
 def class_points(
     labels: Tensor,
@@ -49,7 +66,7 @@ def class_points(
     The centre is the pixel deepest inside the component, ties broken at random. A second centre is the deepest pixel of
     what is left when the disc inscribed at the first is taken away, and so on; where nothing is left the first is
     repeated. Random points are drawn independently, uniform over the component's pixels. Table 3 of the paper varies
-    both numbers; the authors' code has one of each and no rule for more centres.
+    both numbers; the authors' published code has one of each and no rule for more centres.
 
     The whole batch goes to the host and its points come back in one copy each.
 

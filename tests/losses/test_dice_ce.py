@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_samseg.losses.dice_ce import dice_ce_loss, dice_loss
+from lightning_samseg.losses.dice_ce import cross_entropy_loss, dice_ce_loss, dice_loss
 
 
 @pytest.fixture
@@ -59,6 +59,33 @@ def test_weighted_sum(case: tuple[Tensor, Tensor], weight: float) -> None:
 def test_gradient_is_that_of_finite_differences(case: tuple[Tensor, Tensor]) -> None:
     logits, target = case[0][:, :, :3, :3].double().requires_grad_(), case[1][:, :3, :3]
     assert torch.autograd.gradcheck(lambda x: dice_ce_loss(x, target, 0.8), (logits,))
+
+
+class TestSoftTarget:
+    @pytest.fixture
+    def soft(self) -> Tensor:
+        return torch.randn(2, 4, 7, 9, generator=torch.Generator().manual_seed(1)).softmax(1)
+
+    def test_is_the_definition_and_monais(self, case: tuple[Tensor, Tensor], soft: Tensor) -> None:
+        logits, p, t = case[0], case[0].double().softmax(1), soft.double()
+        over = (0, 2, 3)
+        dice = 1 - (2 * (p * t).sum(over) + 1e-5) / ((p**2).sum(over) + (t**2).sum(over) + 1e-5)
+        assert dice_loss(logits, soft).item() == pytest.approx(dice.mean().item(), abs=1e-6)
+        expected = 0.8 * dice.mean() + 0.2 * F.cross_entropy(logits.double(), t)
+        assert dice_ce_loss(logits, soft, 0.8).item() == pytest.approx(expected.item(), abs=1e-6)
+        monai_dice = pytest.importorskip("monai.losses").DiceLoss(
+            softmax=True, squared_pred=True, batch=True, smooth_nr=1e-5, smooth_dr=1e-5
+        )
+        assert dice_loss(logits, soft).item() == pytest.approx(monai_dice(logits, soft).item(), abs=1e-6)
+
+    def test_certain_probabilities_are_class_ids(self, case: tuple[Tensor, Tensor]) -> None:
+        logits, target = case
+        certain = F.one_hot(target, 4).permute(0, 3, 1, 2).float()
+        keep = torch.arange(9).expand(7, 9) < 5
+        for loss, arguments in ((dice_ce_loss, (0.8,)), (dice_loss, (keep,)), (cross_entropy_loss, (keep,))):
+            assert loss(logits, certain, *arguments).item() == pytest.approx(
+                loss(logits, target, *arguments).item(), abs=1e-6
+            )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

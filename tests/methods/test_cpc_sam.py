@@ -89,7 +89,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 def dice(logits: Tensor, target: Tensor) -> Tensor:
     """Fact: squared denominators, sums over the batch, mean over all classes with background, smooth 1e-5."""
-    p, t = logits.softmax(1), F.one_hot(target, CLASSES).permute(0, 3, 1, 2)
+    p, t = logits.softmax(1), target if target.is_floating_point() else F.one_hot(target, CLASSES).permute(0, 3, 1, 2)
     values = [
         1 - (2 * (p[:, k] * t[:, k]).sum() + 1e-5) / ((p[:, k] ** 2).sum() + (t[:, k] ** 2).sum() + 1e-5)
         for k in range(CLASSES)
@@ -108,6 +108,8 @@ def equations(
     lambda_2: float = 0.05,
     ensemble: bool = True,
     center_too: bool = False,
+    separate: int = 1,
+    soft: bool = False,
 ) -> Tensor:
     """Eqs. 1 to 3 and the total, as the paper prints them: branch b is prompted by points[b], made by the other."""
     sams = [model.sam, model.second_sam or model.sam]
@@ -126,9 +128,12 @@ def equations(
     for b in branches:
         other = p[1 - b] if len(points) == 2 else p[0]
         given = points[b]
-        p_c = output(b, given.center, given.center_labels) if given.center.shape[1] else None
-        p_r = output(b, given.random, given.random_labels) if given.random.shape[1] else None
-        prompted = [q for q in (p_c, p_r) if q is not None]
+        p_c = [output(b, given.center, given.center_labels)] if given.center.shape[1] else []
+        p_r = [output(b, given.random, given.random_labels)] if given.random.shape[1] else []
+        if separate > 1:
+            place, label = given.random.unflatten(1, (-1, separate)), given.random_labels.unflatten(1, (-1, separate))
+            p_r = [output(b, place[:, :, i], label[:, :, i]) for i in range(separate)]
+        prompted = p_c + p_r
         # Eq. 3
         l_s = l_s + 0.8 * dice(p[b][:LABELLED], y) + 0.2 * F.cross_entropy(p[b][:LABELLED], y)
         for q in prompted:
@@ -136,12 +141,12 @@ def equations(
             l_s = l_s + (1 - prompted_dice) * F.cross_entropy(q[:LABELLED], y)
         # Eq. 1
         teachers = prompted if ensemble else prompted[:1]
-        p_hat = sum(q[LABELLED:].detach().softmax(1) for q in teachers).argmax(1)
+        p_hat = torch.stack([q[LABELLED:].detach().softmax(1) for q in teachers]).mean(0)
+        p_hat = p_hat if soft else p_hat.argmax(1)
         l_cross = l_cross + 1 / 2 * both(other[LABELLED:], p_hat)
         # Eq. 2
-        for q in [p_r, p_c if center_too else None]:
-            if q is not None:
-                l_c = l_c + 1 / 2 * both(q[LABELLED:], p_hat)
+        for q in prompted if center_too else p_r:
+            l_c = l_c + 1 / 2 * both(q[LABELLED:], p_hat)
     return l_s + lambda_1 * l_cross + lambda_2 * l_c
 
 
@@ -153,8 +158,14 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "Fig. 3, consistency on both": ({"consistency_on": "both"}, {"center_too": True}),
     "Table 2, row 3": ({"num_random": 0}, {}),
     "Table 3, five random points": ({"num_random": 5}, {}),
-    "Table 3, no centre": ({"num_center": 0, "num_random": 2}, {}),
+    "Table 3, two random points together": ({"num_center": 0, "num_random": 2}, {}),
+    "Table 3, two random prompts": (
+        {"num_center": 0, "num_random": 2, "random_prompts": "separate"},
+        {"separate": 2},
+    ),
+    "a centre, three random prompts": ({"num_random": 3, "random_prompts": "separate"}, {"separate": 3}),
     "Table 3, three centres": ({"num_center": 3}, {}),
+    "soft pseudo labels": ({"pseudo": "soft"}, {"soft": True}),
     "Fig. 4, one branch": ({"architecture": "one_branch"}, {}),
     "Fig. 4, two models": ({"architecture": "two_models"}, {}),
 }
@@ -199,17 +210,20 @@ def test_each_branch_is_prompted_by_the_other(batch: tuple[Tensor, Tensor], monk
     assert torch.equal(seen[1], first)
 
 
+@pytest.mark.parametrize("pseudo", ["hard", "soft"])
 @pytest.mark.parametrize("architecture", ["two_branches", "one_branch", "two_models"])
-def test_cross_unprompted_is_cross_pseudo_supervision(batch: tuple[Tensor, Tensor], architecture: str) -> None:
+def test_cross_unprompted_is_cross_pseudo_supervision(
+    batch: tuple[Tensor, Tensor], architecture: str, pseudo: str
+) -> None:
     """Table 2, row 2: half of Dice + cross-entropy between each unprompted output and the other's argmax."""
-    method = Quiet(cross="unprompted", architecture=architecture)
+    method = Quiet(cross="unprompted", architecture=architecture, pseudo=pseudo)
     images, y = batch
     embeddings = method.encode(images)
     p = [method.decode(embeddings, branch) for branch in method.branches]
     expected = sum(0.8 * dice(q[:LABELLED], y) + 0.2 * F.cross_entropy(q[:LABELLED], y) for q in p)
     for q, teacher in zip(p, p[::-1], strict=True):
-        pseudo = teacher[LABELLED:].argmax(1)
-        expected = expected + 0.4 / 2 * (dice(q[LABELLED:], pseudo) + F.cross_entropy(q[LABELLED:], pseudo))
+        label = teacher[LABELLED:].argmax(1) if pseudo == "hard" else teacher[LABELLED:].detach().softmax(1)
+        expected = expected + 0.4 / 2 * (dice(q[LABELLED:], label) + F.cross_entropy(q[LABELLED:], label))
     torch.testing.assert_close(method.joint_loss(*batch, ssl=True), expected, rtol=1e-5, atol=1e-5)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -182,3 +183,13 @@ def test_mistakes(
     assert expected in message
     assert "Traceback" not in message
     assert not (bench.folder / "wrong" / "cases.csv").exists()
+
+
+@pytest.mark.parametrize("method", ["AuxOl", "DirectOl"])
+def test_a_scaled_loss_is_refused(
+    bench: Bench, method: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both make their steps themselves, past the scaler. On a CPU, Lightning itself takes bf16 for 16-mixed."""
+    monkeypatch.setattr(pl.Trainer, "precision", "16-mixed")
+    assert bench.stream("scaled", method) == 2
+    assert "does not scale its loss: no precision 16-mixed" in capsys.readouterr().err

@@ -46,6 +46,22 @@ def test_points_lie_in_their_classes_and_centres_are_deepest(maps: np.ndarray) -
             assert points.random[image, class_id].tolist() in component.points(inner_pixels(component)).tolist()
 
 
+def test_prompts_of_a_decoder(maps: np.ndarray) -> None:
+    """The centres in one; the random points together, or dealt out one of each class at a time."""
+    points = class_points(torch.from_numpy(maps), 4, rng(), num_center=2, num_random=3)
+    together = points.prompts()
+    assert [(place.shape[1], is_random) for place, _, is_random in together] == [(8, False), (12, True)]
+    assert torch.equal(together[1][0], points.random)
+    center, *separate = points.prompts(3)
+    assert torch.equal(center[1], points.center_labels)
+    assert [labels[0].tolist() for _, labels, _ in separate] == [[0, 1, 2, 3]] * 3
+    assert all(is_random for _, _, is_random in separate)
+    assert torch.equal(torch.stack([place for place, _, _ in separate], dim=2).flatten(1, 2), points.random)
+    random_alone = class_points(torch.from_numpy(maps), 4, rng(), num_center=0, num_random=2).prompts(2)
+    assert [is_random for _, _, is_random in random_alone] == [True, True]
+    assert [is_random for _, _, is_random in class_points(torch.from_numpy(maps), 4, rng(), 1, 0).prompts()] == [False]
+
+
 def test_absent_class_repeats_the_background_centre(maps: np.ndarray) -> None:
     points = class_points(torch.from_numpy(maps), 4, rng())
     assert points.center[1, 2].tolist() == points.random[1, 2].tolist() == points.center[1, 0].tolist()
