@@ -99,7 +99,8 @@ class DecodedCache:
         except OSError:
             return None  # reading it says what is wrong
         self._reading = self._reading or _reading(self.layout)
-        parts = (self._reading, *digests, item.class_id, item.slice_index, item.num_slices, labelled, grey)
+        rule = self.layout.decided.rule if labelled and item.masks else None
+        parts = (self._reading, rule, *digests, item.class_id, item.slice_index, item.num_slices, labelled, grey)
         key = hashlib.sha256(repr(parts).encode()).hexdigest()
         return self.folder / key[:2] / f"{key[2:34]}.h5"
 

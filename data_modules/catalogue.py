@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
 
 from lightning_samseg.errors import UserError
 
@@ -109,31 +109,43 @@ LAYOUTS = {
 """Data sets that ``data verify`` and ``data show`` know by name."""
 
 
-def open_layout(name: str, root: str | Path) -> "tuple[Layout, Callable[[], Splits]]":
+def open_layout(name: str, root: str | Path, **options: Any) -> "tuple[Layout, Callable[[], Splits]]":
     """Open what is on disk of a data set, whatever part of it is there.
 
     Args:
         name: One of ``LAYOUTS``, or where to import another ``Layout`` from, such as ``isic.IsicLayout``.
         root: Its folder, the layout's first argument.
+        options: Other arguments of the layout.
 
     Returns:
         The layout, with everything in it that has a label, and how the DataModule divides it by default (BUSI: by the
         committed lists if it is complete, else at random).
 
     Raises:
-        UserError: If there is no such layout.
+        UserError: If there is no such layout, or it has no such argument.
     """
     make = _find(f"data_modules.layouts.{LAYOUTS[name]}" if name in LAYOUTS else name)
+    _check_options(name, make, options)
     if name != "busi":
-        layout: Layout = make(str(root))
+        layout: Layout = make(str(root), **options)
         return layout, layout.splits
-    layout = make(str(root), include_normal=True, split="random")
-    committed: Layout = make(str(root))
+    layout = make(str(root), include_normal=True, split="random", **options)
+    committed: Layout = make(str(root), **options)
     try:
         committed.splits()
     except UserError:  # a part of the release
         return layout, layout.splits
     return layout, committed.splits
+
+
+def _check_options(name: str, layout: "Callable[..., Layout]", options: dict[str, Any]) -> None:
+    known = get_type_hints(layout.__init__)
+    for option, value in options.items():
+        if option not in known:
+            raise UserError(f"The data set {name} has no option --{option}.", fix="leave it out")
+        choices = get_args(known[option])
+        if choices and isinstance(choices[0], str) and value not in choices:
+            raise UserError(f"--{option} {value}", expected=", ".join(choices), fix="give one of them")
 
 
 def _find(name: str) -> "Callable[..., Layout]":

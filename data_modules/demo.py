@@ -1,11 +1,13 @@
 """Data sets that need no download, made on first use: ultrasound in BUSI's layout, colonoscopy in PraNet's."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_info
 
 from data_modules.busi import BusiDataModule
+from data_modules.layouts.base import Item
 from data_modules.phantom import VERSION, write_demo_busi
 from data_modules.phantom_polyp import VERSION as POLYP_VERSION
 from data_modules.phantom_polyp import write_demo_polyp
@@ -95,5 +97,5 @@ class DemoStreamDataModule(PolypDataModule):
             write_demo_polyp(temporary, *self.counts, seed=self.demo_seed)
         rank_zero_info(f"Generated {5 * self.counts[0] + self.counts[1]} demo images in {self.folder}")
 
-    def _say_notes(self) -> None:
+    def _say_notes(self, items: Iterable[Item]) -> None:
         """Say nothing: that these are not PraNet's complete sets is no news."""

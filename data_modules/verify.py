@@ -5,14 +5,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import numpy as np
 from tqdm import tqdm
 
 from data_modules.layouts.base import Item, Layout, Splits
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.images import read_image
+from lightning_samseg.types import IGNORED
 
-_MOST_BETWEEN = 0.01  # share of a binary mask that may be neither dark nor bright; that of JPEG masks is below 1e-5
 T = TypeVar("T")
 
 
@@ -30,9 +28,9 @@ class Report(NamedTuple):
 def verify(layout: Layout, splits: Callable[[], Splits] | None = None) -> Report:
     """Read all images and labels of a data set.
 
-    Reported are: missing partners; files that cannot be read; sizes and values that do not fit; binary masks that are
-    not binary; labels that are empty, full, or against their category; blank images; lists that do not fit the files;
-    the same picture in two parts of the split.
+    Reported are: missing partners; files that cannot be read; sizes that do not fit; masks whose values fit no rule, or
+    not that of the others; labels that are empty, full, or against their category; blank images; lists that do not fit
+    the files; the same picture in two parts of the split.
 
     Args:
         layout: The data set.
@@ -45,6 +43,7 @@ def verify(layout: Layout, splits: Callable[[], Splits] | None = None) -> Report
     layout.problems = problems
     parts = _collected(splits or layout.splits, problems)
     items = _collected(layout.items, problems) or []
+    notes = _collected(lambda: layout.check_masks(items), problems) or []
     pictures: dict[bytes, list[Item]] = {}
     labelled: dict[str, bool] = {}
     bad: set[Path] = set()
@@ -67,7 +66,7 @@ def verify(layout: Layout, splits: Callable[[], Splits] | None = None) -> Report
         ]
     problems += _repeated(pictures, parts)
     messages = list(dict.fromkeys(map(str, problems)))
-    return Report(len(items), messages, _collected(layout.notes, []) or [])
+    return Report(len(items), messages, [*notes, *(_collected(layout.notes, []) or [])])
 
 
 def _collected(action: Callable[[], T], problems: list[UserError]) -> T | None:
@@ -83,10 +82,9 @@ def _read(layout: Layout, item: Item) -> tuple[bytes | None, bool]:
     image = layout.read_image(item)
     label = layout.read_label(item, (image.shape[0], image.shape[1]))
     layout.read_instances(item, (image.shape[0], image.shape[1]))
-    for path in layout.binary_masks(item):
-        _check_levels(path)
     blank = bool(image.min() == image.max())
-    foreground = bool(label.any())
+    known = label[label != IGNORED]
+    foreground = bool(known.any())
     if not layout.sliced:
         if blank:
             raise UserError(f"{item.image}: the image is blank.", found=f"{image.flat[0]} everywhere", fix=_LOOK)
@@ -95,7 +93,7 @@ def _read(layout: Layout, item: Item) -> tuple[bytes | None, bool]:
             if foreground:
                 raise UserError(f"{file}: the mask is not empty, but the image is {item.category}.", fix=_LOOK)
             raise _empty(file, "no foreground")
-        if label.all():
+        if known.all():
             raise UserError(f"{file}: the mask covers the whole image.", fix=_LOOK)
     return None if blank else sha256(f"{image.shape} {image.dtype}".encode() + image.tobytes()).digest(), foreground
 
@@ -105,20 +103,6 @@ _LOOK = "look at it, and export it again or remove it"
 
 def _empty(name: str, found: str) -> UserError:
     return UserError(f"{name}: the label is empty.", expected="some foreground", found=found, fix=_LOOK)
-
-
-def _check_levels(path: Path) -> None:
-    values = read_image(path)
-    values = values if values.ndim == 2 else values.max(axis=2)
-    levels = np.unique(values)
-    between = float(np.mean((values > 31) & (values < 224)))
-    if np.count_nonzero(levels) > 1 and (between > _MOST_BETWEEN or between > float(np.mean(values >= 224)) / 2):
-        raise UserError(
-            f"{path}: the mask is not binary.",
-            expected="two levels, or JPEG's noise around them",
-            found=f"{between:.1%} of the pixels between; levels {', '.join(map(str, levels[:8]))}",
-            fix="export the mask again without smoothing; several classes belong into a folder of your own, as indices",
-        )
 
 
 def _repeated(pictures: dict[bytes, list[Item]], parts: Splits | None) -> list[UserError]:

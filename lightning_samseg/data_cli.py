@@ -4,12 +4,22 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from data_modules.catalogue import DATA_SETS, LAYOUTS, open_layout
 from lightning_samseg.errors import UserError
 
 DEMOS = ("acdc", "busi", "polyp", "glas", "retouch", "folder")
 _SHOWN = 50
+_OPTIONS: dict[str, tuple[type, str]] = {
+    "masks": (str, "folder: what the values of masks mean: auto, binary, soft, indexed, instances (auto)"),
+    "ignore": (int, "folder: value of masks that counts for nothing, such as 255"),
+    "mask_suffix": (str, "folder: what names of masks have behind those of their images, such as _mask"),
+    "subfolders": (str, "folder: true: also what lies in folders inside of images and masks; false: leave it out"),
+    "group": (str, "folder: regular expression that finds the patient in a name"),
+    "classes": (str, "busi: lesion or category; retouch: types or fluid"),
+}
+"""Arguments of layouts that ``verify``, ``show`` and ``split`` take under the names that ``fit`` knows them by."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,15 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif args.verb == "demo":
         write_demos(args.name, args.out, args.seed)
     elif args.verb == "verify":
-        return verify_folder(args.name, args.root)
+        return verify_folder(args.name, args.root, **_layout_options(args))
     elif args.verb == "prepare":
         {"acdc": prepare_acdc, "retouch": prepare_retouch}[args.name](args.source, args.out)
     elif args.verb == "cache":
         look_after_cache(args.clear)
     elif args.verb == "split":
-        write_split(args.root, args.group, args.seed, args.train, args.val, args.overwrite)
+        write_split(args.root, args.seed, args.train, args.val, args.overwrite, **_layout_options(args))
     else:
-        show_sheet(args.name, args.root, args.out, args.count, args.columns)
+        show_sheet(args.name, args.root, args.out, args.count, args.columns, **_layout_options(args))
     return 0
 
 
@@ -69,19 +79,20 @@ def write_demos(name: str, out: Path, seed: int) -> None:
             print(f"  --data {DATA_SETS[chosen].module} --data.root {folder}{partial}")
 
 
-def verify_folder(name: str, root: Path) -> int:
+def verify_folder(name: str, root: Path, **options: Any) -> int:
     """Read everything of a data set and print what is wrong, file by file.
 
     Args:
         name: One of ``LAYOUTS``, or where to import another layout from.
         root: Its folder.
+        options: Other arguments of the layout.
 
     Returns:
         Exit status: 0 if nothing is wrong, else 2.
     """
     from data_modules.verify import verify
 
-    layout, splits = open_layout(name, root)
+    layout, splits = open_layout(name, root, **options)
     report = verify(layout, splits)
     for note in report.notes:
         print(f"note: {note}")
@@ -152,16 +163,16 @@ def prepare_retouch(source: Path, out: Path) -> None:
     print(f"next: --data data_modules.RetouchDataModule --data.root {out}")
 
 
-def write_split(root: Path, group: str | None, seed: int, train: float, val: float, overwrite: bool) -> None:
+def write_split(root: Path, seed: int, train: float, val: float, overwrite: bool, **options: Any) -> None:
     """Divide a folder of one's own and write the lists that ``FolderDataModule`` then follows.
 
     Args:
         root: Folder with ``images`` and ``masks``.
-        group: Regular expression that finds the patient in a file name.
         seed: Key of the order.
         train: Share of training images.
         val: Share of validation images; the rest is tested.
         overwrite: Replace lists that are there.
+        options: Other arguments of ``FolderLayout``.
 
     Raises:
         UserError: If the images are missing, shares make no sense, a part would be empty, or lists are there already.
@@ -177,9 +188,9 @@ def write_split(root: Path, group: str | None, seed: int, train: float, val: flo
     lists = root.expanduser() / "splits"
     if lists.is_dir() and any(lists.glob("*.txt")) and not overwrite:
         raise UserError(f"There are lists in {lists} already.", fix="add --overwrite to replace them")
-    layout = FolderLayout(str(root), group=group, split="random", split_seed=seed)
+    layout = FolderLayout(str(root), split="random", split_seed=seed, **options)
     splits = random_splits(layout.items(), seed, train, val)
-    grouped = f", no group of {group!r} divided" if group else ""
+    grouped = f", no group of {options['group']!r} divided" if options.get("group") else ""
     for part, items in zip(("train", "val", "test"), splits[:3], strict=True):
         order = "; the first are labelled first" if part == "train" else ""
         cases = list(dict.fromkeys(item.case_id for item in items))  # a volume is one of them
@@ -189,7 +200,7 @@ def write_split(root: Path, group: str | None, seed: int, train: float, val: flo
     (lists / "labelled.txt").unlink(missing_ok=True)
 
 
-def show_sheet(name: str, root: Path, out: Path, count: int, columns: int) -> None:
+def show_sheet(name: str, root: Path, out: Path, count: int, columns: int, **options: Any) -> None:
     """Write a contact sheet with contours.
 
     Args:
@@ -198,6 +209,7 @@ def show_sheet(name: str, root: Path, out: Path, count: int, columns: int) -> No
         out: Picture to write.
         count: Images on the sheet.
         columns: Images in a row.
+        options: Other arguments of the layout.
 
     Raises:
         UserError: If data are missing or cannot be read.
@@ -205,7 +217,7 @@ def show_sheet(name: str, root: Path, out: Path, count: int, columns: int) -> No
     from data_modules.sheet import choose, contact_sheet
     from lightning_samseg.io.images import write_image
 
-    layout, _ = open_layout(name, root)
+    layout, _ = open_layout(name, root, **options)
     write_image(out.expanduser(), contact_sheet(layout, choose(layout, count), max(1, columns)))
     classes = ", ".join(f"{number} {label}" for number, label in enumerate(layout.class_names, 1))
     print(f"{out}: {name}, classes {classes}")
@@ -278,6 +290,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("name", metavar="NAME", help=names)
     verify.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder of the data set")
+    _add_layout_options(verify, *_OPTIONS)
 
     prepare = verbs.add_parser(
         "prepare", help="convert a release into h5 files that are faster to read; can be repeated"
@@ -288,7 +301,7 @@ def _parser() -> argparse.ArgumentParser:
 
     split = verbs.add_parser("split", help="divide a folder of your own and write splits/{train,val,test}.txt into it")
     split.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder with images and masks")
-    split.add_argument("--group", metavar="REGEX", help=r"finds the patient in a name, as in '^patient\d+'")
+    _add_layout_options(split, "group", "mask_suffix", "subfolders")
     split.add_argument("--seed", type=int, default=0, help="key of the order (0)")
     split.add_argument("--train", type=float, default=0.7, help="share of training images (0.7)")
     split.add_argument("--val", type=float, default=0.1, help="share of validation images (0.1); the rest is tested")
@@ -303,7 +316,23 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--out", type=Path, required=True, metavar="FILE", help="picture to write, such as sheet.png")
     show.add_argument("--count", type=int, default=24, help="images on the sheet (24)")
     show.add_argument("--columns", type=int, default=6, help="images in a row (6)")
+    _add_layout_options(show, *_OPTIONS)
     return parser
+
+
+def _add_layout_options(parser: argparse.ArgumentParser, *names: str) -> None:
+    for name in names:
+        kind, text = _OPTIONS[name]
+        parser.add_argument(f"--{name}", f"--data.{name}", dest=name, type=kind, metavar=name.upper(), help=text)
+
+
+def _layout_options(args: argparse.Namespace) -> dict[str, Any]:
+    options = {name: value for name in _OPTIONS if (value := getattr(args, name, None)) is not None}
+    if "subfolders" in options:
+        if options["subfolders"] not in ("true", "false"):
+            raise UserError(f"--subfolders {options['subfolders']}", expected="true or false", fix="give one of them")
+        options["subfolders"] = options["subfolders"] == "true"
+    return options
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ foreground classes, ``K = C + 1`` channels (channel 0 is background), ``E`` side
 of the source image. Points are ``(x, y)`` = (column, row) in pixels of the network input, as in SAM.
 """
 
-from typing import Literal, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict
 
 import numpy as np
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor  # what reads files starts without torch
 
 Geometry = Literal["half_pixel", "corner_aligned"]
 """How the pixels of two grids lie on each other when one is resized to the other.
@@ -16,6 +18,12 @@ Geometry = Literal["half_pixel", "corner_aligned"]
 ``half_pixel``: the outer borders of both coincide, as in OpenCV and in PyTorch with ``align_corners=False``.
 ``corner_aligned``: the centres of their corner pixels coincide, output ``k`` is read at
 ``k (n_in - 1) / (n_out - 1)`` as in ``scipy.ndimage.zoom``, which CPC-SAM's published code uses both ways."""
+
+
+IGNORED = 255
+"""Label of a pixel that counts for nothing: nobody says what it shows. It is no class: C is at most 254, and a method
+never predicts it. Losses, scores and prompts made from references leave such pixels out; what an image is padded with
+or rotated into view is background, as in CPC-SAM's code."""
 
 
 class Case(NamedTuple):
@@ -42,19 +50,21 @@ class Case(NamedTuple):
 class Batch(TypedDict, total=False):
     """What every loader yields and every method takes. Keys that a data set cannot fill are absent, never empty."""
 
-    image: Tensor
+    image: "Tensor"
     """float32 ``(B, 3, S, S)``, normalised (in [0, 1] for ``minmax``)."""
-    mask: Tensor
-    """int64 ``(B, S, S)``, class ids 0..C at network size. Absent from unlabelled batches: no label can leak."""
-    padding: Tensor
+    mask: "Tensor"
+    """int64 ``(B, S, S)``, class ids 0..C or ``IGNORED`` at network size. Absent from unlabelled batches: no label can
+    leak."""
+    padding: "Tensor"
     """bool ``(B, S, S)``, True where the input shows no image; only where images are padded (``longest_side``)."""
-    motion: Tensor
+    motion: "Tensor"
     """float32 ``(B, 2, 3)``, unlabelled batches of methods that ask for it: where the augmentation took each pixel
     from, as ``torch.nn.functional.affine_grid`` (``align_corners=False``) has it, in frames from -1 to 1."""
     cases: list[Case]
     """One entry per image."""
     reference: list[np.ndarray]
-    """uint8 ``(H, W)`` class ids at the original size, evaluation batches only. NumPy, so that it stays on the host."""
+    """uint8 ``(H, W)`` class ids or ``IGNORED`` at the original size, evaluation batches only. NumPy, so that it stays
+    on the host."""
     original: list[np.ndarray]
     """uint8 ``(H, W, 3)`` picture to draw overlays on, evaluation batches only."""
 
@@ -76,7 +86,7 @@ class StreamItem(TypedDict, total=False):
     original: np.ndarray
     """uint8 ``(H, W, 3)``."""
     reference: np.ndarray
-    """uint8 ``(H, W)``: 1 on the stream's class (or on any class), else 0."""
+    """uint8 ``(H, W)``: 1 on the stream's class (or on any class), ``IGNORED`` where nobody says, else 0."""
     instances: np.ndarray
     """int32 ``(H, W)``: number of the object, 0 outside the reference; absent where the data set knows no objects."""
 

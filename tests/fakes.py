@@ -124,6 +124,11 @@ def write_mask(path: Path, mask: np.ndarray, mode: str) -> None:
     image.save(path)
 
 
+def white(path: Path) -> np.ndarray:
+    """Where a mask of black and white is white."""
+    return np.asarray(Image.open(path).convert("L")) > 127
+
+
 def write_polyp(root: Path, train: int = 0, test: dict[str, int] | None = None, size=(40, 48)) -> Path:
     """PraNet's layout: numbered files as of ClinicDB and ``cju...`` as of Kvasir; masks in turn 1-bit, grey, RGB."""
     names = [str(20 + n) if n % 2 else f"cju{n:022d}" for n in range(train)]

@@ -1,15 +1,21 @@
 """The parts every data set's layout is made of: an item, a split, and how pixels and labels are read by default."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.decoding import IMAGE_SUFFIXES, orientation_of
-from lightning_samseg.io.images import read_image, read_mask
+from lightning_samseg.io.images import read_image
+from lightning_samseg.io.mask_levels import Levels, look_at
+from lightning_samseg.io.mask_rules import Decision, Masks, decide, describe
+from lightning_samseg.io.masks import StoredMask, as_instances, as_label, read_stored_mask
+from lightning_samseg.types import IGNORED
 
 
 class Item(NamedTuple):
@@ -59,6 +65,10 @@ class Layout:
     """Whether ``normalise: stored`` stands for volumes that were scaled by their minimum and maximum to 0..1."""
     without_foreground: frozenset[str] = frozenset()
     """Categories whose labels are empty."""
+    masks: Masks = "binary"
+    """What the values of mask files mean."""
+    ignore: int | None = None
+    """Value of mask files that counts for nothing."""
     problems: list[UserError] | None = None
     """Set by ``data verify``, which collects what is wrong with single files; None: the first of them is raised."""
 
@@ -105,32 +115,96 @@ class Layout:
             size: ``(H, W)`` of its image in pixels.
 
         Returns:
-            uint8 ``(H, W)`` class ids 0..C; here the union of the item's binary masks times its class id.
+            uint8 ``(H, W)``: class ids 0..C, or ``IGNORED``. Here the union of the item's masks times its class id, or
+            the class ids that the masks hold.
 
         Raises:
-            UserError: If a mask cannot be read or has another size than the image.
+            UserError: If a mask cannot be read, has another size than the image, or does not fit ``decided``.
         """
         label = np.zeros(size, dtype=np.uint8)
         for path in item.masks:
-            mask = read_mask(path)
+            mask = as_label(self._fitting(item, path), self.decided.rule, path)
             check_size(mask, size, path, item.image)
-            label[mask] = item.class_id
+            inside = (mask > 0) & (mask != IGNORED)
+            label[inside] = mask[inside] if self.decided.rule.kind == "indexed" else item.class_id
+            label[(mask == IGNORED) & (label == 0)] = IGNORED
         return label
 
     def read_instances(self, item: Item, size: tuple[int, int]) -> np.ndarray | None:
-        """Read each pixel's object: int32 ``(H, W)``, 0 where there is none; None if the data set does not tell."""
-        return None
+        """Read each pixel's object: int32 ``(H, W)``, 0 where there is none; None if the data set does not tell.
+
+        Raises:
+            UserError: As ``read_label``.
+        """
+        if len(item.masks) != 1 or self.decided.rule.kind != "instances":
+            return None
+        numbers = as_instances(self._fitting(item, item.masks[0]), self.decided.rule)
+        if numbers is not None:
+            check_size(numbers, size, item.masks[0], item.image)
+        return numbers
+
+    def stored_mask(self, item: Item, path: Path) -> StoredMask:
+        """Read the numbers of one of an item's mask files."""
+        return read_stored_mask(path, self.decided.rule.indices)
+
+    @cached_property
+    def levels(self) -> dict[Path, Levels]:
+        """Values of all masks of all items, whatever part they are in; nothing if the layout lists none."""
+        try:
+            items = self.items()
+        except NotImplementedError:
+            items = []
+        paths = (path for item in items for path in item.masks)
+        return look_at(paths, self.ignore, indices=self.masks == "indexed", progress=self._progress)
+
+    @cached_property
+    def decided(self) -> Decision:
+        """What the values of the masks mean.
+
+        Raises:
+            UserError: If nobody knows.
+        """
+        names = self.class_names if self.masks in ("auto", "indexed") else ()
+        return decide(self.levels, self.masks, self.ignore, names, options=False)
+
+    def check_masks(self, items: Iterable[Item]) -> list[str]:
+        """Say what the masks are taken for, a line each; nothing where items have no mask files.
+
+        Args:
+            items: Those that are asked for; all masks of the data set are looked at.
+
+        Raises:
+            UserError: If the values of all masks fit no rule, or one of them does not fit the rule.
+        """
+        if not any(item.masks for item in items):
+            return []
+        for error in self.decided.faults.values():
+            self.complain(error)
+        return describe(self.decided.rule, self.levels)
+
+    def remarks(self, items: Iterable[Item]) -> list[str]:
+        """Say what a user should know before these items are used, a line each.
+
+        Raises:
+            UserError: As ``check_masks``.
+        """
+        said = [f"{self.name}: {line}" for line in self.check_masks(items)]
+        return [*said, *(f"warning: {self.name}: {note}" for note in self.notes())]
+
+    def _fitting(self, item: Item, path: Path) -> StoredMask:
+        if path in self.decided.faults:
+            raise self.decided.faults[path]
+        return self.stored_mask(item, path)
+
+    def _progress(self, paths: Iterable[Path], count: int) -> Iterable[Path]:
+        return tqdm(paths, f"looking at the masks of {self.name}", count, unit="mask", disable=None)
 
     def spacing(self, item: Item) -> tuple[float, ...] | None:
         """Voxel size of an item in mm in array order, None where the data set does not tell."""
         return None
 
-    def binary_masks(self, item: Item) -> tuple[Path, ...]:
-        """List the mask files of an item that are read as binary ones, for ``data verify``."""
-        return item.masks
-
     def notes(self) -> list[str]:
-        """Say what a user should know of the data found, a line each; said once before they are used."""
+        """Say what a user should know of the data found, a line each."""
         return []
 
     def complain(self, error: UserError, *, harmless: bool = False) -> None:

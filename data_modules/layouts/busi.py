@@ -26,7 +26,9 @@ LIST_SEED = 2024
 RELEASED = {"benign": 437, "malignant": 210}
 """Images per category in the full release; the 133 of ``normal`` are not in the lists."""
 _VAL_AND_TEST = {"benign": (43, 88), "malignant": (43, 42)}
-_PATTERN = re.compile(r"(?P<case>(?P<category>benign|malignant|normal) \(\d+\))(?P<mask>_mask(_\d+)?)?\.png", re.ASCII)
+_PATTERN = re.compile(
+    r"(?P<case>(?P<category>benign|malignant|normal) \(\d+\))(?P<mask>_mask(_\d+)?)?\.(png|PNG)", re.ASCII
+)
 
 
 class BusiLayout(Layout):

@@ -13,7 +13,6 @@ from data_modules.layouts.base import (
     Layout,
     Splits,
     check_root,
-    check_size,
     list_images,
     natural_key,
     random_splits,
@@ -21,20 +20,18 @@ from data_modules.layouts.base import (
 from data_modules.layouts.lists import listed_splits
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.alignment import aligned
-from lightning_samseg.io.images import read_indexed_mask
+from lightning_samseg.io.mask_rules import Decision, Masks, decide
+from lightning_samseg.io.masks import StoredMask
+from lightning_samseg.io.text import escape, nfc
 from lightning_samseg.io.volumes import (
     Volume,
     case_name,
     is_volume,
     open_volume,
     read_slice,
-    read_volume,
     scaled_slice,
 )
 from lightning_samseg.io.yaml_files import read_yaml
-
-_LOOK_AT = 50  # masks that are opened to tell binary from indexed
-_MOST_CLASSES = 31  # a larger value in a mask is a grey level, not a class id
 
 
 class FolderLayout(Layout):
@@ -50,14 +47,18 @@ class FolderLayout(Layout):
     def __init__(
         self,
         root: str,
-        masks: Literal["auto", "binary", "indexed"] = "auto",
+        masks: Masks = "auto",
         group: str | None = None,
         split: Literal["auto", "lists", "random"] = "auto",
         split_seed: int = 0,
         scale_volumes: bool = False,
+        ignore: int | None = None,
+        mask_suffix: str = "",
+        subfolders: bool | None = None,
     ) -> None:
         self.root, self.masks, self.split, self.split_seed = Path(root).expanduser(), masks, split, split_seed
-        self.scale_volumes = scale_volumes
+        self.scale_volumes, self.ignore = scale_volumes, ignore
+        self.mask_suffix, self.subfolders = mask_suffix, subfolders
         self._volumes: dict[Path, Volume] = {}
         self._unplaced: list[str] = []
         try:
@@ -76,21 +77,25 @@ class FolderLayout(Layout):
         Raises:
             UserError: If ``classes.yaml`` is malformed, or it is needed and the data are missing.
         """
-        file = self.root / "classes.yaml"
-        if file.is_file():
-            return _read_classes(file)
-        if self.masks == "binary":
-            return ("foreground",)
-        paths = dict.fromkeys(path for item in self.items() for path in item.masks)
-        highest = max(map(_highest_value, list(paths)[:_LOOK_AT]))
-        if self.masks == "auto" and not 1 < highest <= _MOST_CLASSES:
-            return ("foreground",)
-        return tuple(f"class {number}" for number in range(1, max(1, highest) + 1))
+        if self._named:
+            return self._named
+        rule = self.decided.rule
+        return tuple(f"class {n}" for n in range(1, rule.classes + 1)) if rule.kind == "indexed" else ("foreground",)
 
-    @property
-    def indexed(self) -> bool:
-        """Whether mask values are class ids; otherwise ``read_mask`` tells the foreground of a single class."""
-        return self.masks == "indexed" or (self.masks == "auto" and len(self.class_names) > 1)
+    @cached_property
+    def decided(self) -> Decision:
+        """What the values of the masks mean.
+
+        Raises:
+            UserError: If nobody knows.
+        """
+        return decide(self.levels, self.masks, self.ignore, self._named)
+
+    @cached_property
+    def _named(self) -> tuple[str, ...]:
+        """Classes of ``classes.yaml``; none where there is no such file."""
+        file = self.root / "classes.yaml"
+        return _read_classes(file) if file.is_file() else ()
 
     def splits(self) -> Splits:
         """List the images and divide them by ``splits/{train,val,test}.txt``, or 70/10/20 by group.
@@ -107,8 +112,8 @@ class FolderLayout(Layout):
         else:
             splits = random_splits(items, self.split_seed)
         extra = self.root / "unlabelled"
-        paths = _list_files(extra) if extra.is_dir() else []
-        unlabelled = [item for path in paths for item in self._items_of(case_name(path), path)]
+        paths = self._files(extra)
+        unlabelled = [item for path in paths for item in self._items_of(self._name_of(path, extra), path)]
         return splits._replace(train=_single(splits.train), unlabelled=_single(unlabelled))
 
     def items(self) -> list[Item]:
@@ -120,7 +125,9 @@ class FolderLayout(Layout):
         """
         check_root(self.root, "your images")
         images = self._by_stem("images")
-        masks = self._by_stem("masks")
+        masks = self._by_stem("masks", self.mask_suffix)
+        if not images.keys() & masks.keys():
+            raise _no_pairs(self.root, list(images), list(masks))
         items = []
         for stem, image in images.items():
             mask = masks.pop(stem, None)
@@ -141,15 +148,11 @@ class FolderLayout(Layout):
             self.complain(UserError(f"{path} has no image.", fix="remove it, or add its image"), harmless=True)
         return items
 
-    def binary_masks(self, item: Item) -> tuple[Path, ...]:
-        """The masks, unless their values are class ids."""
-        return () if self.indexed or is_volume(item.image) else item.masks
-
     @cached_property
     def sliced(self) -> bool:  # type: ignore[override]
         """Whether there are volumes, of whose slices some show no foreground."""
         folder = self.root / "images"
-        return folder.is_dir() and any(map(is_volume, _list_files(folder)))
+        return any(map(is_volume, self._files(folder)))
 
     def notes(self) -> list[str]:
         """Say which masks of volumes are turned onto their images, or have to be taken as they are."""
@@ -181,29 +184,11 @@ class FolderLayout(Layout):
         """Voxel size ``(slice, row, column)`` of a volume in mm."""
         return self._volume(item.image).spacing if is_volume(item.image) else None
 
-    def read_label(self, item: Item, size: tuple[int, int]) -> np.ndarray:
-        """Read binary masks as class 1 and indexed ones as they are; uint8 ``(H, W)``.
-
-        Raises:
-            UserError: If the mask has another size than the image or a value that is no class.
-        """
-        path = item.masks[0]
-        if is_volume(path):
-            label = self._slice_of_mask(item)
-        elif not self.indexed:
-            return super().read_label(item, size)
-        else:
-            label = read_indexed_mask(path)
-        check_size(label, size, path, item.image)
-        highest = int(label.max(initial=0))
-        if highest > len(self.class_names):
-            raise UserError(
-                f"{path} holds the value {highest}, which is no class.",
-                expected=f"0 for background and 1..{len(self.class_names)} for {', '.join(self.class_names)}",
-                found=f"values up to {highest}",
-                fix=f"name all classes in {self.root / 'classes.yaml'}, or set --data.masks binary",
-            )
-        return label
+    def stored_mask(self, item: Item, path: Path) -> StoredMask:
+        """Read the numbers of a picture, or of one slice of a volume."""
+        if not is_volume(path):
+            return super().stored_mask(item, path)
+        return StoredMask(read_slice(self._volume(path, item.image), item.slice_index))
 
     def _items_of(self, stem: str, image: Path, mask: Path | None = None) -> list[Item]:
         item = Item(stem, image, () if mask is None else (mask,), group=self._group_of(stem) if mask else "")
@@ -229,23 +214,9 @@ class FolderLayout(Layout):
             self._volumes[path] = volume
         return self._volumes[path]
 
-    def _slice_of_mask(self, item: Item) -> np.ndarray:
-        values = read_slice(self._volume(item.masks[0], item.image), item.slice_index)
-        if not self.indexed:
-            return (values > 0).astype(np.uint8)
-        ids = values.astype(np.uint8)
-        if (ids != values).any():
-            raise UserError(
-                f"{item.masks[0]}: slice {item.slice_index + 1} holds values that are no class ids.",
-                expected="whole numbers 0..255",
-                found=", ".join(f"{value:g}" for value in np.unique(values)[:6]),
-                fix="write the mask again without interpolation, or set --data.masks binary",
-            )
-        return ids
-
-    def _by_stem(self, name: str) -> dict[str, Path]:
+    def _by_stem(self, name: str, suffix: str = "") -> dict[str, Path]:
         folder = self.root / name
-        paths = _list_files(folder) if folder.is_dir() else []
+        paths = self._files(folder)
         if not paths:
             raise UserError(
                 f"No images found in {folder}.",
@@ -255,12 +226,41 @@ class FolderLayout(Layout):
             )
         by_stem: dict[str, Path] = {}
         for path in paths:
-            stem = case_name(path)
+            stem = self._name_of(path, folder)
+            if not stem.endswith(suffix):
+                strange = f"{path} is no mask: its name does not end with {suffix}."
+                self.complain(UserError(strange, fix="rename or remove it"), harmless=True)
+                continue
+            stem = stem.removesuffix(suffix)
             if stem in by_stem:
                 same = f"{by_stem[stem]} and {path.name} have the same name."
                 self.complain(UserError(same, fix="rename one of them"))
             by_stem[stem] = path
         return by_stem
+
+    def _files(self, folder: Path) -> list[Path]:
+        """Pictures and volumes of a folder, in natural order; none where it is not there.
+
+        Raises:
+            UserError: If it has folders of its own with such files and nobody has said what to do with them.
+        """
+        if not folder.is_dir():
+            return []
+        inside = [path for path in folder.rglob("*") if path.is_dir() and path.name[0] not in "._"]
+        deep = {path: files for path in inside if (files := _list_files(path))} if self.subfolders is not False else {}
+        if deep and self.subfolders is None:
+            raise UserError(
+                f"{folder} has folders of its own with images, such as {next(iter(deep)).relative_to(folder)}.",
+                expected="to be told whether they belong to the data",
+                fix="set --data.subfolders true, or false to leave them out",
+            )
+        files = [*_list_files(folder), *(path for files in deep.values() for path in files)]
+        return sorted(files, key=lambda path: natural_key(path.relative_to(folder).as_posix()))
+
+    def _name_of(self, path: Path, folder: Path) -> str:
+        """Name of a file's case: without ending, with the folders between."""
+        parts = path.relative_to(folder).parts[:-1]
+        return "/".join([*(escape(nfc(part)) for part in parts), case_name(path)])
 
     def _group_of(self, stem: str) -> str:
         if self.group is None:
@@ -275,10 +275,32 @@ class FolderLayout(Layout):
 
 
 def _list_files(folder: Path) -> list[Path]:
-    """Pictures and volumes directly inside a folder, in natural order."""
-    return sorted(
-        [*list_images(folder), *(path for path in folder.iterdir() if is_volume(path) and path.name[0] != ".")],
-        key=lambda path: natural_key(path.name),
+    """Pictures and volumes directly inside a folder."""
+    return [*list_images(folder), *(path for path in folder.iterdir() if is_volume(path) and path.name[0] != ".")]
+
+
+def _no_pairs(root: Path, images: list[str], masks: list[str]) -> UserError:
+    """Say how the names of images and masks differ, if it is by something before or behind them."""
+    fix = f"give each mask the name of its image, or move images without masks to {root / 'unlabelled'}"
+    for longer, shorter, what in ((masks, images, "mask"), (images, masks, "image")):
+        known = set(shorter)
+        for name in longer:
+            own = Path(name).name
+            for cut in range(1, len(own)):
+                if what == "mask" and name[:-cut] in known:
+                    fix = f"set --data.mask_suffix {name[-cut:]}"
+                elif name[:-cut] in known or name[: -len(own)] + own[cut:] in known:
+                    part = own[-cut:] if name[:-cut] in known else own[:cut]
+                    fix = f"take {part} out of the names of the {what}s"
+                else:
+                    continue
+                found = f"{shorter[0]} and {longer[0]}"
+                return UserError(f"Images and masks in {root} are not named alike.", found=found, fix=fix)
+    return UserError(
+        f"No image in {root / 'images'} has a mask.",
+        expected=f"masks of the same names in {root / 'masks'}",
+        found=f"images such as {images[0]}, masks such as {masks[0]}" if masks else "no mask",
+        fix=fix,
     )
 
 
@@ -292,13 +314,6 @@ def _single(items: Iterable[Item]) -> list[Item]:
         else item
         for item in items
     ]
-
-
-def _highest_value(path: Path) -> int:
-    try:
-        return int((read_volume(open_volume(path)) if is_volume(path) else read_indexed_mask(path)).max(initial=0))
-    except UserError:  # colours are no class ids; a damaged file is reported when it is needed
-        return 255
 
 
 def _read_classes(file: Path) -> tuple[str, ...]:

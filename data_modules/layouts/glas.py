@@ -10,22 +10,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import cv2
-import numpy as np
-
 from data_modules.layouts.base import (
     Item,
     Layout,
     Splits,
     check_root,
-    check_size,
     natural_key,
     random_splits,
     shuffled,
 )
 from data_modules.layouts.lists import list_text
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.images import read_indexed_mask
 from lightning_samseg.io.text import write_text
 
 LISTS = Path(__file__).parents[1] / "splits" / "glas"
@@ -46,6 +41,7 @@ class GlasLayout(Layout):
 
     name = "GlaS"
     class_names = ("gland",)
+    masks = "instances"
 
     def __init__(
         self,
@@ -123,34 +119,6 @@ class GlasLayout(Layout):
             return []
         return ["no Grade.csv: grades and patients are unknown, and online learning has one set, GlaS"]
 
-    def binary_masks(self, item: Item) -> tuple[Path, ...]:
-        """Annotations that were made binary, 0 and 255."""
-        return tuple(path for path in item.masks if read_indexed_mask(path).max(initial=0) == 255)
-
-    def read_label(self, item: Item, size: tuple[int, int]) -> np.ndarray:
-        """Read all glands as class 1: uint8 ``(H, W)``.
-
-        Raises:
-            UserError: If the annotation cannot be read, is in colour, or has another size than the image.
-        """
-        numbers = self._annotation(item, size)
-        return (numbers > (127 if numbers.max(initial=0) == 255 else 0)).astype(np.uint8)
-
-    def read_instances(self, item: Item, size: tuple[int, int]) -> np.ndarray | None:
-        """Read the number of each pixel's gland: int32 ``(H, W)``, 0 between glands.
-
-        Returns:
-            None where the annotation is binary: 0 and 255, or 0 and 1 in several pieces.
-
-        Raises:
-            UserError: See ``read_label``.
-        """
-        numbers = self._annotation(item, size)
-        highest = int(numbers.max(initial=0))
-        if highest == 255 or (highest == 1 and cv2.connectedComponents(numbers, connectivity=8)[0] > 2):
-            return None
-        return numbers.astype(np.int32)
-
     @cached_property
     def folder(self) -> Path:
         """The folder that holds the images: the root, or the first one inside that has any."""
@@ -171,11 +139,6 @@ class GlasLayout(Layout):
     @property
     def _of_grade(self) -> str:
         return "" if self.grade == "all" else f", grade {self.grade}"
-
-    def _annotation(self, item: Item, size: tuple[int, int]) -> np.ndarray:
-        numbers = read_indexed_mask(item.masks[0])
-        check_size(numbers, size, item.masks[0], item.image)
-        return numbers
 
     def _slide(self, case_id: str) -> _Slide:
         if not self.grades:

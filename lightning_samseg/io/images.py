@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lightning_samseg.errors import UserError
 from lightning_samseg.io.decoding import IMAGE_SUFFIXES, orientation_of, read_picture
 from lightning_samseg.io.files import atomic_write
 from lightning_samseg.io.orientation import TAG, to_stored
@@ -14,8 +13,6 @@ from lightning_samseg.io.picture import as_float
 __all__ = [
     "IMAGE_SUFFIXES",
     "read_image",
-    "read_indexed_mask",
-    "read_mask",
     "to_grey",
     "to_rgb_uint8",
     "write_image",
@@ -38,65 +35,6 @@ def read_image(path: str | Path) -> np.ndarray:
         UserError: See :func:`lightning_samseg.io.decoding.read_picture`.
     """
     return read_picture(path).colours()
-
-
-def read_mask(path: str | Path) -> np.ndarray:
-    """Read a binary mask of any mode: 1-bit, grey, palette, RGB, RGBA, 16-bit.
-
-    Where a lossless mask has a single level beside 0, such as 0/1, 0/255 or black/dark red, that level is foreground;
-    else a pixel is foreground where its largest colour channel exceeds 127, so that the noise of a JPEG mask does not
-    count. Alpha is not a mask and is ignored; palettes are resolved to colours, for an index is neither light nor dark.
-
-    Args:
-        path: An image file.
-
-    Returns:
-        bool ``(H, W)``.
-
-    Raises:
-        UserError: If the file is missing or cannot be read.
-    """
-    picture = read_picture(path)
-    if picture.values.dtype == bool:
-        return picture.values
-    values = picture.colours()
-    if values.ndim == 3:
-        values = values.max(axis=2)
-    if not picture.lossy and np.isin(values, (0, values.max(initial=0))).all():
-        return values > 0
-    return values > 127
-
-
-def read_indexed_mask(path: str | Path) -> np.ndarray:
-    """Read a mask whose pixel values (or palette indices) are class ids.
-
-    Args:
-        path: An image file: 1-bit, grey, palette, 16-bit, or RGB(A) with equal colour channels.
-
-    Returns:
-        uint8 ``(H, W)``, the values as they are in the file.
-
-    Raises:
-        UserError: If the file cannot be read, is in colour, or holds a value outside 0..255.
-    """
-    values = read_picture(path).values
-    if values.ndim == 3:
-        if (values != values[..., :1]).any():
-            raise UserError(
-                f"{path}: a mask of class ids cannot be in colour.",
-                expected="one value per pixel: grey or palette",
-                found="colour channels that differ",
-                fix="save the mask as a grey or palette PNG whose values are the class ids",
-            )
-        values = values[..., 0]
-    low, high = values.min(initial=0), values.max(initial=0)
-    if low < 0 or high > 255:
-        raise UserError(
-            f"{path}: class ids of a mask must lie in 0..255.",
-            found=f"values from {low} to {high}",
-            fix="renumber the classes of this mask",
-        )
-    return values.astype(np.uint8)
 
 
 def to_grey(image: np.ndarray) -> np.ndarray:

@@ -92,7 +92,7 @@ def test_a_key_stands_for_bytes_and_for_what_is_done_with_them(tmp_path):
         cache.path_of(item._replace(class_id=2), True),
         cache.path_of(item._replace(slice_index=1), True),
         always(Counting(), tmp_path).path_of(item, True),  # another class
-        always(FolderLayout(str(tmp_path), masks="binary"), tmp_path).path_of(item, True),
+        always(FolderLayout(str(write_folder(tmp_path / "own", ["a"])), masks="binary"), tmp_path).path_of(item, True),
     }
     write_image(item.masks[0], np.ones((30, 40), bool))
     others.add(cache.path_of(item, True))
@@ -232,7 +232,7 @@ def test_batches_are_the_same_with_and_without(tmp_path, monkeypatch, kind):
     else:
         root, module = write_polyp(tmp_path, train=30, test={"CVC-300": 2, "Kvasir": 2}), PolypDataModule
     plain = list(module(str(root), cache_gb=0, **options).test_dataloader())
-    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "cache" / "decoded").exists()
     for workers in (0, 2, 0):
         cached = list(module(str(root), num_workers=workers, **options).test_dataloader())
         assert size_of(tmp_path / "cache" / "decoded")[0] == sum(len(batch["cases"]) for batch in plain)
@@ -273,10 +273,11 @@ def test_merged_masks_and_classes_are_kept_apart(tmp_path):
 
 
 def test_indexed_masks_keep_their_values(tmp_path):
-    root = write_folder(tmp_path / "own", [f"a{n}" for n in range(10)])
-    for masks in ("binary", "indexed"):
+    root = write_folder(tmp_path / "own", [f"a{n}" for n in range(10)], values=(3,))
+    for masks, value in (("binary", 1), ("indexed", 3)):
         layout = FolderLayout(str(root), masks=masks)
         item = layout.items()[0]
         for _ in range(2):
             _, label = always(layout, tmp_path).read(item, True)
             np.testing.assert_array_equal(label, layout.read_label(item, label.shape))
+            assert label.max() == value

@@ -141,7 +141,7 @@ FAULTS = {
     ),
     "fractions": (
         lambda root: write_nifti(root / "masks" / "p0_c1.nii.gz", acdc_volume(4)[1] * np.float32(0.5)),
-        "no class ids",
+        "no whole numbers",
     ),
 }
 

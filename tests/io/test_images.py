@@ -6,13 +6,12 @@ from PIL import Image
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.images import (
     read_image,
-    read_indexed_mask,
-    read_mask,
     to_grey,
     to_rgb_uint8,
     write_image,
 )
-from tests.fakes import truncate, write_mask
+from lightning_samseg.io.masks import read_stored_mask
+from tests.fakes import truncate
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (20, 30), dtype=np.uint8)
@@ -60,17 +59,6 @@ def test_colours_of_12_bits_are_not_cut_to_4(tmp_path, suffix, alpha):
         read_image(tmp_path / f"a.{suffix}")
 
 
-def test_masks_of_16_bit_colour_keep_small_values(tmp_path):
-    for highest in (1, 2, 65535):
-        channels = 3 if highest == 1 else 4  # with a useless alpha
-        cv2.imwrite(str(tmp_path / "m.png"), np.repeat(MASK[..., None], channels, axis=2).astype(np.uint16) * highest)
-        np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), MASK)
-        if highest < 256:
-            np.testing.assert_array_equal(read_indexed_mask(tmp_path / "m.png"), MASK * highest)
-    with pytest.raises(UserError, match=r"0\.\.255"):
-        read_indexed_mask(tmp_path / "m.png")
-
-
 def test_big_endian_16_bit(tmp_path):
     Image.frombytes("I;16B", (30, 20), (GREY.astype(np.uint16) * 100).astype(">u2").tobytes()).save(tmp_path / "a.tif")
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), GREY.astype(np.uint16) * 100)
@@ -102,7 +90,7 @@ def test_truncated_file_is_named(tmp_path, suffix):
     path = tmp_path / f"cut.{suffix}"
     write_image(path, COLOUR)
     truncate(path)
-    for read in (read_image, read_mask, read_indexed_mask):
+    for read in (read_image, read_stored_mask):
         with pytest.raises(UserError, match=rf"cut\.{suffix}.*damaged or cut off") as caught:
             read(path)
         assert "way out" in str(caught.value)
@@ -121,71 +109,6 @@ def test_no_image_missing_file_and_several_pages(tmp_path):
     pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
     with pytest.raises(UserError, match="2 pages"):
         read_image(tmp_path / "stack.tif")
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "RGB", "RGBA", "P", "LA"])
-@pytest.mark.parametrize("mask", [MASK, np.zeros_like(MASK), np.ones_like(MASK)], ids=["part", "none", "all"])
-def test_binary_mask_of_any_mode(tmp_path, mode, mask):
-    write_mask(tmp_path / "m.png", mask, mode)
-    read = read_mask(tmp_path / "m.png")
-    assert read.dtype == bool
-    np.testing.assert_array_equal(read, mask)
-
-
-def test_transparent_mask_is_read_from_its_colours(tmp_path):
-    alpha = np.zeros((20, 30, 4), np.uint8)
-    alpha[..., :3][MASK] = 255
-    alpha[..., 3] = np.where(MASK, 0, 255)  # the opposite of the mask
-    Image.fromarray(alpha).save(tmp_path / "m.png")
-    np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), MASK)
-
-
-@pytest.mark.parametrize(("dtype", "value"), [(np.uint8, 1), (np.uint8, 100), (np.uint16, 1), (np.uint16, 65535)])
-def test_single_level_is_foreground(tmp_path, dtype, value):
-    write_image(tmp_path / "m.png", MASK.astype(dtype) * dtype(value))
-    np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), MASK)
-
-
-def test_grey_levels_are_cut_at_127(tmp_path):
-    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    write_image(tmp_path / "m.png", ramp)
-    np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), ramp >= 128)
-
-
-def test_noise_of_a_jpeg_mask_does_not_count(tmp_path):
-    big = np.kron(MASK, np.ones((7, 7), bool))
-    Image.fromarray(big.astype(np.uint8) * 255).save(tmp_path / "m.jpg", quality=60)
-    assert len(np.unique(np.asarray(Image.open(tmp_path / "m.jpg")))) > 2
-    np.testing.assert_array_equal(read_mask(tmp_path / "m.jpg"), big)
-    dark = np.zeros((16, 16), np.uint8)
-    dark[3, 3] = 2
-    Image.fromarray(dark).save(tmp_path / "dark.jpg", quality=100)
-    assert not read_mask(tmp_path / "dark.jpg").any()
-
-
-def test_indexed_masks(tmp_path):
-    ids = (np.arange(600) % 4).astype(np.uint8).reshape(20, 30)
-    palette = Image.fromarray(ids).convert("P")
-    palette.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0, 0, 0, 128])
-    palette.save(tmp_path / "p.png")
-    write_image(tmp_path / "l.png", ids)
-    write_image(tmp_path / "rgb.png", np.dstack([ids] * 3))
-    write_image(tmp_path / "deep.png", ids.astype(np.uint16))
-    for name in ("p", "l", "rgb", "deep"):
-        read = read_indexed_mask(tmp_path / f"{name}.png")
-        assert read.dtype == np.uint8
-        np.testing.assert_array_equal(read, ids)
-    write_mask(tmp_path / "one.png", MASK, "1")
-    np.testing.assert_array_equal(read_indexed_mask(tmp_path / "one.png"), MASK)
-
-
-def test_indexed_masks_that_are_none(tmp_path):
-    write_image(tmp_path / "colour.png", COLOUR)
-    with pytest.raises(UserError, match="cannot be in colour"):
-        read_indexed_mask(tmp_path / "colour.png")
-    write_image(tmp_path / "deep.png", MASK.astype(np.uint16) * 300)
-    with pytest.raises(UserError, match=r"0\.\.255"):
-        read_indexed_mask(tmp_path / "deep.png")
 
 
 def test_conversions():
