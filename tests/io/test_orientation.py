@@ -8,7 +8,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from lightning_samseg.io.decoding import orientation_of
-from lightning_samseg.io.images import read_image, read_indexed_mask, read_mask, write_image, write_mask_beside
+from lightning_samseg.io.images import read_image, write_image, write_mask_beside
+from lightning_samseg.io.masks import read_stored_mask
 from lightning_samseg.io.orientation import TAG, to_displayed, to_stored
 
 RNG = np.random.default_rng(0)
@@ -71,8 +72,7 @@ def test_masks_turn_with_their_pictures(tmp_path, orientation):
     write_image(tmp_path / "drawn.png", ids)
     write_mask_beside(tmp_path / "beside.png", ids, tmp_path / "a.jpg")
     for name in ("drawn.png", "beside.png"):
-        np.testing.assert_array_equal(read_indexed_mask(tmp_path / name), ids)
-        np.testing.assert_array_equal(read_mask(tmp_path / name), ids > 0)
+        np.testing.assert_array_equal(read_stored_mask(tmp_path / name).values, ids)
         np.testing.assert_array_equal(displayed(tmp_path / name), ids)
     # Programs that know nothing of EXIF see picture and mask as they are stored, and both fit.
     with Image.open(tmp_path / "a.jpg") as image, Image.open(tmp_path / "beside.png") as mask:
