@@ -1,7 +1,6 @@
 """The DataModule behind all data sets: streams for training, whole cases for evaluation, one geometry for all."""
 
 from collections import Counter
-from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -149,7 +148,7 @@ class SegmentationDataModule(LightningDataModule):
         labelled, unlabelled = len(self.labelled_items), len(self.unlabelled_items)
         counts = f"{labelled} labelled, {unlabelled} unlabelled, {len(splits.val)} validation, {len(splits.test)} test"
         rank_zero_info(f"{self.layout.name}: {counts} images")
-        self._say_notes(() if stage == "predict" else [*splits.train, *splits.val, *splits.test])
+        self._say_notes([] if stage == "predict" else [*splits.train, *splits.val, *splits.test])
 
     @property
     def splits(self) -> Splits:
@@ -235,7 +234,7 @@ class SegmentationDataModule(LightningDataModule):
         counts = Counter(place.set_name for place in dataset.stream)
         part = "" if self.stream_part == "all" else ", the split's test part"
         rank_zero_info(f"{self.layout.name}: stream of {', '.join(f'{n} {name}' for name, n in counts.items())}{part}")
-        self._say_notes(place.item for place in dataset.stream)
+        self._say_notes([place.item for place in dataset.stream])
         names = "\n".join(image_id(place.item) for place in dataset.stream).encode()
         loader.identity = f"stream of {len(dataset)} images of {sha256(names).hexdigest()[:12]}"
         return loader
@@ -341,7 +340,7 @@ class SegmentationDataModule(LightningDataModule):
     def _streams(self) -> bool:
         return bool(getattr(self.trainer and self.trainer.lightning_module, "uses_stream", False))
 
-    def _say_notes(self, items: Iterable[Item]) -> None:
+    def _say_notes(self, items: list[Item]) -> None:
         for line in self.layout.remarks(items):
             rank_zero_info(line)
 

@@ -1,6 +1,5 @@
 """Data sets that need no download, made on first use: ultrasound in BUSI's layout, colonoscopy in PraNet's."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,5 +96,5 @@ class DemoStreamDataModule(PolypDataModule):
             write_demo_polyp(temporary, *self.counts, seed=self.demo_seed)
         rank_zero_info(f"Generated {5 * self.counts[0] + self.counts[1]} demo images in {self.folder}")
 
-    def _say_notes(self, items: Iterable[Item]) -> None:
+    def _say_notes(self, items: list[Item]) -> None:
         """Say nothing: that these are not PraNet's complete sets is no news."""
