@@ -104,6 +104,16 @@ class SemiSam(BaseMethod):
         self.network = build_unet(network, self.num_classes, in_channels, encoder_weights=encoder_weights)
         self.teacher = make_teacher(self.network)
         self.sam: SamTeacher | None = None  # is loaded for training, and is in no checkpoint
+        self._sam_sha256: str | None = None
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Hash of the frozen SAM's weights; None before training."""
+        return self._sam_sha256
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember which SAM has taught."""
+        self._sam_sha256 = checkpoint["weights_sha256"]
 
     def on_fit_start(self) -> None:
         """Load SAM.
@@ -114,6 +124,7 @@ class SemiSam(BaseMethod):
         if self.sam_consistency > 0 and self.sam is None:
             frozen = Generalist(self.backbone, self.sam_size, self.checkpoint).to(self.device)
             self.sam = SamTeacher(frozen, self.prompt, self.mask_threshold)
+            self._sam_sha256 = frozen.weights_sha256
 
     def training_step(self, batch: SemiBatch, batch_idx: int) -> Tensor:
         """One iteration of ``L``."""

@@ -37,13 +37,28 @@ IGNORED = (
 """Options in which repeats may differ: seed, folders, devices, what is shown. Data and convention are facts instead."""
 
 HANDLING = (
-    *("image_size", "num_labelled", "labelled_batch_size", "unlabelled_batch_size", "augment", "normalise", "resize"),
-    *("geometry", "grey", "stream_order", "root", "num_workers", "eval_batch_size", "predict_from", "cache_gb"),
+    *("image_size", "num_labelled", "labelled_patients", "labelled_batch_size", "unlabelled_batch_size", "augment"),
+    *(
+        "normalise",
+        "resize",
+        "geometry",
+        "grey",
+        "stream_order",
+        "root",
+        "num_workers",
+        "eval_batch_size",
+        "predict_from",
+        "cache_gb",
+    ),
 )
 """Arguments of a data module that say how images reach the network, not which images are scored."""
 
 DATA_LABELS = {"Acdc": "ACDC", "Busi": "BUSI", "Glas": "GlaS", "Retouch": "RETOUCH"}
-METHOD_LABELS = {"CpcSam": "CPC-SAM", "AuxOl": "AuxOL", "DirectOl": "DirectOL", "ZeroShot": "zero-shot SAM"}
+METHOD_LABELS = {
+    **{"CpcSam": "CPC-SAM", "AuxOl": "AuxOL", "DirectOl": "DirectOL", "ZeroShot": "zero-shot SAM", "UNet": "U-Net"},
+    **{"Uamt": "UAMT", "Cps": "CPS", "Urpc": "URPC", "McNetPlus": "MC-Net+", "DcNet": "DCNet", "Bcp": "BCP"},
+    **{"SemiSam": "SemiSAM"},
+}
 
 
 @dataclass(frozen=True)
@@ -134,16 +149,23 @@ def repeat_key(run: RunRecord) -> dict[str, Any]:
         options["model.images_per_step"] = run.metrics.get("images_per_step", 1)
     elif run.metrics.get("iterations") and (run.metrics.get("processes") or 1) > 1:  # not those of a test by itself
         options["processes"] = run.metrics["processes"]
+    options["tested"] = _tested(run)
+    return options
+
+
+def _tested(run: RunRecord) -> str:
+    """Which checkpoint gave the scores: best, last or so."""
     tested = run.config.get("ckpt_path")
     # A finished `fit` has tested its best checkpoint; only a test by itself depends on this option.
-    options["tested"] = Path(str(tested)).stem if tested and not run.config.get("test_after_fit") else "best"
-    return options
+    return Path(str(tested)).stem if tested and not run.config.get("test_after_fit") else "best"
 
 
 def facts(run: RunRecord) -> dict[str, str]:
     """What a run scored: convention, unit, ids of the cases, the data module's arguments that choose images.
 
-    Beside them the fingerprint of the data's files and the split where the run recorded them, else ``unknown``.
+    Beside them the fingerprint of the data's files and the split where the run recorded them, else ``unknown``. The
+    split says which training images come first, and so which are labelled. ``checkpoint`` is ``best`` where validation
+    has selected the weights.
     """
     scores = next(iter(run.scores.values()))
     arguments = run.config["data"].get("init_args") or {}
@@ -153,6 +175,7 @@ def facts(run: RunRecord) -> dict[str, str]:
         "cases": f"{len(scores.cases)}, {_short_hash(scores.cases)}",
         "data fingerprint": _text(run.metrics.get("data_fingerprint")),
         "split": _split(run),
+        **({} if run.kind == "stream" else {"checkpoint": _tested(run)}),
         **{f"data.{name}": json.dumps(value) for name, value in arguments.items() if name not in HANDLING},
     }
 
