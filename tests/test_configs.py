@@ -28,7 +28,7 @@ CONFIGS = sorted(
     if path.parent.name not in NOT_CONFIGS and path.name not in OVERLAYS
 )
 SEMI_DATA = ("acdc", "busi")
-SEMI = sorted(path.stem for path in (EXPERIMENTS / "semi").glob("*.yaml") if path.stem not in SEMI_DATA)
+SEMI = sorted({path.stem for path in (EXPERIMENTS / "semi").glob("*.yaml")} - {*SEMI_DATA, "sam_lora"})
 GRIDS = sorted(str(path.relative_to(PROJECT)) for path in (EXPERIMENTS / "grids").glob("*.yaml"))
 
 
@@ -92,7 +92,18 @@ def test_semi_supervised_methods_lie_over_data_configs(method: str, data: str) -
     assert config.trainer.max_steps == (40_000 if method == "bcp" else 30_000)
 
 
-SAM_LORA: set[str] = set()
+SAM_LORA = {"backbone", "lora_rank"}
+
+
+@pytest.mark.parametrize("method", ["uamt", "cps", "unimatch"])
+def test_sam_goes_over_a_semi_supervised_method(method: str) -> None:
+    layers = [part for name in ("busi", method, "sam_lora") for part in ("--config", f"experiments/semi/{name}.yaml")]
+    config = parsed("fit", *layers)
+    built = build(config)
+    network = built.networks[0] if method == "cps" else built.network
+    assert len(network.sam.mask_decoders) == (2 if method == "cps" else 1)
+    assert config.model.init_args.optimizer == "adamw"
+    assert config.data.init_args.image_size == 512
 
 
 def test_run_folders_differ() -> None:

@@ -58,7 +58,8 @@ def adapter_of_run(path: str | Path, git_commit: str | None = None) -> Adapter:
     """Take the adapter out of a Lightning checkpoint of ours.
 
     Args:
-        path: ``best.ckpt`` or ``last.ckpt`` of a run of CpcSam or SAMed.
+        path: ``best.ckpt`` or ``last.ckpt`` of a run of CpcSam, SAMed, or Cps, Uamt, UniMatch on SAM; a teacher in it
+            is left out.
         git_commit: Commit of the code, for the record.
 
     Returns:
@@ -69,17 +70,19 @@ def adapter_of_run(path: str | Path, git_commit: str | None = None) -> Adapter:
     """
     checkpoint = read_checkpoint(path)
     settings: dict[str, Any] = checkpoint.get("hyper_parameters", {})
-    models = {key.split(".")[0] for key in checkpoint["state_dict"] if ".mask_decoders." in key}
-    if models != {"sam"} or "backbone" not in settings:
+    places = {key.partition("mask_decoders.")[0] for key in checkpoint["state_dict"] if ".mask_decoders." in key}
+    models = sorted(place for place in places if not place.startswith("teacher."))  # what is trained, not its average
+    if len(models) != 1 or "backbone" not in settings:
         raise UserError(
             f"{path} holds no adapter.",
-            expected="a run of one adapted SAM: CpcSam with one or two branches, or SAMed",
+            expected="a run of one adapted SAM: CpcSam with one or two branches, SAMed, or a method on sam_lora",
             found="two models that share nothing"
             if len(models) > 1
             else settings.get("_class_path", "another network"),
             fix="give the checkpoint of such a run; use others as they are, with --ckpt_path",
         )
-    own = {key.removeprefix("sam."): value for key, value in checkpoint["state_dict"].items() if key.startswith("sam.")}
+    (place,) = models
+    own = {key.removeprefix(place): value for key, value in checkpoint["state_dict"].items() if key.startswith(place)}
     tensors = trained_part(own)
     scales = {name: settings[name] for name in ("lora_alpha", "msa_ratio", "msa_scale") if name in settings}
     image_size = settings.get("image_size", DEFAULT_IMAGE_SIZE)

@@ -9,7 +9,9 @@ from lightning_samseg.losses.consistency import probabilities
 from lightning_samseg.losses.dice_ce import cross_entropy_loss, dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.metrics.on_device import agreement, confidence, empty_fraction
-from lightning_samseg.models.branched_unet import NetworkName, build_unet, take_channels
+from lightning_samseg.models.branched_unet import NetworkName, take_channels
+from lightning_samseg.models.sam import BackboneName
+from lightning_samseg.models.sam_network import SamNetwork, build_network
 from lightning_samseg.semi.ramps import staircase_ramp
 from lightning_samseg.types import SemiBatch
 
@@ -25,13 +27,18 @@ class Cps(BaseMethod):
     networks makes the authors' two steps.
 
     Args:
-        network: See ``NetworkName``.
+        network: See ``NetworkName``; or ``sam_lora``, beyond the paper: SAM with LoRA on one encoder, and on it a mask
+            decoder in the place of each network.
         in_channels: Channels of the input: 1 for grey images, as in the papers, or 3.
         encoder_weights: ``imagenet`` for pretrained encoders, where the network has one.
         consistency: lambda, the highest weight of the cross supervision.
         rampup_iters: Iterations of its ramp; None for the length of the run, 0 for no ramp.
         rampup_stairs: In how many stairs it rises: the authors' 200 of 150 iterations.
         branch: The network that predicts, and is validated; which one the published tables show is not said.
+        backbone: SAM of ``sam_lora``.
+        checkpoint: Its weights in official SAM's names instead of the cached ones.
+        pretrained: False leaves them at random, for where a checkpoint's are loaded afterwards.
+        lora_rank: Rank of LoRA on the queries and values of its encoder.
         base: Arguments of :class:`BaseMethod`. The authors': SGD, lr 0.01, weight decay 1e-4, no warm-up, poly_lag 0.
     """
 
@@ -46,24 +53,46 @@ class Cps(BaseMethod):
         rampup_iters: int | None = None,
         rampup_stairs: int = 200,
         branch: Literal["1", "2"] = "1",
+        backbone: BackboneName = "sam_vit_b",
+        checkpoint: str | None = None,
+        pretrained: bool = True,
+        lora_rank: int = 4,
         **base: Any,
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
-        self.in_channels = in_channels
         self.consistency = consistency
         self.rampup_iters = rampup_iters
         self.rampup_stairs = rampup_stairs
         self.branch = int(branch) - 1
+        sam = network == "sam_lora"
         self.networks = torch.nn.ModuleList(
-            build_unet(network, self.num_classes, in_channels, encoder_weights=encoder_weights) for _ in range(2)
+            build_network(
+                network,
+                self.num_classes,
+                self.image_size,
+                in_channels,
+                encoder_weights,
+                backbone,
+                checkpoint,
+                pretrained,
+                lora_rank,
+                branches=2,
+            )
+            for _ in range(1 if sam else 2)
         )
+        self.in_channels: int = self.networks[0].in_channels  # type: ignore[assignment]
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Hash of SAM's weights, where the network is SAM."""
+        return getattr(getattr(self.networks[0], "sam", None), "weights_sha256", None)
 
     def training_step(self, batch: SemiBatch, batch_idx: int) -> Tensor:
         """One iteration of both networks."""
         labelled, target = batch["labelled"]["image"], batch["labelled"]["mask"]
         images = take_channels(torch.cat([labelled, batch["unlabelled"]["image"]]), self.in_channels)
-        outputs = [network(images) for network in self.networks]
+        outputs = self.outputs(images)
         guesses = [output.detach().argmax(1) for output in outputs]
         supervised = [dice_ce_loss(output[: len(labelled)], target, 0.5) for output in outputs]
         crossed = [
@@ -96,4 +125,13 @@ class Cps(BaseMethod):
 
     def predict_probabilities(self, image: Tensor) -> Tensor:
         """Softmax ``(B, K, S, S)`` of the network that predicts."""
-        return probabilities(self.networks[self.branch](take_channels(image, self.in_channels)))
+        return probabilities(self.outputs(take_channels(image, self.in_channels))[self.branch])
+
+    def outputs(self, images: Tensor) -> list[Tensor]:
+        """Logits ``(B, K, S, S)`` of both networks, or of both decoders of the one SAM."""
+        if len(self.networks) == 2:
+            return [network(images) for network in self.networks]
+        sam = self.networks[0]
+        assert isinstance(sam, SamNetwork)
+        features = sam.encode(images)
+        return [sam.decode(features, branch).logits for branch in (0, 1)]

@@ -11,7 +11,9 @@ from lightning_samseg.losses.consistency import entropy, masked_mse, probabiliti
 from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.metrics.on_device import agreement, empty_fraction
-from lightning_samseg.models.branched_unet import NetworkName, build_unet, take_channels
+from lightning_samseg.models.branched_unet import NetworkName, take_channels
+from lightning_samseg.models.sam import BackboneName
+from lightning_samseg.models.sam_network import build_network
 from lightning_samseg.semi.noise import clipped_noise
 from lightning_samseg.semi.ramps import sigmoid_ramp, staircase_ramp, warmup_decay
 from lightning_samseg.semi.teacher import make_teacher, update_teacher
@@ -33,7 +35,7 @@ class Uamt(BaseMethod):
     starts as a copy of the student, where the authors draw it by itself; it becomes one after the first step anyway.
 
     Args:
-        network: See ``NetworkName``.
+        network: See ``NetworkName``; or ``sam_lora``, SAM with LoRA and one mask decoder, beyond the paper.
         in_channels: Channels of the input: 1 for grey images, as in the papers, or 3.
         encoder_weights: ``imagenet`` for a pretrained encoder, where the network has one.
         consistency: lambda, the highest weight of the consistency loss.
@@ -47,6 +49,10 @@ class Uamt(BaseMethod):
         noise_clip: b.
         entropy_scale: Largest entropy that the threshold refers to. ``ln2`` as the authors' code, which was written for
             two classes and is stricter with more; ``lnK`` the largest of K classes.
+        backbone: SAM of ``sam_lora``.
+        checkpoint: Its weights in official SAM's names instead of the cached ones.
+        pretrained: False leaves them at random, for where a checkpoint's are loaded afterwards.
+        lora_rank: Rank of LoRA on the queries and values of its encoder.
         base: Arguments of :class:`BaseMethod`. The authors': SGD, lr 0.01, weight decay 1e-4, no warm-up.
     """
 
@@ -66,6 +72,10 @@ class Uamt(BaseMethod):
         noise: float = 0.1,
         noise_clip: float = 0.2,
         entropy_scale: Literal["ln2", "lnK"] = "ln2",
+        backbone: BackboneName = "sam_vit_b",
+        checkpoint: str | None = None,
+        pretrained: bool = True,
+        lora_rank: int = 4,
         **base: Any,
     ) -> None:
         super().__init__(**base)
@@ -76,7 +86,6 @@ class Uamt(BaseMethod):
                 found=f"uncertainty_samples {uncertainty_samples}, teacher_passes {teacher_passes}",
                 fix="set --model.teacher_passes to a divisor of uncertainty_samples",
             )
-        self.in_channels = in_channels
         self.consistency = consistency
         self.rampup_iters = rampup_iters
         self.rampup_stairs = rampup_stairs
@@ -86,8 +95,24 @@ class Uamt(BaseMethod):
         self.noise = noise
         self.noise_clip = noise_clip
         self.highest_entropy = log(2 if entropy_scale == "ln2" else self.num_classes + 1)
-        self.network = build_unet(network, self.num_classes, in_channels, encoder_weights=encoder_weights)
+        self.network = build_network(
+            network,
+            self.num_classes,
+            self.image_size,
+            in_channels,
+            encoder_weights,
+            backbone,
+            checkpoint,
+            pretrained,
+            lora_rank,
+        )
+        self.in_channels = self.network.in_channels
         self.teacher = make_teacher(self.network)
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Hash of SAM's weights, where the network is SAM."""
+        return getattr(getattr(self.network, "sam", None), "weights_sha256", None)
 
     def training_step(self, batch: SemiBatch, batch_idx: int) -> Tensor:
         """One iteration of ``(CE + Dice) / 2 + w(t) C``."""

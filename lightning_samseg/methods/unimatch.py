@@ -12,7 +12,9 @@ from lightning_samseg.losses.dice_ce import dice_ce_loss, dice_loss
 from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.methods.bcp import halves
 from lightning_samseg.metrics.on_device import agreement, empty_fraction
-from lightning_samseg.models.branched_unet import NetworkName, build_unet, take_channels
+from lightning_samseg.models.branched_unet import NetworkName, take_channels
+from lightning_samseg.models.sam import BackboneName
+from lightning_samseg.models.sam_network import build_network
 from lightning_samseg.semi.mixing import Box, cutmix_boxes, inside
 from lightning_samseg.semi.noise import drop_channels
 from lightning_samseg.semi.strong import strong_view
@@ -33,7 +35,7 @@ class UniMatch(BaseMethod):
     An image is truncated to 8 bits before it is perturbed, as the authors do with unlabelled ones.
 
     Args:
-        network: See ``NetworkName``.
+        network: See ``NetworkName``; or ``sam_lora``, SAM with LoRA and one mask decoder, beyond the paper.
         in_channels: Channels of the input: 1 for grey images, as in the authors' medical trainer, or 3.
         encoder_weights: ``imagenet`` for a pretrained encoder, where the network has one.
         threshold: Least confidence of a label that is learned from.
@@ -41,6 +43,10 @@ class UniMatch(BaseMethod):
         perturbed_weight: Factor on the loss of the perturbed features.
         feature_dropout: Share of the channels that are dropped.
         cutmix_probability: Of a box in a strong view.
+        backbone: SAM of ``sam_lora``.
+        checkpoint: Its weights in official SAM's names instead of the cached ones.
+        pretrained: False leaves them at random, for where a checkpoint's are loaded afterwards.
+        lora_rank: Rank of LoRA on the queries and values of its encoder.
         base: Arguments of :class:`BaseMethod`. The authors': SGD, lr 0.01, weight decay 1e-4, no warm-up; for several
             processes ``trainer.sync_batchnorm``.
     """
@@ -57,17 +63,36 @@ class UniMatch(BaseMethod):
         perturbed_weight: float = 0.5,
         feature_dropout: float = 0.5,
         cutmix_probability: float = 0.5,
+        backbone: BackboneName = "sam_vit_b",
+        checkpoint: str | None = None,
+        pretrained: bool = True,
+        lora_rank: int = 4,
         **base: Any,
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
-        self.in_channels = in_channels
         self.threshold = threshold
         self.strong_weight = strong_weight
         self.perturbed_weight = perturbed_weight
         self.feature_dropout = feature_dropout
         self.cutmix_probability = cutmix_probability
-        self.network = build_unet(network, self.num_classes, in_channels, encoder_weights=encoder_weights)
+        self.network = build_network(
+            network,
+            self.num_classes,
+            self.image_size,
+            in_channels,
+            encoder_weights,
+            backbone,
+            checkpoint,
+            pretrained,
+            lora_rank,
+        )
+        self.in_channels = self.network.in_channels
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Hash of SAM's weights, where the network is SAM."""
+        return getattr(getattr(self.network, "sam", None), "weights_sha256", None)
 
     def on_fit_start(self) -> None:
         """Refuse images whose values are not those of a picture.

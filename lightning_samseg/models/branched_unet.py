@@ -52,7 +52,7 @@ def build_unet(
     if network != "paper" and (kind != "unet" or not encoder):
         raise UserError(
             f"There is no network {network!r}.",
-            expected="paper, or unet/ and an encoder of segmentation-models-pytorch",
+            expected="paper, unet/ENCODER of segmentation-models-pytorch, or for Cps, Uamt and UniMatch sam_lora",
             fix="set --model.network paper, or for instance unet/resnet34",
         )
     return BranchedUNet(num_classes, in_channels, decoders, side_heads, encoder or None, encoder_weights)
@@ -109,6 +109,7 @@ class BranchedUNet(nn.Module):
         dropout: Sequence[float] = DROPOUT,
     ) -> None:
         super().__init__()
+        self.in_channels = in_channels
         channels = num_classes + 1
         self.encoder: PaperEncoder | SmpEncoder
         if encoder is None:

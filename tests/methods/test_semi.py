@@ -11,6 +11,7 @@ import torch
 from data_modules import BusiDataModule
 from lightning_samseg.errors import UserError
 from lightning_samseg.inference import Input, load_predictor
+from lightning_samseg.io.checkpoints import adapter_of_run
 from lightning_samseg.methods import Bcp, Cps, DcNet, McNetPlus, SemiSam, Uamt, UNet, UniMatch, Urpc
 from lightning_samseg.methods.base import BaseMethod
 from tests.fakes import write_busi
@@ -26,6 +27,9 @@ METHODS: dict[str, tuple[type[BaseMethod], dict[str, Any]]] = {
     "bcp": (Bcp, {"pretrain_iters": 2}),
     "unimatch": (UniMatch, {"threshold": 0.3}),
     "semi_sam": (SemiSam, {"backbone": "tiny"}),
+    "uamt_on_sam": (Uamt, {"network": "sam_lora", "backbone": "tiny"}),
+    "cps_on_sam": (Cps, {"network": "sam_lora", "backbone": "tiny"}),
+    "unimatch_on_sam": (UniMatch, {"network": "sam_lora", "backbone": "tiny", "threshold": 0.3}),
 }
 SEMI = [name for name in METHODS if name != "unet"]
 
@@ -34,7 +38,7 @@ def build(name: str, **arguments: Any) -> BaseMethod:
     kind, own = METHODS[name]
     torch.manual_seed(0)
     given = {"optimizer": "sgd", "lr": 0.01, "in_channels": 1, "rampup_iters": 0} | own | arguments
-    if name in ("unet", "bcp", "unimatch"):
+    if kind in (UNet, Bcp, UniMatch):
         given.pop("rampup_iters")
     return kind(num_classes=1, image_size=SIDE, **given)
 
@@ -242,6 +246,35 @@ def test_unimatch_wants_pictures(poisoned: Path) -> None:
     data.hparams["normalise"] = "sam"
     with pytest.raises(UserError, match="minmax"):
         trainer(steps=1).fit(build("unimatch"), datamodule=data)
+
+
+@pytest.mark.parametrize(("name", "branches"), [("uamt_on_sam", 1), ("cps_on_sam", 2), ("unimatch_on_sam", 1)])
+def test_an_adapter_is_exported_without_the_teacher(runs: dict[str, Path], name: str, branches: int) -> None:
+    adapter = adapter_of_run(checkpoint(runs, name, STEPS))
+    method = build(name)
+    network = method.networks[0] if name == "cps_on_sam" else method.network
+    assert set(adapter.tensors) == {key for key, p in network.sam.named_parameters() if p.requires_grad} | {
+        key for key in adapter.tensors if "prompt_encoder" in key
+    }
+    assert len({key.split(".")[1] for key in adapter.tensors if key.startswith("mask_decoders.")}) == branches
+    student = torch.load(checkpoint(runs, name, STEPS), weights_only=True)["state_dict"]
+    prefix = "networks.0.sam" if name == "cps_on_sam" else "network.sam"
+    for key, value in adapter.tensors.items():
+        assert torch.equal(value, student[f"{prefix}.{key}"]), key
+
+
+def test_a_network_without_sam_exports_no_adapter(runs: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match="holds no adapter"):
+        adapter_of_run(checkpoint(runs, "uamt", STEPS))
+
+
+def test_the_frozen_part_of_sam_is_shared_with_the_teacher() -> None:
+    method = build("uamt_on_sam")
+    own = {p.data_ptr() for p in method.network.parameters() if not p.requires_grad}
+    assert own <= {p.data_ptr() for p in method.teacher.parameters()}
+    assert not {p.data_ptr() for p in method.network.parameters() if p.requires_grad} & {
+        p.data_ptr() for p in method.teacher.parameters()
+    }
 
 
 def test_uamts_passes_must_share_its_samples() -> None:
