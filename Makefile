@@ -49,9 +49,10 @@ test-slurm: install  ## grids, preemption and two nodes on a real Slurm, at most
 
 check: lint type test  ## everything a commit must pass
 
-lint: install  ## ruff: rules and format
+lint: install  ## ruff: rules and format; codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell lightning_samseg data_modules tests experiments *.md
 
 type: install  ## mypy
 	$(BIN)/mypy
