@@ -10,8 +10,8 @@ from lightning_samseg.errors import UserError
 
 BACKBONES = ("sam_vit_b", "sam_vit_l", "sam_vit_h", "medsam_vit_b", "lite_medsam", "tiny")
 DESCRIPTION = """\
-Predict masks for your own images: png, jpg, tif, bmp, webp of any depth and mode; NIfTI and MHA/MHD volumes, slice by
-slice along the last axis of the file. The checkpoint says how: no config is needed."""
+Predict masks for your own images: png, jpg, tif, bmp, webp, gif, jp2 of any depth and mode; NIfTI and MHA/MHD volumes,
+slice by slice along the last axis of the file. The checkpoint says how: no config is needed."""
 EPILOG = """\
 DIR gets masks/ (same names, sizes and sub-folders; volumes in their own format with their own geometry, class ids in
 uint8), predictions.csv, and on request probabilities/ and overlays/. Files that cannot be read are listed at the end

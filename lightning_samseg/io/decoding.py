@@ -32,7 +32,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".g
 MOST_PIXELS = 2 * 89478485
 """Pixels of the largest picture that is read: Pillow's limit."""
 
-_WANTED = "one complete picture, such as png, jpg or tif"
+_WANTED = "one picture, such as png, jpg or tif; volumes are .nii, .nii.gz, .mha or .mhd"
 # Pillow's names for colours, or grey with transparency, of 16 bits a channel, of which it gives the upper 8 alone.
 _DEEP = re.compile(r"\b(RGB[AaXx]*|LA);16[BLN]")
 _NARROW = {"L;2": 3, "L;4": 15}  # its names for grey of 2 and 4 bits, which it stretches to 255
@@ -52,8 +52,9 @@ def read_picture(path: str | Path) -> Picture:
     if kind is not None and kind not in PICTURES:
         raise not_wanted(path, kind, _WANTED)
     try:
-        picture = tiff.decode(path, MOST_PIXELS) if kind is TIFF else None
-        picture = picture or _by_pillow(path, kind)
+        picture = tiff.decode(path, MOST_PIXELS) if kind is TIFF else _by_pillow(path, kind)
+        if picture is None:
+            picture = _converted_tiff(path)
     except UserError:
         raise
     except (MemoryError, Image.DecompressionBombError) as error:
@@ -80,6 +81,14 @@ def orientation_of(path: str | Path) -> int:
             return _orientation(image)
     except Exception as error:
         raise not_decoded(path, kind_of(path), _WANTED, error) from error
+
+
+def _converted_tiff(path: Path) -> Picture:
+    """A TIFF of a colour space that Pillow turns into RGB."""
+    try:
+        return _by_pillow(path, TIFF)
+    except (ValueError, KeyError, UnidentifiedImageError) as error:
+        raise tiff.unsupported(path, f"a colour space, or its depth; the decoder says: {error}") from error
 
 
 def _by_pillow(path: Path, kind: Kind | None) -> Picture:

@@ -1,11 +1,15 @@
 """What a file is by its first bytes, whatever its name says, and what to do with one that cannot be read here."""
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 from lightning_samseg.errors import UserError
+
+MOST_UNPACKED = 4 << 30
+"""Bytes of the largest compressed volume that is read: it is unpacked in memory as a whole."""
 
 _HEAD = 560  # bytes; the header of NIfTI-2 has 540
 _COPY = "copy the file again from its source, or remove it"
@@ -181,6 +185,26 @@ def not_decoded(path: Path, kind: Kind | None, wanted: str, error: BaseException
     said = " ".join(str(error).split())[:200] or type(error).__name__
     problem = f"{path} cannot be read: it is {kind.name} that is damaged or cut off."
     return UserError(problem, expected=wanted, found=f"{size}; the decoder says: {said}", fix=_COPY)
+
+
+def check_unpacked(path: Path, shape: tuple[int, ...], size: int) -> None:
+    """Refuse a compressed volume that would fill the memory.
+
+    Args:
+        path: The file.
+        shape: Of the volume.
+        size: Bytes of a voxel.
+
+    Raises:
+        UserError: If it is larger than :data:`MOST_UNPACKED`.
+    """
+    if (there := math.prod(shape) * size) > MOST_UNPACKED:
+        raise UserError(
+            f"{path} is too large to be read compressed.",
+            expected=f"at most {MOST_UNPACKED:,} bytes unpacked",
+            found=f"{there:,} bytes, {' x '.join(map(str, shape[::-1]))} voxels",
+            fix="save it without compression (.nii, .mha), which is read slice by slice, or cut or resample it",
+        )
 
 
 def several_volumes(path: Path, axes: int, shape: tuple[int, ...], volumes: int) -> UserError:

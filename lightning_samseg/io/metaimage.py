@@ -11,7 +11,15 @@ from typing import NamedTuple
 import numpy as np
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.file_kinds import META_IMAGE, TEXT, check_is_file, kind_of, not_wanted, several_volumes
+from lightning_samseg.io.file_kinds import (
+    META_IMAGE,
+    TEXT,
+    check_is_file,
+    check_unpacked,
+    kind_of,
+    not_wanted,
+    several_volumes,
+)
 from lightning_samseg.io.files import atomic_write
 
 _TYPES = {
@@ -124,18 +132,13 @@ def read_volume(image: MetaImage) -> np.ndarray:
         UserError: If the data file is damaged.
     """
     count = int(np.prod(image.shape))
-    if not image.compressed:
-        values = np.fromfile(image.data, image.dtype, count, offset=image.offset)
+    if image.compressed:
+        values = np.frombuffer(_unpacked(image, count * image.dtype.itemsize), image.dtype)
     else:
-        try:
-            content = zlib.decompress(image.data.read_bytes()[image.offset :])
-        except zlib.error as error:
-            raise _refusal(image.data, "is damaged", "zlib-compressed voxels", str(error)) from error
-        values = np.frombuffer(content, image.dtype)
-    if len(values) != count:
-        raise _refusal(
-            image.data, "is too short", f"{count} voxels, as {image.path.name} says", f"{len(values)} voxels"
-        )
+        values = np.fromfile(image.data, image.dtype, count, offset=image.offset)
+        if len(values) != count:
+            expected = f"{count} voxels, as {image.path.name} says"
+            raise _refusal(image.data, "is too short", expected, f"{len(values)} voxels")
     return values.reshape(image.shape).astype(image.dtype.newbyteorder("="))
 
 
@@ -206,6 +209,20 @@ def write_metaimage(
         temporary.write_bytes(header + content if local else header)
 
 
+def _unpacked(image: MetaImage, size: int) -> bytes:
+    """Decompress ``size`` bytes of voxels, and no more whatever the file holds."""
+    stream = zlib.decompressobj()
+    try:
+        content = stream.decompress(image.data.read_bytes()[image.offset :], size)
+        more = stream.decompress(stream.unconsumed_tail, 1)  # nothing, and the end with its checksum
+    except zlib.error as error:
+        raise _refusal(image.data, "is damaged", "zlib-compressed voxels", str(error)) from error
+    if len(content) != size or more or not stream.eof:
+        found = f"{'more than ' if more else ''}{len(content)} bytes"
+        raise _refusal(image.data, "is damaged or cut off", f"{size} bytes, as {image.path.name} says", found)
+    return content
+
+
 def _checked(path: Path, fields: dict[str, str], end: int) -> MetaImage:
     try:
         size = [int(value) for value in fields["DimSize"].split()]
@@ -253,6 +270,8 @@ def _checked(path: Path, fields: dict[str, str], end: int) -> MetaImage:
         raise _refusal(path, "refers to a missing data file", f"{data}", "no such file")
     needed = int(np.prod(size)) * dtype.itemsize
     offset = end if local else skipped
+    if compressed:
+        check_unpacked(path, tuple(size[::-1]), dtype.itemsize)
     if skipped == -1:  # the voxels are the end of the file
         offset = max(0, data.stat().st_size - needed)
     there = data.stat().st_size - offset

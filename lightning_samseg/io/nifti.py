@@ -16,6 +16,7 @@ from lightning_samseg.io.file_kinds import (
     GZIP,
     NIFTI,
     check_is_file,
+    check_unpacked,
     kind_inside,
     kind_of,
     not_decoded,
@@ -64,6 +65,8 @@ def read_header(path: Path) -> NiftiHeader:
     if len(shape) < 2 or 0 in shape:
         found = f"{len(shape)} axes of sizes {shape}"
         raise UserError(f"{path} is no volume of two or three axes.", expected=_WANTED, found=found, fix="remove it")
+    if path.suffix.lower() == ".gz":
+        check_unpacked(path, shape[::-1], dtype.itemsize)
     unit = _MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
     affines = {
         name: np.diag([unit, unit, unit, 1.0]) @ affine

@@ -27,16 +27,19 @@ def decode(path: Path, most_pixels: int) -> Picture | None:
         The picture; None if its colour space (CMYK, YCbCr, Lab) has to be converted by somebody else.
 
     Raises:
-        UserError: If there are several pages, or channels that are not said to be colours, or too many pixels.
+        UserError: If there are several pages, channels that are not said to be colours, or too many pixels, or the
+            compression is not supported.
         Exception: Whatever tifffile and its codecs raise for a damaged file.
     """
-    from tifffile import TiffFile  # late: takes a while
+    from tifffile import TIFF, TiffFile  # late: takes a while
 
     with TiffFile(path) as file:
         page = _only_page(path, file)
         if page.imagewidth * page.imagelength > most_pixels:
             found = f"{page.imagewidth:,} x {page.imagelength:,} pixels (width x height)"
             raise too_large(path, found, most_pixels)
+        if page.compression not in TIFF.DECOMPRESSORS:
+            raise unsupported(path, f"compression {getattr(page.compression, 'name', page.compression)}")
         photometric = _MIN_IS_BLACK if page.photometric is None else int(page.photometric)
         converted = photometric == _YCBCR and page.compression in _JPEG  # by the codec
         if photometric not in (_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE) and not converted:
@@ -44,7 +47,7 @@ def decode(path: Path, most_pixels: int) -> Picture | None:
         ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
         if max(ends, default=0) > file.filehandle.size:
             raise ValueError("pixels are said to lie beyond the end of the file")
-        values = page.asarray()
+        values = page.asarray(maxworkers=1)
         orientation = _orientation(page)
         bits = page.bitspersample if isinstance(page.bitspersample, int) else max(page.bitspersample)
         colormap = page.colormap if photometric == _PALETTE else None
@@ -60,6 +63,16 @@ def decode(path: Path, most_pixels: int) -> Picture | None:
         palette = (colormap >> 8 if colormap.max() > 255 else colormap).astype(np.uint8).T
     lossy = page.compression in _JPEG
     return Picture(compact(to_displayed(values, orientation)), white, palette, lossy, orientation)
+
+
+def unsupported(path: Path, found: str) -> UserError:
+    """Make the message for a TIFF file that is whole, but of a kind that no decoder at hand reads."""
+    return UserError(
+        f"{path}: this kind of TIFF cannot be read.",
+        expected="grey, RGB, palette, CMYK or YCbCr; without compression, or LZW, deflate, JPEG and the like",
+        found=found,
+        fix="save it as a grey or RGB TIFF or PNG",
+    )
 
 
 def read_orientation(path: Path) -> int:

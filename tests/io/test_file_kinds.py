@@ -120,7 +120,7 @@ def test_what_it_is_and_what_to_do(tmp_path, case, ending):
     assert problem.startswith(str(path))
     assert name in problem
     assert fix in way_out
-    assert "expected: one complete picture" in str(caught.value)
+    assert "expected: one picture" in str(caught.value)
 
 
 def test_the_content_counts_not_the_ending(tmp_path):

@@ -1,5 +1,7 @@
 """Our MetaImage reader and writer against SimpleITK's."""
 
+import zlib
+
 import numpy as np
 import pytest
 
@@ -183,6 +185,23 @@ def test_what_it_is_and_what_to_do(tmp_path, case):
     (tmp_path / "oct.mhd").write_text(header + "ElementDataFile = oct.raw\n")
     with pytest.raises(UserError, match=message):
         read_volume(read_header(tmp_path / "oct.mhd"))
+
+
+@pytest.mark.parametrize("change", [lambda c: c[:-6], lambda c: c[:-1] + b"x", lambda c: zlib.compress(bytes(481))])
+def test_compressed_voxels_are_checked_to_their_end(tmp_path, change):
+    write_metaimage(tmp_path / "oct.mhd", volume("u2", (4, 6, 10)), SPACING, compress=True)
+    data = tmp_path / "oct.zraw"
+    data.write_bytes(change(data.read_bytes()))
+    with pytest.raises(UserError, match=r"oct\.zraw is damaged"):
+        read_volume(read_header(tmp_path / "oct.mhd"))
+
+
+def test_a_compressed_volume_that_would_fill_the_memory(tmp_path):
+    write_metaimage(tmp_path / "a.mha", volume("u2"), SPACING, compress=True)
+    content = (tmp_path / "a.mha").read_bytes().replace(b"DimSize = 5 6 4", b"DimSize = 50000 60000 40")
+    (tmp_path / "a.mha").write_bytes(content)
+    with pytest.raises(UserError, match=r"too large to be read compressed(.|\n)*50000 x 60000 x 40(.|\n)*by slice"):
+        read_header(tmp_path / "a.mha")
 
 
 def test_another_kind_of_file(tmp_path):

@@ -153,6 +153,11 @@ FAULTS = {
     "no type": ("a.nii", patched(datatype=9999), "damaged"),
     "negative size": ("a.nii", patched(dim=[3, 7, -6, 5, 1, 1, 1, 1]), "way out"),
     "huge size": ("a.nii", patched(dim=[3, 32000, 32000, 32000, 1, 1, 1, 1]), "damaged or cut off"),
+    "bomb": (
+        "a.nii.gz",
+        gzip.compress(patched(dim=[3, 9000, 9000, 900, 1, 1, 1, 1])),
+        r"too large to be read compressed(.|\n)*9000 x 9000 x 900 voxels(.|\n)*\.nii",
+    ),
     "no axes": ("a.nii", patched(dim=[0, 7, 6, 5, 1, 1, 1, 1]), "way out"),
     "too many axes": ("a.nii", patched(dim=[9, 7, 6, 5, 1, 1, 1, 1]), "way out"),
     "infinite": ("a.nii", content(np.full((4, 4, 2), np.inf, np.float32)), r"slice 1 holds(.|\n)*16 of 16 places"),

@@ -205,7 +205,19 @@ def too_many_pixels(path):
             file.pages[0].tags[name].overwrite(20000)
 
 
+def raw_camera(path):
+    tifffile.imwrite(path, GREY, photometric="cfa")
+
+
+def strange_compression(path):
+    tifffile.imwrite(path, GREY)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages[0].tags["Compression"].overwrite(34661)  # JBIG
+
+
 REFUSED = {
+    "raw pixels of a camera": (raw_camera, r"kind of TIFF cannot be read(.|\n)*colour space(.|\n)*grey or RGB"),
+    "compression": (strange_compression, r"kind of TIFF cannot be read(.|\n)*JBIG"),
     "five pages": (stack, r"holds 5 pages(.|\n)*file of its own"),
     "volume of ImageJ": (lambda path: stack(path, imagej=True), "holds 5 pages"),
     "pages of two sizes": (two_sizes, "holds 2 pages"),
