@@ -31,9 +31,7 @@ def write_log(error: BaseException, arguments: Sequence[str]) -> str:
     folder: Path | None = getattr(error, "samseg_folder", None)
     try:
         if folder is not None and folder.is_dir():
-            with (folder / LOG).open("ab", buffering=0) as log:
-                if log.write(text) == len(text):
-                    return str(folder / LOG)
+            return str(_append(folder / LOG, text))
     except OSError:  # read-only or full, which may be what the log is about
         pass
     try:
@@ -42,6 +40,21 @@ def write_log(error: BaseException, arguments: Sequence[str]) -> str:
         return file.name
     except OSError as reason:
         return f"none, it could not be written either ({reason}); SAMSEG_DEBUG=1 shows it"
+
+
+def _append(path: Path, text: bytes) -> Path:
+    """Add to a file, all of it or nothing."""
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            if file.write(text) == len(text):
+                return path
+            raise OSError("the disk is full")
+        except OSError:
+            file.truncate(before)
+            if not before:
+                path.unlink()
+            raise
 
 
 def _text(error: BaseException, arguments: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from wandb.errors import AuthenticationError
 from lightning_samseg import __main__
 from lightning_samseg.error_log import keep_in
 from lightning_samseg.errors import UserError, described, explained
+from tests.disks import disk, fill
 
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:29073."
 NCCL = "NCCL error: remote process exited or there was a network error, NCCL version 2.27.5"
@@ -125,6 +126,17 @@ def test_the_traceback_goes_into_a_log(
         ends_with(error, monkeypatch)
         assert capsys.readouterr().err.endswith(f"log: {run / 'error.log'}\n")
         assert (run / "error.log").read_text().count("Traceback") == count
+
+
+def test_a_full_disk_holds_no_half_of_a_log(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    with disk(tmp_path / "disk", 16) as place:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        error = ValueError("x")
+        keep_in(error, place)
+        fill(place, leave=100)
+        ends_with(error, monkeypatch)
+        assert not (place / "error.log").exists()
+        assert f"log: {tmp_path}/lightning_samseg-" in capsys.readouterr().err
 
 
 def test_a_log_that_cannot_be_written(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:

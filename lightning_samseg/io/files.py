@@ -5,7 +5,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -48,14 +48,11 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        if error.errno is not None and error.filename in (
-            None,
-            str(temporary),
-        ):  # of a full disk the system does not say which file it was
-            error.filename = str(path)
+        _name_final(error, temporary, path)
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # of a disk that can only be read: what has gone wrong before is what counts
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -74,16 +71,25 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_sibling(path)
-    temporary.mkdir()
     try:
+        temporary.mkdir()
         yield temporary
         try:
             temporary.rename(path)
         except OSError:
             if not path.is_dir():  # not a lost race
                 raise
+    except OSError as error:
+        _name_final(error, temporary, path)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _name_final(error: OSError, temporary: Path, path: Path) -> None:
+    """Let an error name the file that was to be written. Of a full disk the system does not say which file it was."""
+    if error.errno is not None:
+        error.filename = str(path) if error.filename is None else str(error.filename).replace(str(temporary), str(path))
 
 
 def _temporary_sibling(path: Path) -> Path:

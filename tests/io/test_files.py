@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from lightning_samseg.io.files import atomic_folder, atomic_write, cache_dir
+from tests.disks import disk, fill, make_read_only
 
 
 def write_half(path):
@@ -30,6 +31,30 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         write_half(temporary)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_errors_name_the_file_that_was_to_be_written(tmp_path):
+    with disk(tmp_path / "disk", 16) as place:
+        fill(place)
+        for write in (write_file, write_folder):
+            with pytest.raises(OSError, match="No space left") as caught:
+                write(place / "a" / "table.csv")
+            assert str(caught.value.filename).startswith(str(place / "a" / "table.csv"))
+        make_read_only(place)
+        for write in (write_file, write_folder):
+            with pytest.raises(OSError, match="Read-only") as caught:
+                write(place / "a" / "table.csv")
+            assert caught.value.filename == str(place / "a" / "table.csv")
+
+
+def write_file(path):
+    with atomic_write(path) as temporary:
+        temporary.write_text("some text")
+
+
+def write_folder(path):
+    with atomic_folder(path) as temporary:
+        (temporary / "table.csv").write_text("some text")
 
 
 def test_any_name_that_a_file_can_have(tmp_path):
