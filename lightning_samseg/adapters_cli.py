@@ -9,6 +9,7 @@ from typing import get_args
 
 import torch
 
+from lightning_samseg.arguments import Parser
 from lightning_samseg.callbacks.provenance import git_commit
 from lightning_samseg.errors import UserError
 from lightning_samseg.io import weights
@@ -34,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UserError: For mistakes a user can mend.
     """
-    parser = argparse.ArgumentParser(prog="python -m lightning_samseg weights")
+    parser = Parser(prog="python -m lightning_samseg weights")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     exporting = verbs.add_parser(
@@ -59,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     importing.add_argument(
         "--image-size", type=int, metavar="S", help=f"network input in pixels; default: {AUTHORS_IMAGE_SIZE}"
     )
-    importing.add_argument("--lora-blocks", type=_numbers, metavar="I,J,…", help="adapted blocks; default: all")
+    importing.add_argument("--lora-blocks", type=_block_numbers, metavar="I,J,…", help="adapted blocks; default: all")
 
     merging = verbs.add_parser(
         "merge", description="Work an adapter into its base weights: a plain SAM for other programs."
@@ -211,5 +212,5 @@ def _new_file(path: Path, suffix: str) -> Path:
     return path
 
 
-def _numbers(text: str) -> list[int]:
+def _block_numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]

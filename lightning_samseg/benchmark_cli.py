@@ -1,6 +1,5 @@
 """``python -m lightning_samseg benchmark NAME``: speed claims are ratios, measured side by side in one run."""
 
-import argparse
 import inspect
 import json
 from collections.abc import Callable, Sequence
@@ -9,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from lightning_samseg.arguments import Parser
 from lightning_samseg.errors import UserError
 
 BENCHMARKS: dict[str, tuple[str, str]] = {
@@ -20,6 +20,8 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "sam_fill": ("lightning_samseg.online.benchmark", "benchmark_fill"),
 }
 
+_FIX = "correct it, or leave it out"
+
 
 def main(argv: Sequence[str]) -> int:
     """Run one benchmark, or all, and print its numbers as JSON.
@@ -27,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UserError: If a setting is none of the benchmark's.
     """
-    parser = argparse.ArgumentParser(prog="python -m lightning_samseg benchmark", description=__doc__)
+    parser = Parser(prog="python -m lightning_samseg benchmark", description=__doc__)
     parser.add_argument("name", choices=[*BENCHMARKS, "all"])
     parser.add_argument(
         "settings",
@@ -36,18 +38,40 @@ def main(argv: Sequence[str]) -> int:
         help="arguments of the benchmark, for example repeats=5 image_size=512",
     )
     arguments = parser.parse_args(argv)
-    settings = {
-        key: yaml.safe_load(value) for key, _, value in (setting.partition("=") for setting in arguments.settings)
-    }
+    settings = dict(map(_setting, arguments.settings))
     for name, (module, function) in BENCHMARKS.items():
         if arguments.name in (name, "all"):
             measure: Callable[..., dict[str, Any]] = getattr(import_module(module), function)
-            known = list(inspect.signature(measure).parameters)
-            if unknown := settings.keys() - set(known):
-                raise UserError(
-                    f"The benchmark {name} has no setting {', '.join(sorted(unknown))}.",
-                    expected=", ".join(known),
-                    fix="leave it out, or correct its name",
-                )
+            _check(name, settings, {key: each.default for key, each in inspect.signature(measure).parameters.items()})
             print(json.dumps({name: measure(**settings)}, indent=2))
     return 0
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    try:
+        if equals and value:
+            return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        pass
+    raise UserError(f"{text} is no setting.", expected="KEY=VALUE, such as repeats=5", fix=_FIX)
+
+
+def _check(benchmark: str, settings: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Refuse settings that a benchmark does not have, and values of another type than its own."""
+    for key, value in settings.items():
+        if key not in defaults:
+            raise UserError(
+                f"The benchmark {benchmark} has no setting {key}.",
+                expected=", ".join(defaults),
+                fix=_FIX,
+            )
+        own = type(defaults[key])
+        fits = isinstance(value, list if own is tuple else own)
+        if (own is not type(None) and not fits) or (isinstance(value, int) and value < 0):
+            raise UserError(
+                f"The benchmark {benchmark}: {key} has a wrong value.",
+                expected=f"{own.__name__}, such as {key}={defaults[key]}",
+                found=str(value),
+                fix=_FIX,
+            )

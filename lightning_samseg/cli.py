@@ -5,8 +5,9 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
-from contextlib import ExitStack
+from argparse import ArgumentError
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -34,12 +35,13 @@ from lightning_samseg.callbacks import (
     ValidationOverlays,
 )
 from lightning_samseg.error_log import keep_in
-from lightning_samseg.errors import UserError
+from lightning_samseg.errors import UserError, explained
 from lightning_samseg.io.checkpoints import read_checkpoint
 from lightning_samseg.io.text import escape
 from lightning_samseg.launch.requeue import Requeued, requeue
 from lightning_samseg.launch.run_folder import Claim, results_folder
 from lightning_samseg.loggers import Wandb, build_loggers, default_folder
+from lightning_samseg.option_errors import check_configs, reworded
 
 _RESULTS_DIR = "SAMSEG_RESULTS_DIR"
 """Variable by which the processes that Lightning starts learn where the results go."""
@@ -64,6 +66,10 @@ class SamsegCLI(LightningCLI):
         except SIGTERMException as error:  # Lightning's would end the process with status 0, as if the run had finished
             error.code = 128 + signal.SIGTERM
             raise
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Let mistakes in options be raised, where jsonargparse would print its usage and end the program."""
+        return super().init_parser(**{**kwargs, "exit_on_error": False})
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """What a run has beside trainer, model and data."""
@@ -252,10 +258,27 @@ def parse(argv: Sequence[str]) -> Any:
         argv: The verb and its options.
 
     Returns:
-        The verb's configuration. A mistake is printed and ends in SystemExit, as everywhere on the command line.
+        The verb's configuration.
+
+    Raises:
+        UserError: If an option or a configuration is wrong.
     """
-    config = _parser().parse_args(list(argv))
-    return config[config.subcommand]
+    with _mistakes_in_options(argv):
+        config = _parser().parse_args(list(argv))
+        return config[config.subcommand]
+
+
+@contextmanager
+def _mistakes_in_options(argv: Sequence[str]) -> Iterator[None]:
+    """Turn what jsonargparse raises into our messages."""
+    _check_text(argv)
+    check_configs(argv)
+    try:
+        yield
+    except ArgumentError as error:
+        if explained(error) or type(error.__cause__).__module__.startswith("omegaconf"):
+            raise  # it has a message of its own
+        raise reworded(str(error), argv[0]) from error
 
 
 @lru_cache(maxsize=1)
@@ -277,21 +300,25 @@ def run(argv: Sequence[str], cli: type[SamsegCLI] = SamsegCLI) -> SamsegCLI:
         UserError: For mistakes a user can mend.
     """
     _quieten()
-    _check_text(argv)
     arguments = sys.argv
     sys.argv = [arguments[0], *argv]  # what Lightning starts the other ranks with
     try:
-        return cli(
-            pl.LightningModule,
-            SegmentationDataModule,
-            save_config_callback=SaveConfig,
-            seed_everything_default=42,
-            trainer_defaults={"check_val_every_n_epoch": None, "num_sanity_val_steps": 0, "log_every_n_steps": 10},
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            parser_kwargs={"parser_mode": "omegaconf+", "prog": "python -m lightning_samseg", "allow_abbrev": False},
-        )
+        with _mistakes_in_options(argv):
+            return cli(
+                pl.LightningModule,
+                SegmentationDataModule,
+                save_config_callback=SaveConfig,
+                seed_everything_default=42,
+                trainer_defaults={"check_val_every_n_epoch": None, "num_sanity_val_steps": 0, "log_every_n_steps": 10},
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                parser_kwargs={
+                    "parser_mode": "omegaconf+",
+                    "prog": "python -m lightning_samseg",
+                    "allow_abbrev": False,
+                },
+            )
     finally:
         sys.argv = arguments
 

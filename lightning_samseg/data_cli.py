@@ -1,12 +1,12 @@
 """``python -m lightning_samseg data``: know, make, check, prepare, divide and show data sets. Starts without torch."""
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_modules.catalogue import DATA_SETS, LAYOUTS, open_layout
+from lightning_samseg.arguments import Parser
 from lightning_samseg.errors import UserError
 
 DEMOS = ("acdc", "busi", "polyp", "glas", "retouch", "folder")
@@ -274,8 +274,8 @@ def _table() -> str:
     return "\n\n".join(blocks)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m lightning_samseg data", description="Data sets.")
+def _parser() -> Parser:
+    parser = Parser(prog="python -m lightning_samseg data", description="Data sets.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     verbs.add_parser("list", help="data sets with licence, citation, source and expected layout")
     names = f"{', '.join(LAYOUTS)}, or module.Layout of your own"

@@ -1,6 +1,5 @@
 """``python -m lightning_samseg doctor``: is all here that a run needs? A line each, and a way out."""
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lightning_samseg.arguments import Parser
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.files import cache_dir
 from lightning_samseg.io.weights import CHECKPOINTS, is_verified, locate, verify
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0 if no problem was found, else 1.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m lightning_samseg doctor",
         description="Versions, weights, W&B, folders, Slurm, devices, and a tiny step of both methods on each device.",
     )

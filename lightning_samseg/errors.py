@@ -84,6 +84,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _described(error: BaseException) -> UserError | None:
     text, library = first_line(error), type(error).__module__.partition(".")[0]
+    if isinstance(error, ValueError) and _raised_in(error).startswith("lightning."):  # in place of a Misconfiguration
+        return UserError(text, fix="change that setting")
     if "No space left on device" in str(error) or "file write failed" in str(error):  # OSError's, h5py's, torch's
         return UserError(f"{_name(error)} cannot be written.", found="No space left on device", fix=_FULL)
     if isinstance(error, OSError) and error.errno in _WAYS_OUT:
@@ -110,6 +112,14 @@ def _described(error: BaseException) -> UserError | None:
         fix = "check WANDB_API_KEY, log in anew (wandb login --relogin), or use --wandb.offline true"
         return UserError("Weights & Biases refuses the run.", found=text, fix=fix)
     return None
+
+
+def _raised_in(error: BaseException) -> str:
+    """Name of the module that an exception was raised in."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
 
 
 def first_line(error: BaseException) -> str:

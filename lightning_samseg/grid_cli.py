@@ -1,8 +1,6 @@
 """``python -m lightning_samseg grid``: many runs from one file. Starts without torch."""
 
 import argparse
-import contextlib
-import io
 import json
 import shlex
 import sys
@@ -11,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_samseg.arguments import Parser
 from lightning_samseg.errors import UserError
 from lightning_samseg.launch.grid import Run, read_grid, write_grid_json
 from lightning_samseg.launch.local import check_jobs, work_off
@@ -40,14 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(_VERBS[arguments.verb](arguments, runs))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m lightning_samseg grid", description="Many runs from one file; see experiments/README.md."
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    given = argparse.ArgumentParser(add_help=False)
+    given = Parser(add_help=False)
     given.add_argument("file", type=Path, metavar="FILE", help="grid file, for example of experiments/grids")
-    option = argparse.ArgumentParser(add_help=False, parents=[given])
+    option = Parser(add_help=False, parents=[given])
     option.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option for every run")
     listing = verbs.add_parser("list", parents=[option], help="show the runs and the table cells they fill")
     listing.add_argument("--check", action="store_true", help="also parse every run as it would be started (slower)")
@@ -206,15 +205,13 @@ def check_runs(runs: Sequence[Run], further: Sequence[str] = ()) -> None:
     from lightning_samseg.cli import parse
 
     for run in runs:
-        complaint = io.StringIO()
         try:
-            with contextlib.redirect_stderr(complaint):
-                parse([*run.argv, *further])
-        except SystemExit as error:
+            parse([*run.argv, *further])
+        except UserError as error:
             raise UserError(
                 f"Run {run.name} would not start.",
                 expected="options of its method, data module and trainer, with values of their types",
-                found=complaint.getvalue().rpartition("error: ")[2].strip(),
+                found=str(error).rpartition("\n  way out: ")[0],
                 fix=f"correct the grid file or its configs; options: python -m lightning_samseg {run.verb} --help",
             ) from error
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightning_samseg.arguments import Parser
 from lightning_samseg.errors import UserError
 
 BACKBONES = ("sam_vit_b", "sam_vit_l", "sam_vit_h", "medsam_vit_b", "lite_medsam", "tiny")
@@ -81,8 +82,8 @@ def _check(arguments: argparse.Namespace, source: Path, output: Path) -> None:
         raise UserError(f"--overlays {arguments.overlays}", expected="0 or more", fix="leave it out")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m lightning_samseg predict",
         description=DESCRIPTION,
         epilog=EPILOG,

@@ -1,9 +1,9 @@
 """``python -m lightning_samseg report``: finished runs as tables, figures and a page. Starts without torch."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightning_samseg.arguments import Parser
 from lightning_samseg.errors import UserError
 from lightning_samseg.launch.grid import read_grid
 from lightning_samseg.reports.build import build_report
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         UserError: See :func:`lightning_samseg.reports.build.build_report`.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m lightning_samseg report",
         description="Finished runs as tables (CSV, Markdown, LaTeX), figures (PNG, PDF) and one HTML page, beside the "
         "papers' numbers where the runs fill their cells. Broken, unfinished and duplicate runs are listed.",

@@ -3,11 +3,11 @@
 The verbs that open checkpoints need it, and are in ``adapters_cli``.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 
+from lightning_samseg.arguments import Parser
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.weights import CHECKPOINTS, fetch, is_verified, locate, verify, weights_dir
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0 if everything asked for is there and right, 2 if not.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m lightning_samseg weights",
         description="Pretrained checkpoints. They are kept in $SAMSEG_CACHE/weights; here: " + str(weights_dir()),
     )
