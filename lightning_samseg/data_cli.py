@@ -1,5 +1,6 @@
 """``python -m lightning_samseg data``: know, make, check, prepare, divide and show data sets. Starts without torch."""
 
+import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
