@@ -134,8 +134,7 @@ def test_a_killed_run_resumes_bit_for_bit(
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(CpcSam, "training_step", dies)
-    with pytest.raises(MemoryError):
-        bench("fit", "killed", *options)
+    assert bench("fit", "killed", *options) == 2
     assert weights(bench.folder / "killed")["global_step"] == killed_at - 1
     monkeypatch.setattr(CpcSam, "training_step", step)
     torch.manual_seed(99)
