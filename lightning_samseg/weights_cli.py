@@ -62,7 +62,7 @@ def _each(names: Iterable[str], action: Callable[[str], str]) -> int:
         try:
             print(action(name), flush=True)
         except UserError as error:
-            print(error, file=sys.stderr, flush=True)
+            print(f"error: {error}", file=sys.stderr, flush=True)
             status = 2
     return status
 
