@@ -27,7 +27,7 @@ from lightning_samseg.io.files import atomic_write
 from lightning_samseg.io.picture import compact
 
 _WANTED = "a volume of one number a voxel: NIfTI (.nii, .nii.gz) or MetaImage (.mha, .mhd)"
-_MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
+_MILLIMETRES = {1: 1000.0, 3: 0.001}  # of metres and micrometres, the lower three bits of xyzt_units
 _SAME_SIZE = 1e-3  # by which the sizes of a voxel that a header states twice may differ, relative
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what it mends in headers is looked at here
 
@@ -51,7 +51,15 @@ def read_header(path: Path) -> NiftiHeader:
             or states two voxel sizes.
     """
     _check_kind(path)
-    image = _load(path)
+    try:
+        return _read_header(path, _load(path))
+    except UserError:
+        raise
+    except Exception as error:  # nibabel's errors on damaged headers have no common kind
+        raise not_decoded(path, NIFTI, _WANTED, error) from error
+
+
+def _read_header(path: Path, image: Any) -> NiftiHeader:
     dtype = image.get_data_dtype()
     if dtype.fields is not None or dtype.kind not in "iuf":
         found = "complex numbers" if dtype.kind == "c" else f"{len(dtype.fields or ())} numbers a voxel, as of colours"
@@ -62,12 +70,12 @@ def read_header(path: Path) -> NiftiHeader:
         shape = shape[:-1]
     if len(shape) > 3:
         raise several_volumes(path, len(shape), shape[::-1], int(np.prod(shape[3:])))
-    if len(shape) < 2 or 0 in shape:
+    if len(shape) < 2 or min(shape) < 1:
         found = f"{len(shape)} axes of sizes {shape}"
         raise UserError(f"{path} is no volume of two or three axes.", expected=_WANTED, found=found, fix="remove it")
     if path.suffix.lower() == ".gz":
         check_unpacked(path, shape[::-1], dtype.itemsize)
-    unit = _MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
+    unit = _MILLIMETRES.get(int(image.header["xyzt_units"]) & 7, 1.0)
     affines = {
         name: np.diag([unit, unit, unit, 1.0]) @ affine
         for name, affine in (("sform", image.header.get_sform(coded=True)[0]), ("qform", _qform(image.header)))

@@ -44,21 +44,25 @@ def decode(path: Path, most_pixels: int) -> Picture | None:
         converted = photometric == _YCBCR and page.compression in _JPEG  # by the codec
         if photometric not in (_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE) and not converted:
             return None
+        if len(page.dataoffsets) < math.prod(page.chunked):
+            raise ValueError("strips or tiles are missing")
         ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
         if max(ends, default=0) > file.filehandle.size:
             raise ValueError("pixels are said to lie beyond the end of the file")
+        colours = _check_channels(path, page, photometric)
         values = page.asarray(maxworkers=1)
         orientation = _orientation(page)
         bits = page.bitspersample if isinstance(page.bitspersample, int) else max(page.bitspersample)
         colormap = page.colormap if photometric == _PALETTE else None
         if "S" in page.axes:
             values = np.moveaxis(values, page.axes.index("S"), -1)
-            values = _colours(path, values, photometric, page.extrasamples)
+            values = values[..., :3] if colours == 3 else values[..., 0]  # the others are transparency
     white = 2**bits - 1 if values.dtype.kind in "bu" and bits <= 32 else None
     if photometric == _MIN_IS_WHITE:
         values = _inverted(values, white)
     palette = None
     if colormap is not None:
+        values = values.astype(np.uint8) if values.dtype == bool else values
         # 16 bits a colour; writers that stored 8 are known, and told apart as libtiff does.
         palette = (colormap >> 8 if colormap.max() > 255 else colormap).astype(np.uint8).T
     lossy = page.compression in _JPEG
@@ -110,10 +114,10 @@ def _only_page(path: Path, file: Any) -> Any:
     return page
 
 
-def _colours(path: Path, values: np.ndarray, photometric: int, extra: tuple[Any, ...]) -> np.ndarray:
-    """Drop what is not colour: ``(H, W, 3)``, or ``(H, W)`` for grey with transparency."""
-    channels, colours = values.shape[2], 3 if photometric in (_RGB, _YCBCR) else 1
-    if colours == 3:
+def _check_channels(path: Path, page: Any, photometric: int) -> int:
+    """Refuse channels that are not said to be colours; 3 for colour, 1 for grey or a palette."""
+    channels, extra = page.samplesperpixel, page.extrasamples
+    if photometric in (_RGB, _YCBCR):
         fits = 3 <= channels <= 4 + len(extra)  # some writers do not mention their fourth channel
     else:
         fits = channels == 1 + len(extra) and all(int(each) in _ALPHA for each in extra)
@@ -123,7 +127,7 @@ def _colours(path: Path, values: np.ndarray, photometric: int, extra: tuple[Any,
             expected="grey, or red, green and blue, with or without transparency",
             fix="save the channel that is meant, or red, green and blue, as a picture of its own",
         )
-    return values[..., :3] if colours == 3 else values[..., 0]
+    return 3 if photometric in (_RGB, _YCBCR) else 1
 
 
 def _inverted(values: np.ndarray, white: int | None) -> np.ndarray:

@@ -151,7 +151,8 @@ FAULTS = {
     "one axis": ("a.nii", content(VALUES[:, 0, 0]), "no volume of two or three axes"),
     "bits": ("a.nii", patched(datatype=1, bitpix=1), "damaged"),
     "no type": ("a.nii", patched(datatype=9999), "damaged"),
-    "negative size": ("a.nii", patched(dim=[3, 7, -6, 5, 1, 1, 1, 1]), "way out"),
+    "negative size": ("a.nii", patched(dim=[3, 7, -6, 5, 1, 1, 1, 1]), "no volume of two or three axes"),
+    "negative depth": ("a.nii", patched(dim=[3, 7, 6, -5, 1, 1, 1, 1]), "no volume of two or three axes"),
     "huge size": ("a.nii", patched(dim=[3, 32000, 32000, 32000, 1, 1, 1, 1]), "damaged or cut off"),
     "bomb": (
         "a.nii.gz",

@@ -156,6 +156,29 @@ def test_palettes(tmp_path):
         np.testing.assert_array_equal(read_image(tmp_path / f"{name}.tif"), colours[GREY])
 
 
+@pytest.mark.parametrize("bits", [1, 4])
+def test_palettes_of_few_bits(tmp_path, bits):
+    ids = (np.arange(2000) % 2**bits).astype(np.uint8).reshape(40, 50)
+    colours = RNG.integers(0, 256, (2**bits, 3), dtype=np.uint8)
+    colormap = (320, "H", colours.size, (colours.T.ravel() * np.uint16(257)).tolist(), True)
+    stored, depth = (ids > 0, {}) if bits == 1 else (ids, {"bitspersample": bits})
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="minisblack", extratags=[colormap], **depth)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as file:
+        file.pages[0].tags["PhotometricInterpretation"].overwrite(3)
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.tif").values, ids)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), colours[ids])
+    with Image.open(tmp_path / "a.tif") as image:
+        np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), np.asarray(image.convert("RGB")))
+
+
+def test_missing_tiles_are_no_black_ones(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", GREY, tile=(16, 16), compression="zlib")
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as file:
+        file.pages[0].tags["ImageLength"].overwrite(4000)
+    with pytest.raises(UserError, match=r"damaged or cut off(.|\n)*tiles are missing"):
+        read_image(tmp_path / "a.tif")
+
+
 def test_pyramids_thumbnails_and_ome_are_their_first_picture(tmp_path):
     with tifffile.TiffWriter(tmp_path / "sub.tif") as file:
         file.write(COLOUR, photometric="rgb", subifds=1)
