@@ -16,7 +16,7 @@ from lightning_samseg.callbacks.overlays import draw_contours
 from lightning_samseg.errors import UserError
 from lightning_samseg.inference import Output
 from lightning_samseg.io.decoding import IMAGE_SUFFIXES, orientation_of
-from lightning_samseg.io.file_kinds import kind_of
+from lightning_samseg.io.file_kinds import described
 from lightning_samseg.io.files import atomic_write
 from lightning_samseg.io.images import read_image, to_rgb_uint8, write_image
 from lightning_samseg.io.orientation import to_displayed, to_stored
@@ -122,7 +122,7 @@ def find_sources(given: Path, output: Path) -> tuple[list[Source], list[str]]:
         raise UserError(
             f"No images found in {given}.",
             expected=f"files that end in {' '.join(known)}",
-            found=", ".join(map(_described, files[:4])) or "an empty folder",
+            found=", ".join(map(described, files[:4])) or "an empty folder",
             fix="check --input, and export what is no picture first" if files else "check --input",
         )
     relative = [path.relative_to(given) for path in paths]
@@ -137,17 +137,8 @@ def find_sources(given: Path, output: Path) -> tuple[list[Source], list[str]]:
     if twice:
         raise UserError(f"The results of several files would be named {twice[0]}.", fix="rename one of them")
     if others := [path for path in files if path not in set(paths) and path.suffix.lower() not in (".raw", ".zraw")]:
-        notes.append(f"{len(others)} files are no images and left alone, such as {_described(others[0])}")
+        notes.append(f"{len(others)} files are no images and left alone, such as {described(others[0])}")
     return [Source(*each) for each in zip(paths, relative, names, strict=True)], notes
-
-
-def _described(path: Path) -> str:
-    """A file's name, and what it is where its first bytes tell."""
-    try:
-        kind = kind_of(path)
-    except UserError:
-        kind = None
-    return f"{path.name} ({kind.name})" if kind else path.name
 
 
 def _files(given: Path) -> Iterator[Path]:

@@ -20,6 +20,7 @@ from data_modules.layouts.base import (
 from data_modules.layouts.lists import listed_splits
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.alignment import aligned
+from lightning_samseg.io.file_kinds import described
 from lightning_samseg.io.mask_rules import Decision, Masks, decide
 from lightning_samseg.io.masks import StoredMask
 from lightning_samseg.io.text import escape, nfc
@@ -155,8 +156,12 @@ class FolderLayout(Layout):
         return any(map(is_volume, self._files(folder)))
 
     def notes(self) -> list[str]:
-        """Say which masks of volumes are turned onto their images, or have to be taken as they are."""
-        notes = []
+        """Say which files are left alone, which masks of volumes are turned onto their images, or taken as they are."""
+        notes = [
+            f"{len(others)} files in {name} are no images and left alone, such as {described(others[0])}"
+            for name in ("images", "masks", "unlabelled")
+            if (others := _other_files(self.root / name))
+        ]
         if turned := [path.name for path, volume in self._volumes.items() if volume.turned]:
             notes.append(
                 f"{len(turned)} masks, such as {turned[0]}, are stored with axes flipped or permuted against their "
@@ -218,11 +223,15 @@ class FolderLayout(Layout):
         folder = self.root / name
         paths = self._files(folder)
         if not paths:
+            others = _other_files(folder)
             raise UserError(
                 f"No images found in {folder}.",
                 expected="png, jpg, tif, bmp or webp files, or nii, nii.gz, mha or mhd volumes, "
                 "in the folders images and masks, paired by name",
-                fix="put them there, or give another folder with --data.root",
+                found=", ".join(map(described, others[:4])) or None,
+                fix="export them first, put them there,"
+                if others
+                else "put them there, or give another folder with --data.root",
             )
         by_stem: dict[str, Path] = {}
         for path in paths:
@@ -277,6 +286,15 @@ class FolderLayout(Layout):
 def _list_files(folder: Path) -> list[Path]:
     """Pictures and volumes directly inside a folder."""
     return [*list_images(folder), *(path for path in folder.iterdir() if is_volume(path) and path.name[0] != ".")]
+
+
+def _other_files(folder: Path) -> list[Path]:
+    """Files directly inside a folder that are neither pictures, volumes, nor the voxels of some."""
+    if not folder.is_dir():
+        return []
+    known = {*_list_files(folder)}
+    paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
+    return [path for path in paths if path not in known and path.suffix.lower() not in (".raw", ".zraw")]
 
 
 def _no_pairs(root: Path, images: list[str], masks: list[str]) -> UserError:

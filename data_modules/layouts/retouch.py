@@ -96,13 +96,18 @@ class RetouchLayout(Layout):
         return sets
 
     def notes(self) -> list[str]:
-        """Say where volumes are missing, and where finding B-scans with fluid takes time."""
+        """Say where volumes are missing, headers do not agree, and finding B-scans with fluid takes time."""
         native = [volume for volume in self.volumes.values() if not volume.prepared]
         notes = []
         if self.split == "auto" and len(self.volumes) < sum(last - first + 1 for first, last in RELEASED.values()):
             notes.append(f"{len(self.volumes)} of 70 volumes: the split is random, not that of the committed lists")
         if native and self.empty == "drop":
             notes.append(f"{len(native)} references are read to find fluid; `data prepare retouch` saves that")
+        if other := [volume.case_id for volume in native if volume.misplaced]:
+            notes.append(
+                f"the headers of {len(other)} references, such as {other[0]}, state another place or voxel size than "
+                "their images; they are taken as stored"
+            )
         return notes
 
     def read_image(self, item: Item) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from data_modules.layouts.base import natural_key
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.alignment import aligned, describe
+from lightning_samseg.io.alignment import aligned
 from lightning_samseg.io.files import atomic_write
 from lightning_samseg.io.metaimage import read_header, read_slice, read_volume
 from lightning_samseg.io.volumes import open_volume
@@ -41,6 +41,16 @@ class Volume(NamedTuple):
     def prepared(self) -> bool:
         """Whether it is an h5 file."""
         return self.image.suffix == ".h5"
+
+    @property
+    def misplaced(self) -> bool:
+        """Whether the headers of a released image and its reference state other places or voxel sizes."""
+        if self.prepared:
+            return False
+        try:
+            return aligned(open_volume(self.reference), open_volume(self.image)).turned
+        except UserError:
+            return True
 
     def read(self, key: Literal["image", "label"], index: int) -> np.ndarray:
         """Read one B-scan ``(depth, across)`` as stored.
@@ -98,7 +108,7 @@ def released(folder: Path) -> Volume:
     """Read the headers of one released volume.
 
     Raises:
-        UserError: If a file is missing or damaged, or the reference lies elsewhere than the image.
+        UserError: If a file is missing or damaged, or image and reference differ in size.
     """
     device = folder.parent.name.removeprefix("RETOUCH-TrainingSet-")
     image, reference = (read_header(folder / f"{name}.mhd") for name in ("oct", "reference"))
@@ -107,14 +117,6 @@ def released(folder: Path) -> Volume:
             f"{reference.path} has another size than its image.",
             expected=f"(B-scans, depth, across) = {image.shape}",
             found=str(reference.shape),
-            fix=_FIX,
-        )
-    placed = aligned(open_volume(reference.path), open_volume(image.path))
-    if placed.turned:
-        raise UserError(
-            f"{reference.path} is stored with other axes than its image.",
-            expected=describe(open_volume(image.path)),
-            found=describe(open_volume(reference.path)),
             fix=_FIX,
         )
     return Volume(f"{device}_{folder.name}", device, image.path, reference.path, image.shape, image.spacing)

@@ -137,6 +137,15 @@ def kind_inside(path: Path) -> Kind | None:
         return None
 
 
+def described(path: Path) -> str:
+    """Give a file's name, and what it is where its first bytes tell, for messages."""
+    try:
+        kind = kind_of(path)
+    except UserError:
+        kind = None
+    return f"{path.name} ({kind.name})" if kind else path.name
+
+
 def check_is_file(path: Path, what: str) -> None:
     """Refuse a path that leads to no file.
 
