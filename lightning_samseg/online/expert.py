@@ -69,6 +69,11 @@ class Expert:
                     fix=f"change {name}",
                 )
 
+    @property
+    def looks_at_prediction(self) -> bool:
+        """Whether feedback depends on more of a record than SAM alone and the crops."""
+        return self.pseudo_confidence is not None or (self.below_dice is not None and self.dice_of == "fused")
+
     def feedback(
         self,
         prediction: Prediction,

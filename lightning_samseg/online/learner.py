@@ -171,6 +171,21 @@ class OnlineLearner:
         )
         return record(position, prompts, sam_alone(sam_logits, self.sam_alone))
 
+    @torch.no_grad()
+    def clipped_sam(self, sam_logits: Tensor, crops: Sequence[Box], position: int) -> Prediction:
+        """Give the record of an image as it would be with SAM alone in its crops: the network is not asked.
+
+        Args:
+            sam_logits: Float ``(m, H, W)``.
+            crops: ``m`` boxes inside the image.
+            position: Of the image in the stream.
+        """
+        sam_logits = sam_logits.to(self.device, torch.float32, non_blocking=True)
+        nothing, alpha = torch.empty(0), torch.ones((), device=self.device)
+        inside = [(crop, sam[crop.slices]) for crop, sam in zip(crops, sam_logits, strict=True)]
+        prompts = tuple(PromptPrediction(crop, nothing, nothing, sam, sam, alpha) for crop, sam in inside)
+        return record(position, prompts, sam_alone(sam_logits, self.sam_alone))
+
     def learn(self, prediction: Prediction, feedback: Feedback) -> tuple[PromptOutcome, ...]:
         """Learn from what became known after a prediction (Listing 1, lines 8 to 19; Eq. 3).
 

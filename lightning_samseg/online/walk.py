@@ -64,12 +64,15 @@ def walk(
     Returns:
         One entry per image.
     """
-    wholes = [learner.predict(each.image, each.sam_logits, each.crops, each.position) for each in images]
+    turns = 1 if order == "image" else maxima(max((len(each.crops) for each in images), default=0))[0]
+    if turns < 2 or expert.looks_at_prediction:
+        wholes = [learner.predict(each.image, each.sam_logits, each.crops, each.position) for each in images]
+    else:  # every prompt will be predicted in its turn
+        wholes = [learner.clipped_sam(each.sam_logits, each.crops, each.position) for each in images]
     feedbacks = [
         expert.feedback(whole, each.reference, each.name, each.set_position)
         for whole, each in zip(wholes, images, strict=True)
     ]
-    turns = 1 if order == "image" else maxima(max((len(each.crops) for each in images), default=0))[0]
     if turns < 2:
         return [*map(Walked, wholes, feedbacks, learner.learn_together(wholes, feedbacks))]
 

@@ -174,6 +174,41 @@ def test_one_image_per_step_is_the_paper(make_stream, make_learner):
     assert not torch.allclose(pairs[3]["logits"][0], whole[3]["logits"][0])
 
 
+class Curious(Expert):
+    """Asks for the whole image's prediction before the first turn, and makes nothing of it."""
+
+    looks_at_prediction = True
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_prompt_is_predicted_once_unless_the_expert_looks(make_stream, make_learner, step):
+    images = arrivals(make_stream)
+
+    def strolled(expert):
+        sizes, learner = [], make_learner(lr=0.02)
+        learner.auxiliary.register_forward_pre_hook(lambda net, x: sizes.append(0 if net.training else len(x[0])))
+        return stroll(learner, expert, images, "prompt", step), sum(sizes)
+
+    once, predictions = strolled(Expert(below_dice=0.9))
+    twice, more = strolled(Curious(below_dice=0.9))
+    assert predictions == sum(PROMPTS) < more
+    identical(once, twice)
+
+
+def identical(one, other):
+    """Equal structure, and the same bits."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            identical(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for pair in zip(one, other, strict=True):
+            identical(*pair)
+    else:
+        assert bool(torch.as_tensor(one == other).all())
+
+
 def test_images_of_a_step_do_not_see_each_others_masks(make_stream, make_learner):
     images = arrivals(make_stream)[2:4]
     changed = [images[0]._replace(reference=1 - images[0].reference), images[1]]
