@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
 from data_modules.dataset import Augmentation, Contents, SegmentationDataset
 from data_modules.fingerprint import data_fingerprint, split_name
 from data_modules.layouts.base import Item, Layout, Splits, StreamPart, list_images
-from data_modules.online import OnlineDataset, OnlineSampler, Place, StreamOrder, image_id, order_stream
+from data_modules.online import OnlineDataset, OnlineLoader, OnlineSampler, Place, StreamOrder, image_id, order_stream
 from data_modules.streams import CaseSampler, Loader, StreamLoader, StreamSampler, check_world_size
 from data_modules.views import Normalise, Resize, View
 from lightning_samseg.errors import UserError
@@ -207,7 +207,7 @@ class SegmentationDataModule(LightningDataModule):
             seed=self.seed,
         )
 
-    def stream_dataloader(self, start: int | None = None) -> StreamLoader:
+    def stream_dataloader(self, start: int | None = None) -> OnlineLoader:
         """Give the stream of online learning, each process its turns, ``StreamItem`` by ``StreamItem``.
 
         If the method's ``images_per_step`` is more than the number of processes, lists of ``StreamItem``s.
@@ -230,7 +230,8 @@ class SegmentationDataModule(LightningDataModule):
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         images = getattr(trainer and trainer.lightning_module, "images_per_step", None)
         sampler = OnlineSampler(dataset, rank, world_size, self._steps_done if start is None else lambda: start, images)
-        loader = StreamLoader(dataset, sampler=sampler, **self._loading())
+        loader = OnlineLoader(dataset, sampler=sampler, **self._loading())
+        loader.look_ahead = getattr(trainer and trainer.lightning_module, "look_ahead", 0)
         counts = Counter(place.set_name for place in dataset.stream)
         part = "" if self.stream_part == "all" else ", the split's test part"
         rank_zero_info(f"{self.layout.name}: stream of {', '.join(f'{n} {name}' for name, n in counts.items())}{part}")

@@ -1,6 +1,6 @@
 """The stream that online learning walks through: one image after the other, at its own size, each exactly once."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, DistributedSampler
 
 from data_modules.layouts.base import Item, Layout, shuffled
 from data_modules.layouts.lists import read_list, spellings
-from data_modules.streams import Failure, in_worker
+from data_modules.streams import Failure, StreamLoader, in_worker
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.images import to_grey, to_rgb_uint8
 from lightning_samseg.io.text import nfc
@@ -195,6 +195,42 @@ class OnlineSampler(DistributedSampler[Any]):
             first = number * self.images
             positions = list(range(first + self.rank, first + self.images, self.num_replicas))
             yield positions if len(positions) > 1 else positions[0]
+
+
+class OnlineLoader(StreamLoader):
+    """The stream's loader, which also shows a process some of the images that come to it next."""
+
+    look_ahead = 0
+    """How many rounds are read ahead; they are in every item's ``upcoming``."""
+
+    def __iter__(self) -> Any:
+        """Yield the ``StreamItem`` of each round, or its list; worker processes start at once."""
+        rounds = super().__iter__()
+        return _with_upcoming(rounds, self.look_ahead) if self.look_ahead else rounds
+
+
+def _with_upcoming(rounds: Iterator[Any], count: int) -> Iterator[Any]:
+    """Add what follows within ``count`` rounds. What cannot be read is complained about when its turn comes."""
+    ahead: deque[list[StreamItem]] = deque()
+    error: Exception | None = None
+    more = True
+    while True:
+        while more and len(ahead) <= count:
+            try:
+                each = next(rounds)
+                ahead.append(each if isinstance(each, list) else [each])
+            except StopIteration:
+                more = False
+            except Exception as problem:
+                more, error = False, problem
+        if not ahead:
+            if error is not None:
+                raise error
+            return
+        items = ahead.popleft()
+        following = [*items, *(item for later in ahead for item in later)]
+        shown = [StreamItem(**item, upcoming=following[place:]) for place, item in enumerate(items, 1)]
+        yield shown if len(shown) > 1 else shown[0]
 
 
 def _as_listed(stream: list[Place], file: Path) -> list[Place]:

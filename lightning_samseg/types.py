@@ -89,6 +89,8 @@ class StreamItem(TypedDict, total=False):
     """uint8 ``(H, W)``: 1 on the stream's class (or on any class), ``IGNORED`` where nobody says, else 0."""
     instances: np.ndarray
     """int32 ``(H, W)``: number of the object, 0 outside the reference; absent where the data set knows no objects."""
+    upcoming: list["StreamItem"]
+    """The next items of this process, where the method asks to look ahead; without theirs."""
 
 
 class SemiBatch(TypedDict):

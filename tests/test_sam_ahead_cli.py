@@ -7,7 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from data_modules.layouts.base import Item
+from data_modules.layouts.folder import FolderLayout
 from lightning_samseg.models.generalist import Generalist
+from tests.fakes import truncate
 from tests.test_stream_cli import LENGTH, Bench, write_stream
 
 THREE = ("--model.sam_batch", "3")
@@ -40,6 +43,35 @@ def test_cache_and_start_change_no_number(bench: Bench, monkeypatch: pytest.Monk
     assert shapes == []
     for run in ("filling", "patching", "reading"):
         bench.assert_same("without", run)
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_every_picture_is_read_once(bench: Bench, monkeypatch: pytest.MonkeyPatch, workers: str) -> None:
+    """In the main process or in a worker, not in both; several processes write down what they read."""
+    read = FolderLayout.read_image
+    log = bench.folder / "read.txt"
+
+    def noted(layout: FolderLayout, item: Item) -> np.ndarray:
+        with log.open("a") as file:
+            file.write(f"{item.case_id}\n")
+        return read(layout, item)
+
+    monkeypatch.setattr(FolderLayout, "read_image", noted)
+    assert bench("run", *THREE, "--data.num_workers", workers) == 0
+    names = log.read_text().split()
+    assert sorted(names[:LENGTH]) == [f"case{position}" for position in range(LENGTH)]
+    assert len(names) <= LENGTH + 3  # the figures at the end show the first, the best and the worst
+
+
+def test_a_damaged_picture_ahead_is_complained_about_in_its_turn(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench("whole", *THREE) == 0
+    truncate(bench.data / "images" / "case5.png")
+    assert bench("cut", *THREE) == 2
+    assert "case5.png" in capsys.readouterr().err
+    whole, cut = ((bench.folder / run / "cases.csv").read_text().splitlines() for run in ("whole", "cut"))
+    assert cut == whole[:6]
 
 
 def test_looking_ahead_does_not_leak(bench: Bench) -> None:

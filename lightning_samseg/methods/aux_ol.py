@@ -27,7 +27,7 @@ from lightning_samseg.models.adapted import AdaptedGeneralist
 from lightning_samseg.models.generalist import Generalist, Preprocessing
 from lightning_samseg.models.sam import BackboneName
 from lightning_samseg.models.unet import build_auxiliary
-from lightning_samseg.online.ahead import Request, SamAhead, sam_ahead, upcoming_requests
+from lightning_samseg.online.ahead import Request, SamAhead, images_in_pass, requests_of, sam_ahead
 from lightning_samseg.online.batch import OnlineBatch, Policy
 from lightning_samseg.online.cache import LogitsCache
 from lightning_samseg.online.crops import CropResize
@@ -249,6 +249,12 @@ class AuxOl(lightning.LightningModule):
             )
         return images
 
+    @property
+    def look_ahead(self) -> int:
+        """Steps that SAM may encode together with the one that has come; the data module reads them ahead."""
+        own = self.images_per_step // (1 if self._trainer is None else self.trainer.world_size)
+        return -(-(images_in_pass(self.generalist, self._sam_batch) - 1) // own)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The learner's; it is stepped by the learner."""
         return self.learner.optimizer
@@ -316,9 +322,7 @@ class AuxOl(lightning.LightningModule):
 
     def _arrival(self, item: StreamItem, prompts: NDArray[np.float64]) -> Arrival:
         """Let SAM answer an image's prompts."""
-        trainer: Any = self._trainer
-        stream, stride = ([], 1) if trainer is None else (trainer.train_dataloader.dataset, trainer.world_size)
-        upcoming = upcoming_requests(stream, self.prompter, item["position"], stride)
+        upcoming = requests_of(item.get("upcoming", ()), self.prompter)
         logits = self.sam_logits(item["original"], prompts, upcoming)
         image = torch.from_numpy(np.ascontiguousarray(item["original"].transpose(2, 0, 1)))
         case = item["cases"][0]

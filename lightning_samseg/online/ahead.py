@@ -14,6 +14,7 @@ from lightning_samseg.models.adapted import AdaptedGeneralist
 from lightning_samseg.models.generalist import Generalist
 from lightning_samseg.online.cache import LogitsCache, cache_key
 from lightning_samseg.online.prompter import Prompter
+from lightning_samseg.types import StreamItem
 
 PASS_ON_GPU = 4
 """Images in a pass where nothing is said. SAM-H at 1024 px should then take 12 GB (not measured); no gain on a CPU."""
@@ -133,11 +134,8 @@ def sam_ahead(
     Raises:
         UserError: If ``batch`` is below 1.
     """
-    if batch is not None and batch < 1:
-        raise UserError(f"sam_batch {batch}", expected="at least 1", fix="use 1, or null")
+    size = images_in_pass(generalist, batch)
     device = next(generalist.parameters()).device
-    size = (1 if device.type == "cpu" else PASS_ON_GPU) if batch is None else batch
-    size = 1 if isinstance(generalist, AdaptedGeneralist) else size
 
     @torch.no_grad()
     def one_pass(requests: Sequence[Request]) -> list[Tensor]:
@@ -152,6 +150,24 @@ def sam_ahead(
     return SamAhead(one_pass, f"{generalist.identity} {_machine(device)} {precision}", kind, size, cache)
 
 
+def images_in_pass(generalist: Generalist | AdaptedGeneralist, batch: int | None = None) -> int:
+    """How many images a generalist encodes together where it is.
+
+    Args:
+        generalist: On its device.
+        batch: As of :func:`sam_ahead`.
+
+    Raises:
+        UserError: If ``batch`` is below 1.
+    """
+    if batch is not None and batch < 1:
+        raise UserError(f"sam_batch {batch}", expected="at least 1", fix="use 1, or null")
+    if isinstance(generalist, AdaptedGeneralist):
+        return 1
+    on_cpu = next(generalist.parameters()).device.type == "cpu"
+    return (1 if on_cpu else PASS_ON_GPU) if batch is None else batch
+
+
 def _machine(device: torch.device) -> str:
     """What the last bits of a product depend on besides its factors."""
     if device.type == "cpu":
@@ -159,21 +175,20 @@ def _machine(device: torch.device) -> str:
     return f"{torch.cuda.get_device_name(device)} {torch.get_float32_matmul_precision()} {torch.__version__}"
 
 
-def upcoming_requests(stream: Any, prompter: Prompter, position: int, stride: int) -> Iterator[Request]:
-    """Read the images of a stream that follow one, and make their prompts.
+def requests_of(items: Iterable[StreamItem], prompter: Prompter) -> Iterator[Request]:
+    """Make the prompts of images that are still to come.
 
     Args:
-        stream: ``StreamItem`` by position.
+        items: The images; those behind the end of the stream have no ``cases``.
         prompter: Prompts them.
-        position: Of the image they follow.
-        stride: Number of processes among which the stream is dealt out.
 
     Yields:
-        Those with prompts, up to the first that cannot be read; it will be complained about when its turn comes.
+        Those with prompts, up to the first that cannot be prompted; it will be complained about when its turn comes.
     """
-    for later in range(position + stride, len(stream), stride):
+    for item in items:
+        if not item["cases"]:
+            return
         try:
-            item = stream[later]
             prompts = prompter.prompts_of(item)
         except UserError:
             return

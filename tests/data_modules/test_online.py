@@ -11,7 +11,7 @@ from data_modules import BusiDataModule
 from data_modules.layouts.base import Item
 from data_modules.layouts.busi import LISTS, RELEASED, BusiLayout
 from data_modules.layouts.lists import read_list
-from data_modules.online import OnlineDataset, OnlineSampler, order_stream
+from data_modules.online import OnlineDataset, OnlineLoader, OnlineSampler, order_stream
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.images import read_image
 from tests.fakes import truncate, write_busi
@@ -115,6 +115,29 @@ def test_it_starts_anywhere_and_workers_change_nothing(root, workers):
     assert walked(data.stream_dataloader(start=5)) == whole[5:]
     assert len(data.stream_dataloader(start=5)) == len(whole) == 14
     assert walked(data.stream_dataloader(start=14)) == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_images_that_come_next_are_shown(root, workers):
+    def positions(items):
+        return [item["position"] for item in items]
+
+    loader = busi(root, num_workers=workers).stream_dataloader(start=9)
+    loader.look_ahead = 3
+    found = list(loader)
+    assert positions(found) == [9, 10, 11, 12, 13]
+    assert [positions(item.pop("upcoming")) for item in found] == [[10, 11, 12], [11, 12, 13], [12, 13], [13], []]
+    for item, plain in zip(found, busi(root).stream_dataloader(start=9), strict=True):
+        assert item.keys() == plain.keys()
+        np.testing.assert_array_equal(item["original"], plain["original"])
+    layout = BusiLayout(str(root))
+    dataset = OnlineDataset(layout, order_stream(layout.stream_sets()))
+    loader = OnlineLoader(dataset, sampler=OnlineSampler(dataset, 1, 2, lambda: 2, images=4), batch_size=None)
+    loader.look_ahead = 1  # rounds of two images in this process; the last has one beyond the end
+    assert [[(item["position"], positions(item["upcoming"])) for item in pair] for pair in loader] == [
+        [(9, [11, 13, 15]), (11, [13, 15])],
+        [(13, [15]), (15, [])],
+    ]
 
 
 def test_processes_take_turns_in_as_many_rounds(root):

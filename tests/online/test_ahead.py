@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.models.generalist import Generalist
-from lightning_samseg.online.ahead import Request, SamAhead, sam_ahead, upcoming_requests
+from lightning_samseg.online.ahead import Request, SamAhead, requests_of, sam_ahead
 from lightning_samseg.online.cache import LogitsCache
 from lightning_samseg.online.prompter import Prompter
 from lightning_samseg.types import Case, StreamItem
@@ -118,19 +119,20 @@ def item(position: int, objects: bool = True) -> StreamItem:
     return StreamItem(position=position, set_name="a", cases=[case], original=picture, reference=mask)
 
 
-class Broken(list[StreamItem]):
-    def __getitem__(self, position: int) -> StreamItem:  # type: ignore[override]
-        if position == 6:
-            raise UserError("cannot read it", fix="none")
-        return super().__getitem__(position)
-
-
 def test_the_images_that_follow() -> None:
-    stream = Broken(item(position, objects=position != 2) for position in range(9))
-    found = list(upcoming_requests(stream, Prompter(), 0, stride=1))
-    assert [int(each.image[0, 0, 0]) for each in found] == [1, 3, 4, 5]  # 2 has no object, 6 cannot be read
-    np.testing.assert_array_equal(found[1].prompts, [[6, 4, 12, 9]])
-    assert [int(each.image[0, 0, 0]) for each in upcoming_requests(stream, Prompter(), 1, stride=4)] == [5]
+    """One without an object is left out; behind the end of the stream, or a mistake, nothing is asked."""
+    items = [item(0), item(1, objects=False), item(2), StreamItem(position=3, set_name="", cases=[]), item(4)]
+    found = list(requests_of(items, Prompter()))
+    assert [int(each.image[0, 0, 0]) for each in found] == [0, 2]
+    np.testing.assert_array_equal(found[1].prompts, [[5, 4, 11, 9]])
+
+    class Refuses(Prompter):
+        def prompts_of(self, item: StreamItem) -> NDArray[np.float64]:
+            if item["position"] == 2:
+                raise UserError("a box outside of the image", fix="none")
+            return super().prompts_of(item)
+
+    assert [int(each.image[0, 0, 0]) for each in requests_of(items, Refuses())] == [0]
 
 
 def test_a_pass_of_nothing() -> None:
