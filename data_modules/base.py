@@ -1,6 +1,5 @@
 """The DataModule behind all data sets: streams for training, whole cases for evaluation, one geometry for all."""
 
-from collections import Counter
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +11,7 @@ from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
 from data_modules.dataset import Augmentation, Contents, SegmentationDataset
 from data_modules.fingerprint import data_fingerprint, split_name
 from data_modules.layouts.base import Item, Layout, Splits, StreamPart, list_images
-from data_modules.online import OnlineDataset, OnlineLoader, OnlineSampler, Place, StreamOrder, image_id, order_stream
+from data_modules.online import OnlineDataset, OnlineLoader, OnlineSampler, Place, StreamOrder, order_stream
 from data_modules.streams import CaseSampler, Loader, StreamLoader, StreamSampler, check_world_size
 from data_modules.views import Normalise, Resize, View
 from lightning_samseg.errors import UserError
@@ -232,12 +231,10 @@ class SegmentationDataModule(LightningDataModule):
         sampler = OnlineSampler(dataset, rank, world_size, self._steps_done if start is None else lambda: start, images)
         loader = OnlineLoader(dataset, sampler=sampler, **self._loading())
         loader.look_ahead = getattr(trainer and trainer.lightning_module, "look_ahead", 0)
-        counts = Counter(place.set_name for place in dataset.stream)
+        loader.identity = dataset.identity
         part = "" if self.stream_part == "all" else ", the split's test part"
-        rank_zero_info(f"{self.layout.name}: stream of {', '.join(f'{n} {name}' for name, n in counts.items())}{part}")
+        rank_zero_info(f"{self.layout.name}: stream of {dataset.counts}{part}")
         self._say_notes([place.item for place in dataset.stream])
-        names = "\n".join(image_id(place.item) for place in dataset.stream).encode()
-        loader.identity = f"stream of {len(dataset)} images of {sha256(names).hexdigest()[:12]}"
         return loader
 
     def train_dataloader(self) -> CombinedLoader | StreamLoader:

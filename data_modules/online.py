@@ -2,6 +2,7 @@
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -107,6 +108,18 @@ class OnlineDataset(Dataset[Any]):
     def __len__(self) -> int:
         """Images of the stream."""
         return len(self.stream)
+
+    @property
+    def counts(self) -> str:
+        """Images of each set, as a text for the screen."""
+        counts = Counter(place.set_name for place in self.stream)
+        return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+    @property
+    def identity(self) -> str:
+        """What a checkpoint remembers of the stream: images and their order."""
+        names = "\n".join(image_id(place.item) for place in self.stream).encode()
+        return f"stream of {len(self)} images of {sha256(names).hexdigest()[:12]}"
 
     def __getitem__(self, position: int | list[int]) -> StreamItem | list[StreamItem] | Failure:
         """Load the image at a position, or a list of images at some.
