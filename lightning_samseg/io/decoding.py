@@ -84,11 +84,11 @@ def orientation_of(path: str | Path) -> int:
 
 
 def _converted_tiff(path: Path) -> Picture:
-    """A TIFF of a colour space that Pillow turns into RGB."""
+    """A TIFF that tifffile leaves to Pillow, which turns its colours into RGB."""
     try:
         return _by_pillow(path, TIFF)
     except (ValueError, KeyError, UnidentifiedImageError) as error:
-        raise tiff.unsupported(path, f"a colour space, or its depth; the decoder says: {error}") from error
+        raise tiff.unsupported(path, f"its colour space, or its depth; the decoder says: {error}") from error
 
 
 def _by_pillow(path: Path, kind: Kind | None) -> Picture:

@@ -12,7 +12,7 @@ from lightning_samseg.io.orientation import TAG, to_displayed
 from lightning_samseg.io.picture import Picture, compact, too_large
 
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6  # tag 262, PhotometricInterpretation
-_JPEG = (6, 7)  # tag 259, Compression
+_JPEG, _FAX = (6, 7), (2, 3, 4)  # tag 259, Compression
 _ALPHA = (1, 2)  # tag 338, ExtraSamples; 0 is unspecified
 
 
@@ -24,7 +24,7 @@ def decode(path: Path, most_pixels: int) -> Picture | None:
         most_pixels: A larger picture is refused.
 
     Returns:
-        The picture; None if its colour space (CMYK, YCbCr, Lab) has to be converted by somebody else.
+        The picture; None if its colour space (CMYK, YCbCr, Lab) or fax compression is left to another decoder.
 
     Raises:
         UserError: If there are several pages, channels that are not said to be colours, or too many pixels, or the
@@ -38,6 +38,8 @@ def decode(path: Path, most_pixels: int) -> Picture | None:
         if page.imagewidth * page.imagelength > most_pixels:
             found = f"{page.imagewidth:,} x {page.imagelength:,} pixels (width x height)"
             raise too_large(path, found, most_pixels)
+        if page.compression in _FAX and page.compression not in TIFF.DECOMPRESSORS:
+            return None  # newer versions of imagecodecs have it
         if page.compression not in TIFF.DECOMPRESSORS:
             raise unsupported(path, f"compression {getattr(page.compression, 'name', page.compression)}")
         photometric = _MIN_IS_BLACK if page.photometric is None else int(page.photometric)
