@@ -123,8 +123,9 @@ def _raised_in(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception says, cut where it is long."""
-    return str(error).strip().partition("\n")[0][:300]
+    """The line that says what is wrong, cut where it is long: the first, or the last of a worker process's text."""
+    lines = str(error).strip().splitlines() or [""]
+    return lines[-1 if "Original Traceback" in str(error) else 0][:300]
 
 
 def _name(error: BaseException) -> str:

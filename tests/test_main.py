@@ -15,7 +15,7 @@ from wandb.errors import AuthenticationError
 
 from lightning_samseg import __main__
 from lightning_samseg.error_log import keep_in
-from lightning_samseg.errors import UserError, described, explained
+from lightning_samseg.errors import UserError, described, explained, first_line
 from tests.disks import disk, fill
 
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:29073."
@@ -78,6 +78,13 @@ def test_what_the_system_and_libraries_say(error: BaseException, parts: str) -> 
         assert explained(each) is None
         for part in parts.split("; "):
             assert part in str(described(each))
+
+
+def test_of_a_workers_text_the_last_line_counts() -> None:
+    text = "Caught KeyError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  x\nKeyError: 'a'"
+    assert first_line(KeyError("a")) == "'a'"
+    assert first_line(RuntimeError(text)) == "KeyError: 'a'"
+    assert first_line(ValueError()) == ""
 
 
 def test_what_is_no_mistake_stays_unknown() -> None:

@@ -95,8 +95,8 @@ class FolderLayout(Layout):
     @cached_property
     def _named(self) -> tuple[str, ...]:
         """Classes of ``classes.yaml``; none where there is no such file."""
-        file = self.root / "classes.yaml"
-        return _read_classes(file) if file.is_file() else ()
+        files = (self.root / f"classes.{ending}" for ending in ("yaml", "yml"))
+        return next((_read_classes(file) for file in files if file.is_file()), ())
 
     def splits(self) -> Splits:
         """List the images and divide them by ``splits/{train,val,test}.txt``, or 70/10/20 by group.

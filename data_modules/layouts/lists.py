@@ -63,7 +63,7 @@ def _named(line: str, known: Mapping[str, str]) -> str:
     name = re.split(r"(?:^|\s)#", line)[0].strip()
     endings = (end for end in (*_ENDINGS, "") if name.lower().endswith(end))
     short = name[: len(name) - len(next(endings))]
-    for reading in (line, line.strip(), name, short):
+    for reading in (line, line.strip(), name, short, name.replace("\\", "/")):
         for spelling in (escape(reading), reading):  # bytes that are no UTF-8 may be escaped in the list already
             if spelling in known:
                 return known[spelling]

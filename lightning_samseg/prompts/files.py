@@ -79,6 +79,7 @@ class PromptFile:
             if twin is not prompt:
                 raise UserError(f"{prompt.where}: the same {kind} as {twin.where}.", fix="remove one of them")
             self._prompts.setdefault(prompt.image, []).append(prompt)
+        self._refuse_fractions()
         if not self._prompts:
             raise UserError(f"{self.path} holds no {kind}.", fix=f"write one row per prompt, or {self._other}")
         self._of_image: dict[str, list[Prompt]] = {}
@@ -159,6 +160,17 @@ class PromptFile:
             self._check_inside(prompt, height, width)
         places = [prompt.place for prompt in prompts]
         return np.array(places, np.float64).reshape(-1, len(COLUMNS[self.kind]))
+
+    def _refuse_fractions(self) -> None:
+        """Refuse numbers that are all fractions of an image, as those of YOLO: they would be its first pixel."""
+        numbers = [number for prompts in self._prompts.values() for prompt in prompts for number in prompt.place]
+        if any(number % 1 for number in numbers) and all(0 <= number <= 1 for number in numbers):
+            raise UserError(
+                f"{self.path} gives no pixels.",
+                expected="pixels of each image at its own size",
+                found=f"{len(numbers)} numbers from {min(numbers):g} to {max(numbers):g}, as if of an image's sides",
+                fix="multiply x by the image's width and y by its height",
+            )
 
     def _check_inside(self, prompt: Prompt, height: int, width: int) -> None:
         x0, y0, x1, y1 = prompt.place if self.kind == "box" else (*prompt.place, *prompt.place)

@@ -81,6 +81,7 @@ def test_whatever_the_names_are(tmp_path_factory, names) -> None:
         ("plain.png  # a note", "plain"),
         ("  plain\t", "plain"),
         ("images/plain.png", "plain"),
+        ("images\\plain.png", "plain"),
         ("data/images/plain.png", "plain"),
         (str(Path("data/images/plain.png").absolute()), "plain"),
         ("scan_00.tif", "scan_00.tif"),

@@ -137,6 +137,7 @@ def test_coco_knows_the_size_that_was_drawn_on(tmp_path):
         ("a.csv", "image,x0,y0,x1,y1\ncju,1,2,1,4\n", "line 2: not a box(.|\n)*width, height"),
         ("a.csv", "image,x0,y0,x1,y1\n,1,2,3,4\n", "line 2: no image is named"),
         ("a.csv", "image,x0,y0,x1,y1\ncju,1,2,3,4\n\ncju,1,2,3,4\n", "line 4: the same box as (.|\n)*line 2"),
+        ("a.csv", "image,x0,y0,x1,y1\ncju,0.1,0.2,0.5,1\n", "gives no pixels(.|\n)*from 0.1 to 1(.|\n)*multiply"),
         ("a.csv", "image,x0,y0,x1,y1\n", "holds no box"),
         ("a.csv", "", "no column image"),
         ("a.csv", "image,x0,y0,x1,y1\n\nnobody.png,1,2,3,4\n", "line 3: 'nobody.png' is no image of the stream"),
