@@ -81,7 +81,8 @@ def test_what_the_system_and_libraries_say(error: BaseException, parts: str) -> 
 
 
 def test_of_a_workers_text_the_last_line_counts() -> None:
-    text = "Caught KeyError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n x\nKeyError: 'a'"
+    head = "Caught KeyError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):"
+    text = f"{head}\n  x\nKeyError: 'a'"
     assert first_line(KeyError("a")) == "'a'"
     assert first_line(RuntimeError(text)) == "KeyError: 'a'"
     assert first_line(ValueError()) == ""
