@@ -229,9 +229,7 @@ class FolderLayout(Layout):
                 expected="png, jpg, tif, bmp or webp files, or nii, nii.gz, mha or mhd volumes, "
                 "in the folders images and masks, paired by name",
                 found=", ".join(map(described, others[:4])) or None,
-                fix="export them first, put them there,"
-                if others
-                else "put them there, or give another folder with --data.root",
+                fix=f"{'export them as such' if others else 'put them there'}, or give another folder with --data.root",
             )
         by_stem: dict[str, Path] = {}
         for path in paths:
