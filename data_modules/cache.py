@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 
 from data_modules.layouts import base
-from data_modules.layouts.base import Item, Layout
+from data_modules.layouts.base import Item, Layout, check_known
 from lightning_samseg.io import images
 from lightning_samseg.io.files import atomic_write, cache_dir
 from lightning_samseg.io.images import to_grey
@@ -163,6 +163,8 @@ def clear(folder: Path) -> None:
 def _decode(layout: Layout, item: Item, labelled: bool, grey: bool) -> tuple[np.ndarray, np.ndarray | None]:
     pixels = layout.read_image(item)
     label = layout.read_label(item, (pixels.shape[0], pixels.shape[1])) if labelled else None
+    if label is not None:
+        check_known(label, layout, item)
     return to_grey(pixels) if grey else pixels, label
 
 

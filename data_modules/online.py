@@ -9,13 +9,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from torch.utils.data import Dataset, DistributedSampler
 
-from data_modules.layouts.base import Item, Layout, shuffled
+from data_modules.layouts.base import Item, Layout, check_known, shuffled
 from data_modules.layouts.lists import read_list, spellings
 from data_modules.streams import Failure, StreamLoader, in_worker
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.images import to_grey, to_rgb_uint8
 from lightning_samseg.io.text import nfc
-from lightning_samseg.types import Case, StreamItem
+from lightning_samseg.types import IGNORED, Case, StreamItem
 
 StreamOrder = Literal["sorted", "shuffled", "list"]
 
@@ -147,7 +147,9 @@ class OnlineDataset(Dataset[Any]):
         picture = self.layout.read_image(item)
         size = (picture.shape[0], picture.shape[1])
         label = self.layout.read_label(item, size)
-        inside = label > 0 if self.class_id is None else label == self.class_id
+        check_known(label, self.layout, item)
+        ignored = label == IGNORED
+        inside = (label > 0) & ~ignored if self.class_id is None else label == self.class_id
         spacing = self.layout.spacing(item)
         case = Case(
             case_id=image_id(item),  # online learning scores image by image, slices of volumes, too
@@ -162,7 +164,7 @@ class OnlineDataset(Dataset[Any]):
             set_name=set_name,
             cases=[case],
             original=to_rgb_uint8(to_grey(picture) if self.grey else picture),
-            reference=inside.astype(np.uint8),
+            reference=np.where(ignored, np.uint8(IGNORED), inside.astype(np.uint8)),
         )
         instances = self.layout.read_instances(item, size)
         if instances is not None:

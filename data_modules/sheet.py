@@ -8,9 +8,12 @@ import numpy as np
 from data_modules.layouts.base import Item, Layout
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.images import to_rgb_uint8
+from lightning_samseg.types import IGNORED
 
 COLOURS = ((0, 230, 118), (255, 179, 0), (64, 156, 255), (255, 82, 190), (170, 110, 255), (255, 92, 64))
 """Contour colours of the classes 1, 2 and so on, then again; objects that are told apart take turns."""
+GREY = (150, 150, 150)
+"""Contour colour of what is ignored."""
 _BORDER, _CAPTION = 4, 18
 
 
@@ -61,7 +64,7 @@ def choose(layout: Layout, count: int) -> list[Item]:
     chosen: dict[Item, None] = {}
     for place in places:
         around = (items[near] for near in _nearby(place, len(items), reach=12))
-        shown = next((item for item in around if item not in chosen and _label(layout, item).any()), items[place])
+        shown = next((item for item in around if item not in chosen and _shows(layout, item)), items[place])
         chosen[shown] = None
     return list(chosen)
 
@@ -71,9 +74,10 @@ def _nearby(place: int, count: int, reach: int) -> Iterator[int]:
         yield from (near for near in dict.fromkeys((place - offset, place + offset)) if 0 <= near < count)
 
 
-def _label(layout: Layout, item: Item) -> np.ndarray:
+def _shows(layout: Layout, item: Item) -> bool:
     image = layout.read_image(item)
-    return layout.read_label(item, (image.shape[0], image.shape[1]))
+    label = layout.read_label(item, (image.shape[0], image.shape[1]))
+    return bool(((label > 0) & (label != IGNORED)).any())
 
 
 def _drawn(layout: Layout, item: Item, tile: int) -> np.ndarray:
@@ -81,14 +85,15 @@ def _drawn(layout: Layout, item: Item, tile: int) -> np.ndarray:
     size = (image.shape[0], image.shape[1])
     label = layout.read_label(item, size)
     instances = layout.read_instances(item, size) if len(layout.class_names) == 1 else None
-    regions = label if instances is None else instances
+    regions = label if instances is None else np.where(label == IGNORED, -1, instances)
     scale = tile / max(size)
     target = (max(1, round(size[1] * scale)), max(1, round(size[0] * scale)))
     picture = cv2.resize(image, target, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    for value in np.unique(regions[regions > 0]):
+    for value in np.unique(regions[regions != 0]):
         region = cv2.resize((regions == value).astype(np.uint8), target, interpolation=cv2.INTER_NEAREST_EXACT)
         contours, _ = cv2.findContours(region, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(picture, contours, -1, COLOURS[(int(value) - 1) % len(COLOURS)], 1)
+        ignored = value == (IGNORED if instances is None else -1)
+        cv2.drawContours(picture, contours, -1, GREY if ignored else COLOURS[(int(value) - 1) % len(COLOURS)], 1)
     return np.asarray(picture)
 
 

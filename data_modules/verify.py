@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 
 from tqdm import tqdm
 
-from data_modules.layouts.base import Item, Layout, Splits
+from data_modules.layouts.base import Item, Layout, Splits, check_known
 from lightning_samseg.errors import UserError
 from lightning_samseg.types import IGNORED
 
@@ -82,6 +82,7 @@ def _read(layout: Layout, item: Item) -> tuple[bytes | None, bool]:
     image = layout.read_image(item)
     label = layout.read_label(item, (image.shape[0], image.shape[1]))
     layout.read_instances(item, (image.shape[0], image.shape[1]))
+    check_known(label, layout, item)
     blank = bool(image.min() == image.max())
     known = label[label != IGNORED]
     foreground = bool(known.any())

@@ -244,6 +244,20 @@ def check_size(mask: np.ndarray, size: tuple[int, int], path: Path, image: Path)
     )
 
 
+def check_known(label: np.ndarray, layout: Layout, item: Item) -> None:
+    """Refuse ignored pixels of a layout that ignores nothing: a class or white of another meaning.
+
+    Raises:
+        UserError: If there are any.
+    """
+    if layout.ignore is None and (label == IGNORED).any():
+        raise UserError(
+            f"{item.image}: its label holds {IGNORED}, which stands for pixels that are ignored.",
+            expected=f"class ids 0..{len(layout.class_names)}; {layout.name} ignores nothing",
+            fix=f"let {type(layout).__name__}.read_label give class ids, or set its ignore",
+        )
+
+
 def check_root(root: str | Path, name: str) -> Path:
     """Turn the ``root`` argument into a path.
 

@@ -153,7 +153,8 @@ class FolderLayout(Layout):
     def sliced(self) -> bool:  # type: ignore[override]
         """Whether there are volumes, of whose slices some show no foreground."""
         folder = self.root / "images"
-        return any(map(is_volume, self._files(folder)))
+        inside = folder.rglob("*") if self.subfolders else folder.glob("*")
+        return any(map(is_volume, inside))
 
     def notes(self) -> list[str]:
         """Say which files are left alone, which masks of volumes are turned onto their images, or taken as they are."""

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning_samseg.callbacks.logger_images import log_image
 from lightning_samseg.callbacks.overlays import draw_overlay, picture_name
 from lightning_samseg.callbacks.validation_overlays import PANEL, shrink
-from lightning_samseg.types import Batch, Case
+from lightning_samseg.types import IGNORED, Batch, Case
 
 
 class Shown(NamedTuple):
@@ -91,6 +91,8 @@ def table_row(shown: Shown, class_names: Any) -> list[Any]:
     import wandb
 
     labels = {0: "background"} | dict(enumerate(class_names, start=1))
+    if (shown.reference == IGNORED).any():
+        labels[IGNORED] = "ignored"
     masks = {
         name: {"mask_data": mask, "class_labels": labels}
         for name, mask in (("reference", shown.reference), ("prediction", shown.prediction))
@@ -107,9 +109,11 @@ class _Open:
 
     def add(self, case: Case, image: np.ndarray, reference: np.ndarray, prediction: np.ndarray) -> None:
         self.slices += 1
-        self._same += np.bincount(reference[reference == prediction].ravel(), minlength=256)
-        self._sizes += np.bincount(reference.ravel(), minlength=256) + np.bincount(prediction.ravel(), minlength=256)
-        area = int(np.count_nonzero(reference))
+        known = reference != IGNORED
+        expected, predicted = reference[known], prediction[known]
+        self._same += np.bincount(expected[expected == predicted], minlength=256)
+        self._sizes += np.bincount(expected, minlength=256) + np.bincount(predicted, minlength=256)
+        area = int(np.count_nonzero(expected))
         if area > self._area:
             self._area, self._case, self._picture = area, case, small(image, reference, prediction)
 

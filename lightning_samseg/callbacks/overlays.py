@@ -11,11 +11,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_samseg.io.images import write_image
 from lightning_samseg.io.text import file_name
 from lightning_samseg.metrics.functional import dsc
-from lightning_samseg.types import Batch, Case
+from lightning_samseg.types import IGNORED, Batch, Case
 
 CLASS_COLOURS = ((255, 176, 0), (0, 158, 255), (220, 60, 220), (0, 200, 120), (240, 80, 60), (150, 110, 255))
 """RGB, told apart by colour-blind readers too; classes beyond the sixth start again."""
 REFERENCE_COLOUR = (255, 255, 255)
+IGNORED_COLOUR = (128, 128, 128)
 CAPTION_HEIGHT = 28
 
 
@@ -70,7 +71,7 @@ def draw_overlay(
 
     Args:
         image: uint8 ``(H, W, 3)``.
-        reference: uint8 ``(H, W)`` class ids.
+        reference: uint8 ``(H, W)`` class ids or ``IGNORED``.
         prediction: uint8 ``(H, W)`` class ids.
         case: Named in the caption.
         more: Panels uint8 ``(H, W, 3)`` to their right.
@@ -94,24 +95,31 @@ def draw_overlay(
 
 
 def draw_contours(image: np.ndarray, labels: np.ndarray, colour: tuple[int, int, int] | None = None) -> None:
-    """Draw the outline of every class into ``image``, in its own colour or in the one given."""
+    """Draw the outline of every class into ``image``, in its own colour or in the one given.
+
+    What is ignored has a grey outline where classes have their own.
+    """
     thickness = max(1, round(max(labels.shape) / 350))
     for class_id in np.unique(labels):
-        if class_id:
+        if class_id and (class_id != IGNORED or colour is None):
             contours, _ = cv2.findContours((labels == class_id).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
             cv2.drawContours(image, contours, -1, colour or class_colour(int(class_id)), thickness)
 
 
 def class_colour(class_id: int) -> tuple[int, int, int]:
-    """RGB of a class, white for the background 0."""
+    """RGB of a class, white for the background 0, grey for what is ignored."""
+    if class_id == IGNORED:
+        return IGNORED_COLOUR
     return CLASS_COLOURS[(class_id - 1) % len(CLASS_COLOURS)] if class_id else REFERENCE_COLOUR
 
 
 def foreground_dsc(reference: np.ndarray, prediction: np.ndarray) -> str:
-    """DSC in percent of all foreground against background, for the caption."""
-    if not reference.any() and not prediction.any():
+    """DSC in percent of all foreground against background where the reference is known, for the caption."""
+    known = reference != IGNORED
+    predicted, expected = (prediction > 0) & known, (reference > 0) & known
+    if not predicted.any() and not expected.any():
         return "- (both empty)"
-    return f"{100 * dsc(prediction > 0, reference > 0):.1f} %"
+    return f"{100 * dsc(predicted, expected):.1f} %"
 
 
 def picture_name(case: Case) -> str:

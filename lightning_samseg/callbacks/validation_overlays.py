@@ -14,7 +14,7 @@ from lightning_samseg.callbacks.overlays import class_colour, draw_contours, dra
 from lightning_samseg.io.geometry import resize_labels
 from lightning_samseg.methods.cpc_sam import CpcSam
 from lightning_samseg.prompts.points import NOT_A_POINT
-from lightning_samseg.types import Batch, Case
+from lightning_samseg.types import IGNORED, Batch, Case
 
 PANEL = 320
 """Longest side of a panel in pixels: loggers keep every picture."""
@@ -56,7 +56,7 @@ class ValidationOverlays(Callback):
             self._total = int(trainer.num_val_batches[dataloader_idx]) * len(batch["cases"])
         for i, (reference, prediction) in enumerate(zip(batch["reference"], outputs, strict=True)):
             middle = (2 * self._drawn + 1) * self._total // (2 * self.limit)
-            if self._drawn < self.limit and self._seen >= middle and reference.any():
+            if self._drawn < self.limit and self._seen >= middle and ((reference > 0) & (reference != IGNORED)).any():
                 self._drawn += 1
                 self._draw(trainer, pl_module, batch, i, prediction)
             self._seen += 1

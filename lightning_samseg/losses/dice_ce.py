@@ -1,9 +1,14 @@
-"""Dice and cross-entropy over softmax channels, the only two terms in every loss of CPC-SAM."""
+"""Dice and cross-entropy over softmax channels, the only two terms in every loss of CPC-SAM.
+
+Pixels whose class id is ``types.IGNORED`` count for nothing: no sum or mean runs over them, nor does a gradient come
+from them.
+"""
 
 import torch
 from torch import Tensor
 
-from lightning_samseg.losses.ranks import sum_over_ranks
+from lightning_samseg.losses.ranks import sum_over_ranks, world_size
+from lightning_samseg.types import IGNORED
 
 SMOOTH = 1e-5
 """Added to numerator and denominator of each class's Dice, as in the authors' code."""
@@ -17,33 +22,31 @@ def dice_ce_loss(logits: Tensor, target: Tensor, dice_weight: float) -> Tensor:
 
     Args:
         logits: Float ``(B, K, H, W)``, channel 0 = background.
-        target: int64 ``(B, H, W)``, class ids 0..K-1; or probabilities, float ``(B, K, H, W)``.
+        target: int64 ``(B, H, W)``, class ids 0..K-1 or ``IGNORED``; or probabilities, float ``(B, K, H, W)``.
         dice_weight: ``w`` in [0, 1].
 
     Returns:
         Scalar of the precision computed in.
     """
     log_p, shares = _log_softmax_and_shares(logits, target)
-    dice = _dice(log_p.exp(), shares, None, SMOOTH)
-    return dice_weight * dice + (1 - dice_weight) * _pixel_losses(log_p, target).mean()
+    keep = _counting(target, None)
+    dice = _dice(log_p.exp(), shares, keep, SMOOTH)
+    return dice_weight * dice + (1 - dice_weight) * _mean(_pixel_losses(log_p, target), keep)
 
 
 def cross_entropy_loss(logits: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
-    """Cross-entropy, mean over the pixels that are kept.
+    """Cross-entropy, mean over the pixels that are kept, on all ranks.
 
     Args:
         logits: Float ``(B, K, H, W)``.
-        target: int64 ``(B, H, W)``, class ids 0..K-1.
-        keep: bool ``(B, H, W)`` or ``(H, W)``, the same number of pixels on every rank; None for all.
+        target: int64 ``(B, H, W)``, class ids 0..K-1 or ``IGNORED``.
+        keep: bool ``(B, H, W)`` or ``(H, W)``; None for all.
 
     Returns:
-        Scalar of the precision computed in; 0 where no pixel is kept.
+        Scalar of the precision computed in; 0 where no pixel is kept. With several processes each holds its share,
+        W times its sum over the kept pixels of all, so that the mean of their losses and gradients is that of one.
     """
-    losses = _pixel_losses(_log_softmax(logits), target)
-    if keep is None:
-        return losses.mean()
-    keep = keep.expand_as(losses)
-    return losses.masked_fill(~keep, 0).sum() / keep.sum().clamp(min=1)
+    return _mean(_pixel_losses(_log_softmax(logits), target), _counting(target, keep))
 
 
 def dice_loss(logits: Tensor, target: Tensor, keep: Tensor | None = None, smooth: float = SMOOTH) -> Tensor:
@@ -55,7 +58,7 @@ def dice_loss(logits: Tensor, target: Tensor, keep: Tensor | None = None, smooth
 
     Args:
         logits: Float ``(B, K, H, W)``.
-        target: int64 ``(B, H, W)``, class ids 0..K-1; or probabilities, float ``(B, K, H, W)``.
+        target: int64 ``(B, H, W)``, class ids 0..K-1 or ``IGNORED``; or probabilities, float ``(B, K, H, W)``.
         keep: bool ``(B, H, W)`` or ``(H, W)``, the pixels that the sums run over; None for all. Without a pixel the
             loss is 0.
         smooth: ``s``.
@@ -64,7 +67,15 @@ def dice_loss(logits: Tensor, target: Tensor, keep: Tensor | None = None, smooth
         Scalar of the precision computed in.
     """
     log_p, shares = _log_softmax_and_shares(logits, target)
-    return _dice(log_p.exp(), shares, keep, smooth)
+    return _dice(log_p.exp(), shares, _counting(target, keep), smooth)
+
+
+def _counting(target: Tensor, keep: Tensor | None) -> Tensor | None:
+    """Pixels that count, bool ``(B, H, W)`` or as ``keep``; None for all."""
+    if target.is_floating_point():
+        return keep
+    known = target != IGNORED
+    return known if keep is None else known & keep
 
 
 def _log_softmax(logits: Tensor) -> Tensor:
@@ -84,7 +95,15 @@ def _pixel_losses(log_p: Tensor, target: Tensor) -> Tensor:
     if target.is_floating_point():
         return -(target * log_p).sum(1)
     # Not F.nll_loss: its 2-D form has no deterministic CUDA implementation and refuses `trainer.deterministic: true`.
-    return -log_p.gather(1, target.unsqueeze(1)).squeeze(1)
+    return -log_p.gather(1, target.masked_fill(target == IGNORED, 0).unsqueeze(1)).squeeze(1)
+
+
+def _mean(losses: Tensor, keep: Tensor | None) -> Tensor:
+    """Mean over the pixels that are kept; see :func:`cross_entropy_loss` for several processes."""
+    if keep is None:
+        return losses.mean()
+    keep = keep.expand_as(losses)
+    return losses.masked_fill(~keep, 0).sum() / (sum_over_ranks(keep.sum()).clamp(min=1) / world_size())
 
 
 def _dice(p: Tensor, shares: Tensor, keep: Tensor | None, smooth: float) -> Tensor:

@@ -24,6 +24,10 @@ possible distance. "One mask empty" holds for a missed object and for one that i
 distance": a mean leaves it out, and every summary says how many were left out, because dropping misses makes a
 model look better. The column ``asd`` is the directed distance in every convention, so that it means the same in
 every table; the symmetric one stands beside it.
+
+Pixels whose reference is ``types.IGNORED`` are background in prediction and reference alike, in every convention. DSC
+and JC are thus those of the other pixels alone. Distances are those between the surfaces of what is left of both; where
+both reach into an ignored area, both end at its border.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,6 +42,7 @@ import numpy.typing as npt
 from lightning_samseg.errors import UserError
 from lightning_samseg.metrics import functional as F
 from lightning_samseg.metrics.functional import BoolArray
+from lightning_samseg.types import IGNORED
 
 ConventionName = Literal["cpc_sam", "aux_ol", "strict"]
 
@@ -135,7 +140,7 @@ def score_case(
 
     Args:
         prediction: Integer class ids 0..C, ``(H, W)`` or ``(D, H, W)``. Class 0 is background and is not scored.
-        reference: The same for the reference.
+        reference: The same for the reference, with ``IGNORED`` on pixels that do not count.
         num_classes: C.
         spacing: Voxel size in mm in array order, one number per axis; None where it is unknown.
         convention: ``cpc_sam``, ``aux_ol`` or ``strict``.
@@ -149,6 +154,8 @@ def score_case(
             not one positive number per axis, or if the convention is unknown.
     """
     rules = find_convention(convention)
+    if prediction.shape == reference.shape and (ignored := reference == IGNORED).any():
+        prediction, reference = np.where(ignored, 0, prediction), np.where(ignored, 0, reference)
     _check_pair(prediction, reference, num_classes, spacing, name)
     if rules.unit == "px":
         spacing = None

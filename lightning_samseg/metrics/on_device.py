@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from lightning_samseg.types import IGNORED
+
 
 def agreement(one: Tensor, other: Tensor) -> Tensor:
     """DSC of two label maps over all their foreground, pooled over images and classes.
@@ -11,13 +13,14 @@ def agreement(one: Tensor, other: Tensor) -> Tensor:
 
     Args:
         one: Integer class ids ``(B, H, W)``, 0 is background.
-        other: The same.
+        other: The same, or ``IGNORED`` where pixels are left out.
 
     Returns:
         A scalar in [0, 1] on the same device.
     """
+    known = other != IGNORED
     same = ((one == other) & (one > 0)).sum()
-    total = (one > 0).sum() + (other > 0).sum()
+    total = ((one > 0) & known).sum() + ((other > 0) & known).sum()
     return torch.where(total > 0, 2 * same / total.clamp(min=1), 1.0)
 
 

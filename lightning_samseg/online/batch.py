@@ -46,7 +46,7 @@ class OnlineBatch:
 
         Args:
             crop: Float ``(C, S, S)``, what the network saw.
-            mask: Float ``(1, S, S)`` in {0, 1}.
+            mask: Float ``(1, S, S)`` in {0, 1, UNKNOWN}.
             loss: Float ``()``, of the prediction made before any update.
 
         Returns:

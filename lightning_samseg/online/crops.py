@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from lightning_samseg.losses.binary import UNKNOWN
 from lightning_samseg.prompts.boxes import Box
+from lightning_samseg.types import IGNORED
 
 ExtraChannel = Literal["mask", "probability", "logits"]
 CropResize = Literal["tensor", "pil"]
@@ -63,13 +65,16 @@ def network_target(mask: Tensor, size: int) -> Tensor:
     """Resize a mask to the network's output: a pixel is foreground where at least half of it was.
 
     Args:
-        mask: bool ``(h, w)``, the mask inside the crop.
+        mask: bool or uint8 ``(h, w)``, the mask inside the crop: 0, 1, or ``IGNORED``.
         size: ``S``.
 
     Returns:
-        Float ``(1, S, S)`` in {0, 1}.
+        Float ``(1, S, S)`` in {0, 1}, or ``UNKNOWN`` where less than half of a pixel is known; else its known part
+        decides.
     """
-    return (_resized(mask.float()[None, None], (size, size))[0] >= 0.5).float()
+    parts = torch.stack([mask == 1, mask != IGNORED]).float()[None]
+    foreground, known = _resized(parts, (size, size))[0].unsqueeze(1)
+    return torch.where(known < 0.5, UNKNOWN, (foreground >= 0.5 * known).float())
 
 
 def crop_logits(network_logits: Tensor, crop: Box) -> Tensor:

@@ -13,6 +13,7 @@ from lightning_samseg.losses.binary import SMOOTH
 from lightning_samseg.metrics import functional
 from lightning_samseg.online.records import Feedback, Prediction
 from lightning_samseg.prompts.noise import MaskNoise, distort_mask
+from lightning_samseg.types import IGNORED
 
 # Streams of random numbers; with the position in the image stream they make every draw independent of the others.
 AVAILABLE, NOISE = 1, 2
@@ -85,9 +86,10 @@ class Expert:
 
         Args:
             prediction: The record of the image.
-            reference: ``(H, W)``, non-zero on foreground: the correction of a crop is the reference inside it, as in
-                the authors' code, where other objects that reach into the crop are foreground too. Or ``(m, H, W)``,
-                one mask per prompt. None where the image has no reference: nobody rectifies it.
+            reference: ``(H, W)``, non-zero on foreground but for ``IGNORED``, where nobody says: the correction of a
+                crop is the reference inside it, as in the authors' code, where other objects that reach into the crop
+                are foreground too. Or ``(m, H, W)``, one mask per prompt. None where the image has no reference: nobody
+                rectifies it.
             name: What to call the reference in messages, such as its file.
             set_position: Of the image in its set, from 0; None: the stream is one set.
 
@@ -101,15 +103,15 @@ class Expert:
         masks: tuple[Tensor, ...] | None = None
         if reference is not None:
             self._check_size(prediction, reference, name)
-            masks = self._rectify(prediction, reference != 0)
+            masks = self._rectify(prediction, reference)
             place = prediction.position if set_position is None else set_position
-            if self._available(prediction, reference != 0, place):
+            if self._available(prediction, reference, place):
                 return Feedback("expert", masks, masks)
         if self.pseudo_confidence is not None:
             return Feedback("pseudo", pseudo_labels(prediction, self.pseudo_confidence), masks)
         return Feedback("none", nothing, masks)
 
-    def _available(self, prediction: Prediction, reference: NDArray[np.bool_], set_position: int) -> bool:
+    def _available(self, prediction: Prediction, reference: NDArray[Any], set_position: int) -> bool:
         if set_position % self.every:
             return False
         if self.rate < 1 and np.random.default_rng((self.seed, AVAILABLE, prediction.position)).random() >= self.rate:
@@ -117,19 +119,23 @@ class Expert:
         if self.below_dice is None:
             return True
         shown = prediction.sam if self.dice_of == "sam" else prediction.mask
-        foreground = reference if reference.ndim == 2 else np.asarray(reference.any(0))
-        dice = functional.dsc(shown.cpu().numpy(), foreground, SMOOTH)
+        masks = reference if reference.ndim == 3 else reference[None]
+        known = np.asarray((masks != IGNORED).all(0))
+        foreground = np.asarray((masks != 0).any(0)) & known
+        dice = functional.dsc(shown.cpu().numpy() & known, foreground, SMOOTH)
         return dice <= self.below_dice if self.inclusive else dice < self.below_dice
 
-    def _rectify(self, prediction: Prediction, reference: NDArray[np.bool_]) -> tuple[Tensor, ...]:
-        """Masks ``(h, w)`` inside the prompts' crops, distorted as asked, in the host's memory."""
+    def _rectify(self, prediction: Prediction, reference: NDArray[Any]) -> tuple[Tensor, ...]:
+        """Masks ``(h, w)`` inside the prompts' crops, distorted where they are known, in the host's memory."""
         masks = []
         for number, prompt in enumerate(prediction.prompts):
             whole = reference if reference.ndim == 2 else reference[number]
             rng = np.random.default_rng((self.seed, NOISE, prediction.position, number))
-            masks.append(
-                torch.from_numpy(distort_mask(whole[prompt.crop.slices], self.mask_noise, self.noise_fraction, rng))
-            )
+            part = whole[prompt.crop.slices]
+            ignored = part == IGNORED
+            mask = distort_mask((part != 0) & ~ignored, self.mask_noise, self.noise_fraction, rng).view(np.uint8)
+            mask[ignored] = IGNORED
+            masks.append(torch.from_numpy(mask))
         return tuple(masks)
 
     @staticmethod

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.losses.binary import soft_dice
+from lightning_samseg.losses.binary import UNKNOWN, soft_dice
+from lightning_samseg.types import IGNORED
 
 FeedbackSource = Literal["expert", "pseudo", "none"]
 
@@ -35,14 +36,14 @@ def optimal_alpha(sam_logits: Tensor, aux_logits: Tensor, target: Tensor, grid_s
     Args:
         sam_logits: Float ``(h, w)`` inside the crop.
         aux_logits: Float ``(h, w)``.
-        target: ``(h, w)``, bool or {0, 1}.
+        target: ``(h, w)``, bool or {0, 1}, or ``IGNORED`` where pixels do not count.
         grid_step: Distance of the values tried, from 0 to 1; divides 1.
 
     Returns:
         Float ``()`` on the device of the logits; the smallest of equally good values, as in the authors' code.
     """
     grid = torch.linspace(0, 1, round(1 / grid_step) + 1, device=sam_logits.device)
-    target = target.to(sam_logits.dtype).unsqueeze(0)
+    target = torch.where(target == IGNORED, UNKNOWN, target.to(sam_logits.dtype)).unsqueeze(0)
     dice = torch.cat(
         [
             soft_dice(fuse(sam_logits, aux_logits, alphas.view(-1, 1, 1)).sigmoid(), target)

@@ -92,7 +92,7 @@ class Prompter:
             places = self.file.prompts(_name(case), case.original_size)
         else:
             instances = "instances" in item and self.objects == "instances"
-            mask = item["instances"] if instances else item["reference"]
+            mask = item["instances"] if instances else item["reference"] == 1
             found = find_objects(mask, instances=instances, min_side=self.min_object_side, name=case.source)
             rows = [each.box if self.prompt == "box" else each.point(self.point) for each in found]
             places = np.array(rows, np.float64).reshape(-1, 4 if self.prompt == "box" else 2)

@@ -140,7 +140,8 @@ class Feedback:
     source: FeedbackSource
     """Who speaks: the expert, the network's own confidence, or nobody."""
     masks: tuple[Tensor | None, ...]
-    """bool ``(h, w)`` inside the prompt's crop, to learn from; None where there is nothing to learn."""
+    """bool or uint8 ``(h, w)`` inside the prompt's crop, to learn from: 0, 1, or ``IGNORED``; None where there is
+    nothing to learn."""
     reference: tuple[Tensor, ...] | None = None
     """What the expert would draw, even where nobody asked: seen only by ``Fusion(alpha_from="every")``."""
 

@@ -137,7 +137,7 @@ def image_row(
     Args:
         prediction: The record.
         feedback: What became known after it.
-        reference: uint8 ``(H, W)``, 1 on foreground.
+        reference: uint8 ``(H, W)``, 1 on foreground, ``IGNORED`` where pixels do not count.
         case: Where the image comes from.
         set_name: Set that it counts in.
         convention: See :mod:`lightning_samseg.metrics.conventions`.
@@ -164,7 +164,7 @@ def image_row(
         sam_clipped_hd=clipped.hd,
         aux_ol_dsc=fused.dsc,
         aux_ol_hd=fused.hd,
-        empty_reference=int(not reference.any()),
+        empty_reference=int(not (reference == 1).any()),
         sam_empty=int(sam.empty_prediction),
         sam_clipped_empty=int(clipped.empty_prediction),
         aux_ol_empty=int(fused.empty_prediction),

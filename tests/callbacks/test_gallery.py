@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning_samseg.callbacks import gallery
 from lightning_samseg.callbacks.gallery import CaseGallery, table_row
 from lightning_samseg.metrics.functional import dsc
-from lightning_samseg.types import Case
+from lightning_samseg.types import IGNORED, Case
 
 
 class Recording(WandbLogger):
@@ -113,3 +113,12 @@ def test_cases_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gallery.torch.distributed, "all_gather_object", gather)
     assert set(gallery._gather({"mine": shown(0.5)}, 2)) == {"mine", "other"}
     assert set(gallery._gather({"mine": shown(0.5)}, 1)) == {"mine"}
+
+
+def test_ignored_pixels_are_named_and_not_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, prediction = strip(4), strip(8)
+    reference[:, 4:] = IGNORED
+    _, logger = run(monkeypatch, [batch((case("one"), reference, prediction), (case("none"), strip(0), strip(0)))])
+    rows = {row[0]: row for row in logger.tables[0][2]}
+    assert rows["one"][2] == 1.0
+    assert rows["one"][3]._masks["reference"]._val["class_labels"][IGNORED] == "ignored"

@@ -3,11 +3,12 @@ import numpy as np
 from lightning_samseg.callbacks.overlays import (
     CAPTION_HEIGHT,
     CLASS_COLOURS,
+    IGNORED_COLOUR,
     draw_overlay,
     foreground_dsc,
     picture_name,
 )
-from lightning_samseg.types import Case
+from lightning_samseg.types import IGNORED, Case
 
 CASE = Case("patient/7 (2)", "x.png", (40, 60), (32, 32))
 
@@ -39,3 +40,13 @@ def test_caption_score() -> None:
 def test_names_that_a_file_system_takes() -> None:
     assert picture_name(CASE) == "patient_7 (2)"
     assert picture_name(CASE._replace(slice_index=3, num_slices=9)) == "patient_7 (2)_003"
+
+
+def test_what_is_ignored_is_grey_and_not_scored() -> None:
+    image = np.full((40, 60, 3), 90, np.uint8)
+    reference = square(5, 5) + square(20, 30, IGNORED)
+    _, expected, predicted = np.split(draw_overlay(image, reference, square(5, 5), CASE)[CAPTION_HEIGHT:], 3, axis=1)
+    assert (expected[20, 35] == IGNORED_COLOUR).all()
+    assert (predicted[20, 35] == 90).all()
+    assert foreground_dsc(reference, square(5, 5) + square(20, 30)) == "100.0 %"
+    assert "both empty" in foreground_dsc(square(20, 30, IGNORED), square(20, 30))

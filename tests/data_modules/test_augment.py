@@ -117,3 +117,12 @@ def test_motion_says_where_pixels_come_from(augmentation, seed):
     grid = functional.affine_grid(motion[None], [1, 1, *moved.shape], align_corners=False)
     again = functional.grid_sample(torch.from_numpy(IMAGE)[None, None], grid, mode="nearest", align_corners=False)
     assert (again[0, 0].numpy() == moved).mean() > 0.999  # a position between two pixels may be rounded to either
+
+
+def test_ignored_pixels_move_with_their_image_and_none_are_made(augmentation):
+    """What is rotated into view is background, as in the published code."""
+    mask = np.where(np.median(IMAGE) < IMAGE, 255, 1).astype(np.uint8)
+    for seed in range(60):
+        image, moved = augmentation(IMAGE, mask, seed)
+        expected = np.where(image == 0, 0, np.where(image > np.median(IMAGE), 255, 1))
+        np.testing.assert_array_equal(moved, expected)

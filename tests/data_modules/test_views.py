@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from data_modules.views import View, prepare_image
 from lightning_samseg.errors import UserError
+from lightning_samseg.types import IGNORED
 
 RNG = np.random.default_rng(0)
 
@@ -146,3 +147,14 @@ def test_the_view_of_a_training_comes_from_its_checkpoint():
     assert View.stored_in({**stored, "geometry": "corner_aligned", "root": "data"}) == view
     with pytest.raises(UserError, match=r"does not say how(.|\n)*found: no geometry"):
         View.stored_in(stored)
+
+
+@pytest.mark.parametrize("geometry", ["half_pixel", "corner_aligned"])
+def test_ignored_pixels_stay_and_padding_adds_none(geometry):
+    mask = np.zeros((30, 60), np.uint8)
+    mask[:, 30:] = IGNORED
+    found = View(32, "longest_side", geometry=geometry).fit_mask(mask)
+    assert (found[:16, 17:] == IGNORED).all()
+    assert not found[:, :15].any()
+    assert not found[16:].any()
+    assert set(np.unique(found)) == {0, IGNORED}

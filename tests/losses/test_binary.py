@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_samseg.losses.binary import bce_dice_loss, dice_loss, soft_dice
+from lightning_samseg.losses.binary import UNKNOWN, bce_dice_loss, dice_loss, soft_dice
 
 
 def test_dice_by_hand():
@@ -37,3 +37,17 @@ def test_one_value_per_entry_equal_to_numpy():
 def test_half_precision_logits_are_summed_in_float32():
     logits = torch.full((1, 1, 400, 400), 8.0, dtype=torch.float16)  # 160,000 pixels overflow float16
     assert dice_loss(logits, torch.ones(1, 1, 400, 400)).item() == pytest.approx(0, abs=1e-3)
+
+
+def test_unknown_pixels_by_hand():
+    # As in the first test, beside two pixels that nobody judges.
+    target = torch.tensor([[[[1.0, 0.0, UNKNOWN], [0.0, 0.0, UNKNOWN]]]])
+    logits = torch.tensor([[[[0.0, 0.0, 7.0], [0.0, 0.0, -9.0]]]]).requires_grad_()
+    assert dice_loss(logits, target).tolist() == [0.5]
+    loss = bce_dice_loss(logits, target)
+    assert loss.item() == pytest.approx(0.5 + math.log(2), abs=1e-6)
+    loss.sum().backward()
+    assert (logits.grad[..., 2] == 0).all()
+    nothing = torch.full((1, 1, 2, 3), UNKNOWN)
+    assert bce_dice_loss(logits, nothing).item() == 0
+    assert soft_dice(torch.rand(2, 2, 3), nothing[0]).tolist() == [1, 1]

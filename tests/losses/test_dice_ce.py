@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_samseg.losses.dice_ce import cross_entropy_loss, dice_ce_loss, dice_loss
+from lightning_samseg.types import IGNORED
+from tests.online.test_ranks import in_processes
 
 
 @pytest.fixture
@@ -107,3 +109,74 @@ def test_extreme_logits_stay_finite() -> None:
     assert loss.isfinite()
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
+
+
+# Ignored pixels -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def holes(case: tuple[Tensor, Tensor]) -> Tensor:
+    target = case[1].clone()
+    target[0, :3], target[1, 2, 4:] = IGNORED, IGNORED
+    return target
+
+
+def test_ignored_pixels_by_hand() -> None:
+    """Two pixels with p = (3/4, 1/4), the second ignored: CE = -log 3/4; both are judged by one pixel."""
+    logits = torch.tensor([3.0, 1.0]).log().view(1, 2, 1, 1).expand(1, 2, 1, 2)
+    target = torch.tensor([[[0, IGNORED]]])
+    dice = ((1 - 2 * 0.75 / (0.75**2 + 1)) + 1) / 2
+    assert cross_entropy_loss(logits, target).item() == pytest.approx(-np.log(0.75), abs=1e-6)
+    assert dice_loss(logits, target).item() == pytest.approx(dice, abs=1e-4)
+    assert dice_ce_loss(logits, target, 0.5).item() == pytest.approx((dice - np.log(0.75)) / 2, abs=1e-4)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 0.8, 1.0])
+def test_ignored_pixels_might_as_well_be_cut_out(case: tuple[Tensor, Tensor], holes: Tensor, weight: float) -> None:
+    known = holes != IGNORED
+    logits = case[0].clone().requires_grad_()
+    left = case[0].movedim(1, -1)[known].T[None, :, None].clone().requires_grad_()
+    loss = dice_ce_loss(logits, holes, weight)
+    assert loss.item() == pytest.approx(dice_ce_loss(left, holes[known][None, None], weight).item(), abs=1e-6)
+    expected = F.cross_entropy(case[0], holes, ignore_index=IGNORED).item()
+    assert cross_entropy_loss(logits, holes).item() == pytest.approx(expected, abs=1e-6)
+    assert dice_loss(logits, holes).item() == pytest.approx(
+        numpy_dice(left.detach(), holes[known][None, None]), abs=1e-6
+    )
+    loss.backward()
+    dice_ce_loss(left, holes[known][None, None], weight).backward()
+    assert (logits.grad.movedim(1, -1)[~known] == 0).all()
+    torch.testing.assert_close(logits.grad.movedim(1, -1)[known].T, left.grad[0, :, 0], rtol=1e-5, atol=1e-7)
+
+
+def test_ignored_pixels_join_those_that_are_not_kept(case: tuple[Tensor, Tensor], holes: Tensor) -> None:
+    keep = torch.rand(holes.shape, generator=torch.Generator().manual_seed(1)) > 0.5
+    both = keep & (holes != IGNORED)
+    for loss in (dice_loss, cross_entropy_loss):
+        torch.testing.assert_close(loss(case[0], holes, keep), loss(case[0], case[1], both))
+
+
+def test_nothing_known_costs_nothing(case: tuple[Tensor, Tensor]) -> None:
+    logits = case[0].clone().requires_grad_()
+    loss = dice_ce_loss(logits, torch.full_like(case[1], IGNORED), 0.8)
+    loss.backward()
+    assert loss.item() == 0
+    assert (logits.grad == 0).all()
+
+
+def test_unlike_numbers_of_ignored_pixels_on_two_ranks(tmp_path, case: tuple[Tensor, Tensor], holes: Tensor) -> None:
+    """The mean of the ranks' losses and gradients is that of one process with both images."""
+
+    def work(rank: int) -> list[Tensor]:
+        torch.set_num_threads(1)
+        logits = case[0][rank : rank + 1].double().requires_grad_()
+        loss = dice_ce_loss(logits, holes[rank : rank + 1], 0.3)
+        loss.backward()
+        return [loss.detach(), logits.grad]
+
+    (first, g_first), (second, g_second) = in_processes(tmp_path, 2, work)
+    logits = case[0].double().requires_grad_()
+    loss = dice_ce_loss(logits, holes, 0.3)
+    loss.backward()
+    torch.testing.assert_close((first + second) / 2, loss.detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(torch.cat([g_first, g_second]) / 2, logits.grad, rtol=1e-12, atol=1e-12)

@@ -9,16 +9,16 @@ from lightning_samseg.losses.structure import structure_loss
 
 
 def restatement(x, y, weighted):
-    """The loss of one entry, pixel by pixel in float64."""
+    """The loss of one entry, pixel by pixel in float64; -1 is unknown."""
     h, w = y.shape
     padded = np.pad(y, 15)
-    weight = np.empty((h, w))
-    for r in range(h):
-        for c in range(w):
-            weight[r, c] = 1 + 5 * abs(padded[r : r + 31, c : c + 31].sum() / 961 - y[r, c])
+    weight = np.zeros((h, w))
+    for r, c in np.argwhere(y >= 0):
+        window = padded[r : r + 31, c : c + 31]
+        weight[r, c] = 1 + 5 * abs(window[window >= 0].mean() - y[r, c])
     p = 1 / (1 + np.exp(-x))
     bce = -(y * np.log(p) + (1 - y) * np.log(1 - p))
-    bce = (weight * bce).sum() / weight.sum() if weighted else bce.mean()
+    bce = (weight * bce).sum() / weight.sum() if weighted else bce[y >= 0].mean()
     overlap = (weight * p * y).sum()
     union = (weight * p).sum() + (weight * y).sum() - overlap
     return bce + 1 - (overlap + 1) / (union + 1)
@@ -31,6 +31,7 @@ def test_equals_a_restatement_in_numpy(bce):
     y = np.zeros((3, 1, 40, 23))
     y[0, 0, 5:30, 4:20] = 1
     y[1, 0, :3, :3] = 1
+    y[2, 0, 8:30], y[2, 0, :9, :4] = -1, 1
     expected = [restatement(x[i, 0], y[i, 0], bce == "weighted") for i in range(3)]
     found = structure_loss(torch.tensor(x, dtype=torch.float32), torch.tensor(y, dtype=torch.float32), bce)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -56,3 +57,12 @@ def weighted_bce(x, y):
     weight = 1 + 5 * (F.avg_pool2d(y, 31, 1, 15) - y).abs()
     each = F.binary_cross_entropy_with_logits(x, y, reduction="none")
     return (weight * each).sum((1, 2, 3)) / weight.sum((1, 2, 3))
+
+
+@pytest.mark.parametrize("bce", ["weighted", "plain"])
+def test_nothing_known_costs_nothing(bce):
+    logits = torch.randn(1, 1, 33, 33).requires_grad_()
+    loss = structure_loss(logits, torch.full((1, 1, 33, 33), -1.0), bce)
+    loss.sum().backward()
+    assert loss.tolist() == [0]
+    assert (logits.grad == 0).all()

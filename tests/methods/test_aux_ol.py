@@ -10,10 +10,11 @@ import torch
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods.aux_ol import LOSSES, AuxOl
+from lightning_samseg.online.crops import network_target
 from lightning_samseg.online.expert import Expert
 from lightning_samseg.online.walk import walk
 from lightning_samseg.prompts.boxes import Box
-from lightning_samseg.types import Case, StreamItem
+from lightning_samseg.types import IGNORED, Case, StreamItem
 
 SMALL = {"backbone": "tiny", "width": 1 / 16, "crop_size": 32, "cache_gb": 0, "capacity": 3}
 
@@ -246,3 +247,27 @@ def test_contradictions() -> None:
         model(step_per="image")
     with pytest.raises(UserError, match="box_shift"):
         model(box_shift=-0.1)
+
+
+def test_ignored_pixels_are_not_prompted_learned_from_or_scored() -> None:
+    """A void rim around the square: prompts are the square's, and the loss is that of the known pixels."""
+    mask = item()["reference"].copy()
+    rim = np.zeros_like(mask)
+    rim[23:32, 38:47] = 1
+    mask[(rim == 1) & (mask == 0)] = IGNORED
+    shown = item(reference=mask)
+    module = model(prompt_order="image", loss="bce_dice")
+    np.testing.assert_array_equal(module.prompter.prompts_of(shown), module.prompter.prompts_of(item()))
+    instances = np.where(mask == 1, 1, 0).astype(np.int32)
+    assert len(module.prompter.prompts_of(item(reference=mask, instances=instances))) == 1
+    mask[5:12, :] = IGNORED  # the upper half of the L, as of its crop
+    arrival = module._arrival(item(reference=mask), np.array([[8.0, 5.0, 18.0, 17.0]]))
+    (walked,) = walk(module.learner, module.expert, [arrival], "image")
+    (given,) = walked.feedback.masks
+    np.testing.assert_array_equal(given, mask[5:17, 8:18])
+    target = network_target(given, 32)
+    logits = walked.prediction.prompts[0].network_logits
+    known = target[0] >= 0
+    left = logits[:, known][None, :, None], target[:, known][None, :, None]
+    torch.testing.assert_close(walked.outcomes[0].loss, LOSSES["bce_dice"](*left)[0])
+    assert 0.4 < known.float().mean() < 0.6

@@ -1,10 +1,13 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.methods.base import restore_size
-from lightning_samseg.methods.supervised import SAMed, shrink_labels
-from lightning_samseg.types import Case
+from lightning_samseg.methods.supervised import SAMed, UNet, shrink_labels
+from lightning_samseg.types import IGNORED, Case
 
 
 def probabilities(labels: np.ndarray, size: int) -> torch.Tensor:
@@ -54,3 +57,20 @@ def test_samed_trains_nothing_that_gets_no_gradient() -> None:
     model.training_step(batch, 0).backward()  # type: ignore[arg-type]
     without = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert without == []
+
+
+@pytest.mark.parametrize("kind", [SAMed, UNet])
+def test_ignored_pixels_train_no_baseline(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The upper half is not known: its pixels have no gradient of their own, as if the logits ended below it."""
+    monkeypatch.setattr(kind, "log", lambda *_, **__: None)
+    torch.manual_seed(0)
+    method = kind(num_classes=2, image_size=32, **({"backbone": "tiny"} if kind is SAMed else {}))
+    image, mask = torch.rand(2, 3, 32, 32), torch.randint(0, 3, (2, 32, 32))
+    mask[:, :16] = IGNORED
+    method.eval()
+    loss = method.training_step({"image": image, "mask": mask}, 0)
+    logits = method.sam.decode(method.sam.encode(image), 0) if kind is SAMed else method(image)
+    size = logits.shape[-1]
+    left = logits[:, :, size // 2 :], shrink_labels(mask, size)[:, size // 2 :]
+    torch.testing.assert_close(loss, dice_ce_loss(*left, method.supervised_dice), rtol=1e-5, atol=1e-6)
+    assert method.training_step({"image": image, "mask": torch.full_like(mask, IGNORED)}, 0).item() == 0

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from lightning_samseg.methods import CpcSam, cpc_sam
 from lightning_samseg.models.dual_branch import BranchedSam
 from lightning_samseg.prompts.points import ClassPoints, class_points
+from lightning_samseg.types import IGNORED
 
 CLASSES = 3  # with background
 LABELLED, UNLABELLED, SIDE = 2, 3, 32
@@ -378,3 +379,20 @@ def test_draws_are_keyed_by_counters(batch: tuple[Tensor, Tensor], monkeypatch: 
     assert all(torch.equal(a, b) for a, b in zip(first, points(1, 10), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(first, points(1, 11), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(first, points(2, 10), strict=True))
+
+
+@pytest.mark.parametrize("ssl", [False, True])
+@pytest.mark.parametrize("update", ["joint", "sequential"])
+def test_ignored_pixels_supervise_nothing(batch: tuple[Tensor, Tensor], ssl: bool, update: str) -> None:
+    """Where nothing is known every supervised term is 0, prompted or not; and a half counts as if it were all."""
+    images, target = batch
+    nothing = torch.full_like(target, IGNORED)
+    run = {"joint": "joint_loss", "sequential": "sequential_update"}[update]
+    method = Quiet(update=update, lambda_cross=0.0, lambda_consistency=0.0)
+    given = images if ssl else images[: len(target)]
+    assert getattr(method, run)(given, nothing, ssl).item() == 0
+    half = target.clone()
+    half[:, : SIDE // 2] = IGNORED
+    logits = method.decode(method.encode(images[: len(target)]), 0)
+    left = logits[:, :, SIDE // 2 :], target[:, SIDE // 2 :]
+    torch.testing.assert_close(cpc_sam.dice_ce_loss(logits, half, 0.8), cpc_sam.dice_ce_loss(*left, 0.8))

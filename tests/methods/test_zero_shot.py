@@ -16,6 +16,7 @@ from lightning_samseg.errors import UserError
 from lightning_samseg.methods import ZeroShot
 from lightning_samseg.methods.zero_shot import class_objects, outermost_pixels
 from lightning_samseg.models.generalist import InputGeometry
+from lightning_samseg.types import IGNORED
 from tests.fakes import write_acdc, write_busi
 from tests.official import tiny_sam, write_tiny_sam
 
@@ -189,3 +190,14 @@ def test_fit_has_nothing_to_do(configs: dict[str, str], tmp_path: Path, capsys: 
     assert main(["fit", "--config", configs["busi"], "--trainer.default_root_dir", str(run)]) == 2
     assert "ZeroShot learns nothing" in capsys.readouterr().err
     assert not run.exists()
+
+
+def test_ignored_pixels_get_no_prompt() -> None:
+    """A void rim around an object belongs to none of its prompts, and a void area alone is no object."""
+    mask = reference()
+    rim = cv2.dilate((mask == 3).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    mask[rim & (mask == 0)] = IGNORED
+    mask[0:4, 50:56] = IGNORED
+    for way in ("class", "object"):
+        found, expected = class_objects(mask, 3, way), class_objects(reference(), 3, way)
+        assert [(c, o.box, o.area) for c, o in found] == [(c, o.box, o.area) for c, o in expected]

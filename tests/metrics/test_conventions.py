@@ -10,6 +10,7 @@ from medpy.metric import binary as medpy
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.metrics.conventions import CONVENTIONS, distance_unit, find_convention, score_case
+from lightning_samseg.types import IGNORED
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -139,7 +140,7 @@ def test_classes_are_scored_apart_and_background_is_not():
     ("change", "message"),
     [
         ({"prediction": np.zeros((4, 4), np.uint8)}, "prediction \\(4, 4\\), reference \\(4, 5\\)"),
-        ({"reference": np.full((4, 5), 255, np.uint8)}, "the reference is no map of class ids(.|\n)*255"),
+        ({"reference": np.full((4, 5), 254, np.uint8)}, "the reference is no map of class ids(.|\n)*254"),
         ({"prediction": np.full((4, 5), -1)}, "the prediction is no map of class ids(.|\n)*-1"),
         ({"prediction": np.zeros((4, 5), np.float32)}, "found: float32"),
         ({"spacing": (1.0, 1.0, 1.0)}, "expected: 2 positive numbers"),
@@ -153,3 +154,51 @@ def test_bad_input_is_named(change, message):
     with pytest.raises(UserError, match=message):
         score_case(**{**arguments, **change}, name="case_7.png")
     assert find_convention("strict").name == "strict"
+
+
+@pytest.mark.parametrize("convention", ["cpc_sam", "aux_ol", "strict"])
+def test_ignored_pixels_by_hand(convention):
+    """The object is 2 x 4, its right half and all that is right of it are ignored: 2 x 2 are left."""
+    reference, prediction = np.zeros((2, 6, 9), np.uint8)
+    reference[2:4, 1:5], reference[:, 3:] = 1, IGNORED
+    prediction[2:4, 1:9] = 1
+    (score,) = score_case(prediction, reference, 1, None, convention)
+    assert (score.dsc, score.jc, score.hd95, score.asd, score.hd) == (1, 1, 0, 0, 0)
+    prediction[2:4, :3] = 0
+    prediction[2, 1] = 1
+    (score,) = score_case(prediction, reference, 1, None, convention)
+    smooth = convention == "aux_ol"
+    assert (score.dsc, score.jc) == (pytest.approx((2 + smooth) / (1 + 4 + smooth)), 0.25)
+    assert (score.hd, score.asd) == (pytest.approx(math.sqrt(2)), 0)
+    prediction[2, 1] = 0  # all of it lies where nobody looks
+    (score,) = score_case(prediction, reference, 1, None, convention)
+    assert (score.empty_prediction, score.empty_reference) == (True, False)
+    reference[reference == 1] = 0
+    (score,) = score_case(prediction, reference, 1, None, convention)
+    assert (score.empty_prediction, score.empty_reference, score.dsc) == (True, True, 1)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("shape", [(13, 17), (4, 9, 10)])
+def test_with_ignored_pixels_as_medpy_without_them(shape):
+    """Overlaps on the other pixels alone; distances with the ignored ones as background in both masks."""
+    spacing = (10.0, 1.5, 1.3)[-len(shape) :]
+    compared = 0
+    for seed in range(60):
+        prediction, reference = label_maps(seed, shape, num_classes=3)
+        known = np.random.default_rng((seed, 1)).random(shape) < 0.8
+        known[..., :4] = False
+        given = [prediction.copy(), np.where(known, reference, IGNORED)]
+        for score in score_case(*given, 3, spacing, "cpc_sam"):
+            p, r = (labels == score.class_id for labels in (prediction, reference))
+            if not p[known].any() and not r[known].any():
+                assert (score.dsc, score.jc) == (1, 1)
+                continue
+            expected = medpy.dc(p[known], r[known]), medpy.jc(p[known], r[known])
+            assert (score.dsc, score.jc) == pytest.approx(expected, abs=1e-6)
+            if p[known].any() and r[known].any():
+                expected = [f(p & known, r & known, spacing) for f in (medpy.hd95, medpy.asd, medpy.assd, medpy.hd)]
+                assert [getattr(score, name) for name in DISTANCES] == pytest.approx(expected, abs=1e-6)
+                compared += 1
+        np.testing.assert_array_equal(given[0], prediction)
+    assert compared > 100

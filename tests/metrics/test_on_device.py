@@ -4,6 +4,7 @@ import torch
 from medpy.metric.binary import dc
 
 from lightning_samseg.metrics.on_device import agreement, confidence, empty_fraction
+from lightning_samseg.types import IGNORED
 
 
 def test_agreement_on_one_class_is_the_dice_of_medpy() -> None:
@@ -28,3 +29,10 @@ def test_empty_fraction_and_confidence() -> None:
     assert float(empty_fraction(labels)) == 0.75
     probabilities = torch.tensor([[0.7, 0.2], [0.3, 0.8]])[None, :, None]  # (1, 2, 1, 2)
     assert float(confidence(probabilities)) == pytest.approx(0.75)
+
+
+def test_ignored_pixels_agree_with_nothing() -> None:
+    one = torch.tensor([[[1, 1, 2, 0, 3, 1]]])
+    other = torch.tensor([[[1, IGNORED, 2, 1, IGNORED, IGNORED]]])
+    assert float(agreement(one, other)) == pytest.approx(2 * 2 / (2 + 3))
+    assert float(agreement(one, torch.full_like(one, IGNORED))) == 1

@@ -4,8 +4,10 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
+from lightning_samseg.losses.binary import UNKNOWN
 from lightning_samseg.online.crops import crop_logits, network_input, network_target, paste
 from lightning_samseg.prompts.boxes import Box
+from lightning_samseg.types import IGNORED
 
 CPU = torch.device("cpu")
 
@@ -115,3 +117,23 @@ def test_union_of_crops_and_background_outside():
     mask = paste(pieces, crops, (8, 9), CPU)
     assert mask.nonzero().tolist() == [[2, 5], [3, 3]]
     assert not paste([], [], (8, 9), CPU).any()
+
+
+def test_targets_of_ignored_pixels_are_unknown():
+    """A mask of 64 x 64 at half its size: each target pixel stands for four, of which the known ones decide."""
+    mask = torch.zeros(64, 64, dtype=torch.uint8)
+    mask[:, 32:] = 1
+    mask[:32] = IGNORED
+    mask[40:42, 8:10] = torch.tensor([[IGNORED, 1], [1, 0]])
+    target = network_target(mask, 32)[0]
+    assert (target[:15] == UNKNOWN).all()
+    assert (target[17:, :3] == 0).all()
+    assert (target[17:, 17:] == 1).all()
+    whole = mask.clone()
+    whole[whole == IGNORED] = 0
+    changed = network_target(whole, 32)[0] != target
+    assert not changed[24:].any()  # nothing ignored nearby
+    assert set(target.unique().tolist()) == {UNKNOWN, 0, 1}
+    assert (network_target(torch.full((7, 9), IGNORED, dtype=torch.uint8), 32) == UNKNOWN).all()
+    same = torch.tensor([[1, IGNORED], [IGNORED, 1]], dtype=torch.uint8)
+    assert (network_target(same.repeat_interleave(16, 0).repeat_interleave(16, 1), 32)[0, 2:14, 2:14] == 1).all()

@@ -6,6 +6,7 @@ from lightning_samseg.errors import UserError
 from lightning_samseg.online.expert import Expert, pseudo_labels
 from lightning_samseg.online.records import PromptPrediction, record
 from lightning_samseg.prompts.boxes import Box
+from lightning_samseg.types import IGNORED
 
 SIZE = (40, 60)
 CROP = Box(5, 5, 35, 35)
@@ -41,7 +42,7 @@ def test_every_image_gets_the_reference_inside_its_crops():
     feedback = Expert().feedback(predicted(crops=crops), reference())
     assert feedback.source == "expert"
     for mask, crop in zip(feedback.masks, crops, strict=True):
-        assert mask.dtype == torch.bool
+        assert mask.dtype == torch.uint8
         np.testing.assert_array_equal(mask, reference()[crop.slices] > 0)
     assert torch.equal(feedback.only(1).masks[0], feedback.masks[1])
 
@@ -162,3 +163,18 @@ def test_a_reference_of_another_size():
 def test_mistakes(wrong):
     with pytest.raises(UserError, match=f"expert: {next(iter(wrong))} out of range"):
         Expert(**wrong)
+
+
+def test_what_is_ignored_is_neither_drawn_nor_scored():
+    mask = reference()
+    mask[10:30, 20:30] = IGNORED  # the right half of the object
+    (drawn,) = Expert().feedback(predicted(), mask).masks
+    np.testing.assert_array_equal(drawn == IGNORED, (mask == IGNORED)[CROP.slices])
+    np.testing.assert_array_equal(drawn == 1, (mask == 3)[CROP.slices])
+    sam = torch.zeros(SIZE)
+    sam[10:30, 20:30] = 0.9  # outside of what is known, so (2 * 0 + 1) / (0 + 200 + 1)
+    for threshold, source in ((1 / 201 + 1e-6, "expert"), (1 / 201 - 1e-6, "none")):
+        assert Expert(below_dice=threshold).feedback(predicted(sam=sam), mask).source == source
+    noisy = Expert(mask_noise="dilation", noise_fraction=0.1).feedback(predicted(), mask).masks[0]
+    np.testing.assert_array_equal(noisy == IGNORED, drawn == IGNORED)  # noise moves borders, not what is unknown
+    assert (noisy == 1).sum() > (drawn == 1).sum()

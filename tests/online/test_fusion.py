@@ -7,6 +7,7 @@ import torch
 from lightning_samseg.errors import UserError
 from lightning_samseg.online import fusion as module
 from lightning_samseg.online.fusion import Fusion, fuse, optimal_alpha
+from lightning_samseg.types import IGNORED
 
 CPU = torch.device("cpu")
 
@@ -141,3 +142,14 @@ def test_going_on_elsewhere_than_on_the_host():
 def test_mistakes(wrong):
     with pytest.raises(UserError, match="fusion"):
         Fusion(**wrong)
+
+
+def test_ignored_pixels_do_not_move_alpha():
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        y = rng.random((9, 12)) < 0.4
+        s, u = (torch.tensor(3 * rng.normal(size=y.shape) + way * (4 * y - 2), dtype=torch.float32) for way in (1, -1))
+        known = rng.random(y.shape) < 0.7
+        label = torch.tensor(np.where(known, y, IGNORED).astype(np.uint8))
+        expected = brute_force(s.double().numpy()[known], u.double().numpy()[known], y[known], 0.05)
+        assert optimal_alpha(s, u, label).item() == pytest.approx(expected, abs=1e-6)

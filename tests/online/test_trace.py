@@ -22,7 +22,7 @@ from lightning_samseg.online.trace import (
     summary,
 )
 from lightning_samseg.prompts.boxes import Box
-from lightning_samseg.types import Case
+from lightning_samseg.types import IGNORED, Case
 
 CASE = Case("case, 1", "case.png", (8, 10), (8, 10), slice_index=4, num_slices=9)
 
@@ -127,3 +127,15 @@ def test_the_table() -> None:
     assert lines[4].split()[0] == "all"
     assert lines[0].endswith(" SAM + AuxOL")
     assert format_summary(table, "DirectOL").splitlines()[0].endswith(" DirectOL")
+
+
+def test_ignored_pixels_are_not_scored() -> None:
+    """SAM finds rows 2 to 5; of the reference rows 2 and 3 are known, and what is right of column 3 is not."""
+    reference = np.zeros((8, 10), np.uint8)
+    reference[2:4, 2:6] = 1
+    reference[4:, :], reference[:, 4:] = IGNORED, IGNORED
+    scored = image_row(prediction(), Feedback("expert", (None,)), reference, CASE, "a")
+    assert (scored.sam_dsc, scored.sam_hd, scored.sam_clipped_dsc) == (1, 0, 1)
+    assert scored.aux_ol_dsc == pytest.approx((2 * 4 + 1) / (8 + 4 + 1))  # 2 x 4 of which 2 x 2 are right
+    reference[reference == 1] = 0
+    assert image_row(prediction(), Feedback("none", (None,)), reference, CASE, "a").empty_reference == 1
