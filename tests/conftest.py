@@ -1,10 +1,11 @@
-"""What every test relies on: no display, no network logger, a cache of its own, no scheduler around it."""
+"""What every test relies on: no display, no network logger, a cache of its own, no scheduler, the state it expects."""
 
 import os
+import tempfile
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.reference.oracle import Oracle, find_recording
 
@@ -12,7 +13,15 @@ os.environ["MPLBACKEND"] = "agg"
 os.environ["WANDB_MODE"] = "disabled"
 for _name in [name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"]:
     del os.environ[_name]  # or Lightning takes the job that runs the tests for its own
-torch.set_num_threads(2)
+# Networks of tests are tiny and gain nothing from more threads. Here and not in torch: for processes of tests, too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch  # noqa: E402 - reads the variable
+
+from tests.process_state import belongings, end_services, left_open, put_back, seed, state  # noqa: E402
+
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+FAILED = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,6 +46,10 @@ def pytest_configure(config: pytest.Config) -> None:
     recording = config.getoption("oracle")
     if recording is not None and not recording.is_file():
         raise pytest.UsageError(f"--oracle: no file {recording}")
+    folder = tempfile.TemporaryDirectory(prefix="samseg_cache_")
+    config.add_cleanup(folder.cleanup)
+    # Keeps downloads, demo data and cached outputs of the tests out of the user's cache.
+    os.environ["SAMSEG_CACHE"] = folder.name
     if recording is not None:
         Oracle(recording, config.getoption("oracle_salt"))
 
@@ -47,9 +60,42 @@ def oracle(pytestconfig: pytest.Config) -> Oracle:
     return Oracle(find_recording(pytestconfig.getoption("oracle")), pytestconfig.getoption("oracle_salt"))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Keeps downloads, demo data and cached outputs of the tests out of the user's cache."""
-    folder = tmp_path_factory.mktemp("samseg_cache")
-    os.environ["SAMSEG_CACHE"] = str(folder)
-    return folder
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    seed()  # before any fixture is made
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        for node in item.listchain():
+            node.stash[FAILED] = True
+    return report
+
+
+def leave_as_found(node: pytest.Item | pytest.Collector) -> Iterator[None]:
+    before, owned = state(), belongings()
+    yield
+    end_services()
+    put_back(before)
+    if not node.stash.get(FAILED, False):  # the traceback of a failure holds what the test has held
+        assert not (more := left_open(owned)), f"left open: {more}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_module_leaves_no_trace(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With the fixtures that a module's tests share."""
+    yield from leave_as_found(request.node)
+
+
+@pytest.fixture(autouse=True)
+def a_test_leaves_no_trace(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Without what belongs to a module's fixtures, which are made before this one."""
+    yield from leave_as_found(request.node)
+
+
+@pytest.fixture(scope="module")
+def one_thread(a_module_leaves_no_trace: None) -> None:
+    """For modules that fork: the threads of OpenMP do not exist in a child, which would wait for them for ever."""
+    torch.set_num_threads(1)

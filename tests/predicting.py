@@ -28,7 +28,6 @@ def write_pictures(root: Path) -> Path:
 
 def run_on(pictures: Path, folder: Path) -> Path:
     """A checkpoint of a network with two classes."""
-    torch.set_num_threads(1)
     data = FolderDataModule(str(pictures), image_size=32, labelled_batch_size=2)
     path, _ = trained(folder, unet(), data)
     return path

@@ -99,7 +99,6 @@ def test_the_adapted_ones_name_the_checkpoint_of_a_run_that_exists(name: str) ->
 @pytest.mark.parametrize("preset", [None, *PRESETS, *OVERLAYS])
 @pytest.mark.parametrize("name", ["polyp_sam_h_box", "glas_benign_medsam_point", "fluid_cirrus_lite_medsam_box"])
 def test_configs_and_presets_parse_and_build(name: str, preset: str | None) -> None:
-    torch.set_num_threads(1)
     config = parsed(FOLDER / f"{name}.yaml", *([] if preset is None else [FOLDER / f"{preset}.yaml"]))
     arguments = config.model.init_args.as_dict() | {"backbone": "tiny", "encoder_weights": None}
     if arguments["auxiliary"] == "unet17m":

@@ -342,7 +342,6 @@ WRONG: dict[str, tuple[str, str, dict[str, Content]]] = {
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data, a checkpoint, configurations and a finished run that nothing is wrong with."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("shared")
     data = write_folder(folder / "data", NAMES)
     trained(folder / "run", unet(), FolderDataModule(str(data), image_size=32, labelled_batch_size=2))
@@ -370,7 +369,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("case", WRONG)
 def test_one_message(case: str, shared: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     command, parts, files = WRONG[case]
-    torch.set_num_threads(1)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path.parent))  # for logs
     monkeypatch.setenv("PATH", str(tmp_path))  # no Slurm

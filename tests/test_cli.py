@@ -10,17 +10,13 @@ import torch
 
 from lightning_samseg.__main__ import main
 from lightning_samseg.methods import CpcSam
+from tests.comparing import assert_equal
 from tests.fakes import write_busi
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_busi(tmp_path_factory.mktemp("busi") / "Dataset_BUSI_with_GT", benign=12, malignant=8)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)  # the networks are tiny
 
 
 CONFIG = """
@@ -64,14 +60,8 @@ def weights(folder: Path, name: str = "last") -> dict[str, Any]:
 
 
 def assert_equal_states(one: dict[str, Any], other: dict[str, Any]) -> None:
-    assert one["global_step"] == other["global_step"]
-    assert one["state_dict"].keys() == other["state_dict"].keys()
-    for key, value in one["state_dict"].items():
-        assert torch.equal(value, other["state_dict"][key]), key
-    moments = [c["optimizer_states"][0]["state"] for c in (one, other)]
-    for index, state in moments[0].items():
-        assert all(torch.equal(state[name], moments[1][index][name]) for name in ("exp_avg", "exp_avg_sq", "step"))
-    assert one["lr_schedulers"][0]["last_epoch"] == other["lr_schedulers"][0]["last_epoch"]
+    for name in ("global_step", "state_dict", "optimizer_states", "lr_schedulers"):
+        assert_equal(one[name], other[name], name)
 
 
 def test_the_processes_that_lightning_starts_write_beside_the_main_one(

@@ -35,7 +35,6 @@ GRIDS = sorted(str(path.relative_to(PROJECT)) for path in (EXPERIMENTS / "grids"
 @pytest.fixture(autouse=True)
 def in_project(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(PROJECT)
-    torch.set_num_threads(1)
 
 
 def all_runs() -> Iterator[tuple[str, Run]]:

@@ -4,17 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from lightning_samseg import doctor_cli
 from lightning_samseg.__main__ import main
 from lightning_samseg.doctor_cli import Finding, devices, folders, packages, wandb_state, weights
 from lightning_samseg.errors import UserError
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def test_every_device_takes_a_step_of_both_methods() -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -59,7 +58,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, data: Path, config: str, *options: str) -> Path:
-    torch.set_num_threads(1)
     (folder / "given.yaml").write_text(config)
     command = ["fit", "--config", str(folder / "given.yaml"), "--trainer.default_root_dir", str(folder / "run")]
     assert main([*command, "--data.root", str(data), *options]) == 0
@@ -190,12 +188,12 @@ def test_folder_in_a_sweep(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert default_folder("cpcsam") == "runs/sweeps/s/r"
 
 
-@pytest.mark.parametrize("wandb", ["", "wandb: null\n", "wandb: {project: p, group: h}\n"])
-def test_flat_flags_over_any_config(tmp_path: Path, wandb: str) -> None:
-    (tmp_path / "c.yaml").write_text(CPC_SAM.replace("{image_size", "{root: r, image_size") + wandb)
+@pytest.mark.parametrize("group", ["", "wandb: null\n", "wandb: {project: p, group: h}\n"])
+def test_flat_flags_over_any_config(tmp_path: Path, group: str) -> None:
+    (tmp_path / "c.yaml").write_text(CPC_SAM.replace("{image_size", "{root: r, image_size") + group)
     config = parse(["fit", "--config", str(tmp_path / "c.yaml"), "--wandb.group", "g", "--wandb.job_type=x"])
     assert (config.wandb.group, config.wandb.job_type) == ("g", "x")
-    assert config.wandb.project == ("p" if "project" in wandb else "lightning_samseg")
+    assert config.wandb.project == ("p" if "project" in group else "lightning_samseg")
     assert config.tensorboard is False
 
 

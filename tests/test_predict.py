@@ -17,11 +17,6 @@ from tests.fakes import acdc_volume, write_busi, write_nifti
 from tests.predicting import altered, predict, rows, run_on, trained, unet, write_pictures
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)  # the networks are tiny
-
-
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pictures(tmp_path_factory.mktemp("pictures"))

@@ -6,7 +6,6 @@ from typing import Any
 import lightning
 import numpy as np
 import tifffile
-import torch
 from PIL import Image, ImageOps
 
 from data_modules import FolderDataModule
@@ -62,7 +61,6 @@ def write_all(root: Path) -> Path:
 
 
 def test_three_ways_to_the_same_masks_and_these_pair_again(tmp_path: Path) -> None:
-    torch.set_num_threads(1)
     root = write_all(tmp_path / "data")
     data = FolderDataModule(str(root), image_size=32, labelled_batch_size=2, eval_batch_size=4)
     method = unet()

@@ -22,11 +22,6 @@ from tests.test_stream_cli import CONFIG, write_stream
 LENGTH = 6
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)  # the networks are tiny
-
-
 @pytest.fixture(scope="module")
 def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_stream(tmp_path_factory.mktemp("stream"))
@@ -51,7 +46,6 @@ def write_boxes(path: Path, boxes: dict[str, list[tuple[int, int, int, int]]]) -
 @pytest.fixture(scope="module")
 def learned(stream: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, AuxOl]:
     """A checkpoint of AuxOL after a walk, and the method as it was in memory."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("aux_ol")
     (folder / "config.yaml").write_text(CONFIG)
     options = ["--config", str(folder / "config.yaml"), "--data.root", str(stream)]

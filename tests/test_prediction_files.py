@@ -7,7 +7,6 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
-import torch
 from PIL import Image
 
 from lightning_samseg.io.images import read_image, write_image
@@ -15,11 +14,6 @@ from tests.fakes import acdc_volume, truncate, write_folder, write_nifti
 from tests.predicting import predict, rows, run_on, write_pictures
 
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)  # the networks are tiny
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ import nibabel
 import numpy as np
 import pytest
 import tifffile
-import torch
 import yaml
 from PIL import Image
 
@@ -35,15 +34,9 @@ Screen = pytest.CaptureFixture[str]
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("run")
     data = FolderDataModule(str(write_folder(folder / "data", NAMES)), image_size=32, labelled_batch_size=2)
     return trained(folder, unet(), data)[0]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)  # the network is tiny
 
 
 def verify(root: Path, *options: str) -> int:

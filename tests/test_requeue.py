@@ -12,6 +12,7 @@ from lightning_samseg.__main__ import main
 from lightning_samseg.launch import requeue
 from lightning_samseg.launch.run_folder import read_status
 from lightning_samseg.methods import CpcSam
+from tests.comparing import assert_equal
 from tests.fakes import write_busi
 from tests.launch.conftest import SCRIPTS
 
@@ -61,7 +62,6 @@ def logged(folder: Path) -> list[tuple[str, ...]]:
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     folder = tmp_path_factory.mktemp("requeue")
     bench = Bench(folder, write_busi(folder, benign=12, malignant=8))
-    torch.set_num_threads(1)
     assert bench("whole") == 0
     return bench
 
@@ -128,7 +128,7 @@ def test_saves_goes_back_and_ends_as_an_uninterrupted_run(
     assert bench(run) == 0
     ours, theirs = bench.checkpoint(run), bench.checkpoint("whole")
     assert ours["global_step"] == theirs["global_step"] == 6
-    assert all(torch.equal(ours["state_dict"][name], value) for name, value in theirs["state_dict"].items())
+    assert_equal(ours["state_dict"], theirs["state_dict"])
     assert bench.checkpoint(run, "best")["global_step"] == bench.checkpoint("whole", "best")["global_step"]
     assert (bench.folder / run / "cases.csv").read_bytes() == (bench.folder / "whole" / "cases.csv").read_bytes()
     assert logged(bench.folder / run) == logged(bench.folder / "whole")
@@ -166,7 +166,7 @@ def test_sigterm_saves_where_lightning_stops(bench: Bench, monkeypatch: pytest.M
     assert status.state == "interrupted"
     assert bench("terminated") == 0
     ours, theirs = bench.checkpoint("terminated"), bench.checkpoint("whole")
-    assert all(torch.equal(ours["state_dict"][name], value) for name, value in theirs["state_dict"].items())
+    assert_equal(ours["state_dict"], theirs["state_dict"])
 
 
 def test_outside_slurm_the_signal_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,9 @@ from lightning_samseg.__main__ import main
 from lightning_samseg.callbacks import LastCheckpoint, StreamFigures, StreamWriter
 from lightning_samseg.methods import AuxOl
 from lightning_samseg.online.trace import RowFile, read_rows, summary
+from tests.comparing import assert_equal
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CONFIG = """
 checkpoint_every: 3
@@ -63,11 +66,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_stream(tmp_path_factory.mktemp("stream"))
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)  # the networks are tiny
-
-
 class Bench:
     """Types commands."""
 
@@ -110,21 +108,6 @@ class Bench:
             assert_equal(states[0][key], states[1][key], key)
 
 
-def assert_equal(one: Any, other: Any, path: str) -> None:
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), path
-        for key, value in one.items():
-            assert_equal(value, other[key], f"{path}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), path
-        for index, pair in enumerate(zip(one, other, strict=True)):
-            assert_equal(*pair, f"{path}[{index}]")
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), path
-    else:
-        assert one == other, path
-
-
 @pytest.fixture
 def bench(tmp_path: Path, data: Path) -> Bench:
     return Bench(tmp_path, data)
@@ -133,7 +116,6 @@ def bench(tmp_path: Path, data: Path) -> Bench:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Bench:
     """A bench with an uninterrupted run in it."""
-    torch.set_num_threads(1)
     bench = Bench(tmp_path_factory.mktemp("finished"), data)
     assert bench("run") == 0
     return bench

@@ -30,7 +30,7 @@ def test_every_logger_gets_the_picture(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "logs" / "images" / "val" / "case" / "000030.png"), picture)
     assert [(key, step) for key, _, step in wandb.given] == [("val/case", 30)]
     np.testing.assert_array_equal(wandb.given[0][1][0], picture)
-    board.experiment.flush()
+    board.experiment.close()
     events = EventAccumulator(board.log_dir)
     events.Reload()
     assert set(events.Tags()["images"]) == {"val/case", "test/best_1"}

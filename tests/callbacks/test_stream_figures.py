@@ -88,7 +88,7 @@ def test_every_logger_gets_every_figure(tmp_path: Path) -> None:
     names = {"alpha", "running_dsc", "gain", "first", "best_gain", "worst_gain"}
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == names
     assert {key.removeprefix("figures/") for key in wandb.given} == names
-    board.experiment.flush()
+    board.experiment.close()
     events = EventAccumulator(board.log_dir)
     events.Reload()
     assert set(events.Tags()["images"]) == {f"figures/{name}" for name in names}

@@ -214,7 +214,7 @@ def test_several_processes_at_once(tmp_path):
     processes = [context.Process(target=read_all, args=(tmp_path, names, out)) for _ in range(4)]
     for process in processes:
         process.start()
-    assert [out.get(timeout=60) for _ in processes] == [expected] * 4
+    assert [out.get(timeout=300) for _ in processes] == [expected] * 4
     for process in processes:
         process.join()
         assert process.exitcode == 0

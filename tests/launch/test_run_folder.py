@@ -176,13 +176,13 @@ def test_who_has_lost_the_lock_stops_at_once(tmp_path: Path) -> None:
     program = (
         "import time; from lightning_samseg.launch import run_folder\n"
         "run_folder.LOOK_EVERY = 0.05\n"
-        f"with run_folder.Claim({str(tmp_path)!r}, 'fit'): print('in', flush=True); time.sleep(60)"
+        f"with run_folder.Claim({str(tmp_path)!r}, 'fit'): print('in', flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
         write_lock(tmp_path, ELSEWHERE)
-        assert process.wait(timeout=30) == 3
+        assert process.wait(timeout=300) == 3
     assert json.loads((tmp_path / "run.lock").read_text())["token"] == "theirs"
 
 

@@ -15,13 +15,9 @@ from lightning_samseg.online.expert import Expert
 from lightning_samseg.online.walk import walk
 from lightning_samseg.prompts.boxes import Box
 from lightning_samseg.types import IGNORED, Case, StreamItem
+from tests.float64 import learn_in_float64
 
 SMALL = {"backbone": "tiny", "width": 1 / 16, "crop_size": 32, "cache_gb": 0, "capacity": 3}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def model(**settings: Any) -> AuxOl:
@@ -174,7 +170,8 @@ def test_what_a_mask_can_reach(order: Any) -> None:
     assert torch.equal(second, changed_second) == (order == "image")
 
 
-def test_the_order_of_listing_1_learns_between_prompts() -> None:
+def test_the_order_of_listing_1_learns_between_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    learn_in_float64(monkeypatch)
     updates = []
     for order in ("image", "prompt"):
         module = model(prompt_order=order, lr=0.05)

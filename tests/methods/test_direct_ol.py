@@ -19,13 +19,10 @@ from lightning_samseg.prompts.boxes import Box
 from tests.fakes import write_folder
 from tests.official import write_tiny_sam
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LENGTH = 5
 QUIET = {"accelerator": "cpu", "enable_progress_bar": "false", "enable_model_summary": "false"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 class Bench:
@@ -67,7 +64,6 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    torch.set_num_threads(1)
     return Bench(tmp_path_factory.mktemp("bench"))
 
 

@@ -77,11 +77,6 @@ def trainer(folder: Path | None = None, steps: int = STEPS, **more: Any) -> ligh
     )
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """BUSI whose test images, and whose masks of test and unlabelled images, no reader can open."""
@@ -99,7 +94,6 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, poisoned: Path) -> dict[str, Path]:
     """An uninterrupted run of each method, with a checkpoint after each iteration."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("runs")
     for name in METHODS:
         trainer(folder / name).fit(build(name), datamodule=module(poisoned))

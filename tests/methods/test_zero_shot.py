@@ -23,11 +23,6 @@ from tests.official import tiny_sam, write_tiny_sam
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def reference() -> np.ndarray:
     """Class 1: a large square with an L-shaped annex, a speck; class 3: a bar; class 2 is absent."""
     mask = np.zeros((40, 56), np.uint8)

@@ -181,7 +181,6 @@ def gather_worker(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.timeout(60)
 def test_two_processes_see_what_one_sees(tmp_path, monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     # Forked, as a DataLoader's workers are: a spawned process imports for seconds.

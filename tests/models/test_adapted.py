@@ -18,11 +18,6 @@ from lightning_samseg.models.bottleneck import MSA_KEY
 from tests.official import trained_model, write_tiny_sam
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_tiny_sam(tmp_path_factory.mktemp("base") / "sam.pth"))

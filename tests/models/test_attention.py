@@ -19,8 +19,8 @@ def test_equals_the_package_with_official_names(side: int) -> None:
     official.load_state_dict(state)
     ours = RelPosAttention(48, 4, side)
     ours.load_state_dict(state)
-    x = torch.randn(3, side, side, 48, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(ours(x), official(x), atol=1e-5, rtol=1e-5)
+    x = torch.randn(3, side, side, 48, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch.testing.assert_close(ours.double()(x), official.double()(x), atol=1e-10, rtol=0)
 
 
 def test_gradients_equal_the_package() -> None:
@@ -29,11 +29,11 @@ def test_gradients_equal_the_package() -> None:
     official.load_state_dict(state)
     ours = RelPosAttention(48, 4, 5)
     ours.load_state_dict(state)
-    x = torch.randn(2, 5, 5, 48)
+    x = torch.randn(2, 5, 5, 48, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     for module in (official, ours):
-        module(x).square().sum().backward()
-    torch.testing.assert_close(ours.q_proj.weight.grad, official.qkv.weight.grad[:48], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(ours.rel_pos_h.grad, official.rel_pos_h.grad, atol=1e-4, rtol=1e-4)
+        module.double()(x).square().sum().backward()
+    torch.testing.assert_close(ours.q_proj.weight.grad, official.qkv.weight.grad[:48], atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(ours.rel_pos_h.grad, official.rel_pos_h.grad, atol=1e-10, rtol=1e-10)
 
 
 def test_split_and_fuse_are_inverse() -> None:

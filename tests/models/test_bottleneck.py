@@ -13,11 +13,6 @@ from lightning_samseg.models.dual_branch import BranchedSam
 from lightning_samseg.models.sam import BackboneName, build_image_encoder
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def encoder(backbone: BackboneName, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     return build_image_encoder(backbone, 64).eval()

@@ -16,11 +16,6 @@ POINTS = np.array([[3.0, 5.0], [40.25, 20.5], [88.0, 61.0]])
 BOXES = np.array([[2.0, 3.0, 30.0, 41.0], [50.0, 10.0, 51.0, 11.0], [0.0, 0.0, 90.0, 62.0]])
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_sam(tmp_path_factory.mktemp("weights") / "tiny.pth", image_size=64)

@@ -79,17 +79,17 @@ def test_vit_b_equals_the_package(image_size: int) -> None:
 def test_positions_are_resized_in_the_global_blocks_only(shape: str, global_blocks: tuple[int, ...]) -> None:
     with torch.device("meta"):
         official, ours = package_encoder(shape, 1024), build_image_encoder(shape, 512)  # type: ignore[arg-type]
-    state = {k: torch.rand(v.shape) for k, v in official.state_dict().items() if "pos" in k}
+    state = {k: torch.rand(v.shape, dtype=torch.float64) for k, v in official.state_dict().items() if "pos" in k}
     resized = resize_positions(ours, dict(state))
     changed = {int(m[1]) for k in state if (m := re.search(r"blocks\.(\d+)", k)) and resized[k].shape != state[k].shape}
     assert changed == set(global_blocks)
     assert resized["pos_embed"].shape == (1, 32, 32, VIT_SHAPES[shape].dim)
     # Halving with align_corners=False averages the two middle entries of every four... of a line, exactly:
     old, new = state[f"blocks.{global_blocks[0]}.attn.rel_pos_h"], resized[f"blocks.{global_blocks[0]}.attn.rel_pos_h"]
-    position = (torch.arange(63) + 0.5) * 127 / 63 - 0.5
+    position = (torch.arange(63, dtype=torch.float64) + 0.5) * 127 / 63 - 0.5
     low = position.floor().long()
     expected = torch.lerp(old[low], old[low + 1], (position - low)[:, None])
-    torch.testing.assert_close(new, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(new, expected, atol=1e-12, rtol=0)
 
 
 def test_an_official_checkpoint_file_loads(tmp_path: Path) -> None:

@@ -6,15 +6,6 @@ from lightning_samseg.errors import UserError
 from lightning_samseg.models.unet import UNet, build_auxiliary
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    # Tiny networks gain nothing from threads, and lose a lot on a machine that is busy.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def count(network):
     return sum(parameter.numel() for parameter in network.parameters())
 

@@ -12,6 +12,7 @@ from lightning_samseg.online.batch import OnlineBatch
 from lightning_samseg.online.fusion import Fusion
 from lightning_samseg.online.learner import OnlineLearner
 from lightning_samseg.prompts.boxes import Box
+from tests import float64
 
 
 @dataclass
@@ -20,15 +21,6 @@ class Sample:
     sam_logits: torch.Tensor
     crops: list[Box]
     reference: np.ndarray
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    # Tiny networks gain nothing from threads, and lose a lot on a machine that is busy.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -73,13 +65,16 @@ def make_stream():
 
 @pytest.fixture
 def make_learner():
-    """A learner with a tiny network, the same weights every time unless seeded otherwise."""
+    """A learner with a tiny network, the same weights every time unless seeded otherwise; ``exact``: in float64."""
 
-    def make(seed=0, network=None, fusion=None, batch=None, cls=OnlineLearner, **settings):
+    def make(seed=0, network=None, fusion=None, batch=None, cls=OnlineLearner, exact=False, **settings):
         extra = settings.get("extra_channel")
         if network is None:
             torch.manual_seed(seed)
             network = UNet(3 if extra is None else 4, (8, 16, 16, 16, 16))
+        if exact:
+            network = float64.Float64(network)
+            settings = {"loss": float64.dice_loss} | settings
         return cls(
             network,
             Fusion("adaptive", window=3) if fusion is None else fusion,

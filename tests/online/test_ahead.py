@@ -15,6 +15,7 @@ from lightning_samseg.online.ahead import Request, SamAhead, requests_of, sam_ah
 from lightning_samseg.online.cache import LogitsCache
 from lightning_samseg.online.prompter import Prompter
 from lightning_samseg.types import Case, StreamItem
+from tests.comparing import assert_equal
 
 
 def request(number: int) -> Request:
@@ -90,7 +91,6 @@ def test_neighbours_that_matter_are_noticed(tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.parametrize("kind", ["box", "point"])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_real_sam_gives_the_same_bits_in_any_company(kind: str, precision: str, tmp_path: Path) -> None:
-    torch.set_num_threads(1)
     generalist = Generalist("tiny")
     stream = STREAM if kind == "box" else [Request(each.image, each.prompts[:, :2]) for each in STREAM]
     cache = LogitsCache(tmp_path, 10**8)
@@ -106,9 +106,10 @@ def test_a_real_sam_gives_the_same_bits_in_any_company(kind: str, precision: str
     for run in (runs[1], runs[2][2:], runs[3][2:]):
         assert all(torch.equal(one, other) for one, other in zip(run, runs[0][2:], strict=True))
     assert all(torch.equal(one, other) for one, other in zip(runs[2], runs[0], strict=True))
+    step = 2**-11 if precision == "32-true" else 2**-8  # half a last bit: of float16, in which it is kept, or bfloat16
     for one, alone, published in zip(runs[0], runs[4], single, strict=True):
         assert torch.equal(alone, published.half())
-        torch.testing.assert_close(one, alone, rtol=1e-2, atol=1e-2)
+        assert_equal(one.float(), alone.float(), within=16 * step)
 
 
 def item(position: int, objects: bool = True) -> StreamItem:

@@ -8,14 +8,15 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from lightning_samseg.losses.binary import soft_dice
-from lightning_samseg.models.unet import UNet
 from lightning_samseg.online.batch import OnlineBatch
 from lightning_samseg.online.expert import Expert
 from lightning_samseg.online.fusion import Fusion
 from lightning_samseg.online.learner import entries_stay_apart
 from lightning_samseg.online.ranks import gather_on_first, gather_rows, maxima, sum_over_ranks
 from lightning_samseg.online.walk import Arrival, walk
+from tests.comparing import assert_equal
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PROMPTS = [2, 0, 1, 3, 1, 1, 0, 2, 1, 1]  # of each image
 UNSEEN = {2, 8, 9}  # images that the expert leaves alone; 9 is a step of its own for R = 3
@@ -36,21 +37,6 @@ class BatchNormNet(nn.Module):
 
     def forward(self, x):
         return self.layers(x)
-
-
-class Double(nn.Module):
-    """A network that computes in float64: AdamW blows rounding errors of gradients near zero up to whole steps."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network = network.double()
-
-    def forward(self, x):
-        return self.network(x.double())
-
-
-def double_dice(logits, target):
-    return (1 - soft_dice(logits.double().sigmoid(), target.double())).float()
 
 
 class SomeTimes(Expert):
@@ -106,22 +92,6 @@ def in_processes(folder, size, work):
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(size)]
 
 
-def close(one, other, name=""):
-    """Equal structure, numbers within 1e-5."""
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), name
-        for key in one:
-            close(one[key], other[key], f"{name} {key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), name
-        for pair in zip(one, other, strict=True):
-            close(*pair, name)
-    elif isinstance(one, torch.Tensor):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, msg=lambda text: f"{name}: {text}")
-    else:
-        assert one == (None if other is None else pytest.approx(other, abs=1e-5)), name
-
-
 @pytest.mark.parametrize(
     ("size", "step", "order", "settings"),
     [
@@ -140,9 +110,8 @@ def test_processes_equal_one(make_stream, make_learner, tmp_path, size, step, or
 
     def work(rank, size=size):
         torch.manual_seed(3)
-        batch = OnlineBatch(4, policy)
-        double = Double(network() if network else UNet(3, (8, 16, 16, 16, 16)))
-        learner = make_learner(network=double, fusion=Fusion("adaptive"), batch=batch, loss=double_dice, **settings)
+        made = network() if network else None
+        learner = make_learner(3, made, Fusion("adaptive"), OnlineBatch(4, policy), exact=True, **settings)
         return stroll(learner, SomeTimes(), images, order, step, rank, size)
 
     results, state = work(0, 1)
@@ -150,13 +119,12 @@ def test_processes_equal_one(make_stream, make_learner, tmp_path, size, step, or
     assert not results[2]["loss"][0]
     ranks = in_processes(tmp_path, size, work)
     together = {position: result for found, _ in ranks for position, result in found.items()}
-    close(dict(sorted(together.items())), results)
-    close(ranks[0][1], state)
+    assert_equal(together, results, within=1e-6)  # kept in float32
+    assert_equal(ranks[0][1], state, within=1e-6)
+    assert_equal(ranks[0][1]["auxiliary"], state["auxiliary"], within=1e-12)
+    assert state["position"] == len(PROMPTS)
     for _, other in ranks[1:]:  # not only close: the same bits everywhere
-        for name in ("auxiliary", "batch", "fusion"):
-            pairs = zip(ranks[0][1][name].items(), other[name].items(), strict=True)
-            assert all(a == b and bool(torch.as_tensor(x == y).all()) for (a, x), (b, y) in pairs), name
-        assert other["position"] == len(PROMPTS)
+        assert_equal(other, ranks[0][1])
 
 
 def test_one_image_per_step_is_the_paper(make_stream, make_learner):

@@ -140,5 +140,4 @@ class Desk:
 @pytest.fixture
 def desk(cluster: Cluster, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     monkeypatch.chdir(PROJECT)
-    torch.set_num_threads(1)
     return Desk(tmp_path, data)

@@ -4,9 +4,9 @@ import csv
 import subprocess
 
 import pytest
-import torch
 
 from lightning_samseg.__main__ import main
+from tests.comparing import assert_equal
 from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import Desk
 
@@ -25,8 +25,7 @@ def reference(desk: Desk, config: str, *options: str) -> None:
 def assert_equal_weights(desk: Desk, run: str) -> None:
     ours, theirs = desk.weights(run), desk.weights("reference")
     assert ours["global_step"] == theirs["global_step"]
-    for name, value in theirs["state_dict"].items():
-        assert torch.equal(ours["state_dict"][name], value), name
+    assert_equal(ours["state_dict"], theirs["state_dict"])
 
 
 def logged_steps(desk: Desk, run: str, column: str) -> list[int]:
