@@ -1,11 +1,15 @@
 # Every target does its own set-up: a fresh machine needs Python 3.10 to 3.13 and make, nothing else.
 PYTHON ?= python3
 VENV ?= .venv
+# Requirements beside those of pyproject.toml, see .ci/corner.
+PINS ?=
+# Processes that share the tests, a file at a time; each computes with one thread unless OMP_NUM_THREADS says more.
+PROCESSES ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-online test test-all test-wandb test-slurm check lint type bench clean
+.PHONY: help install demo demo-online test test-matrix test-all test-wandb test-slurm check lint type bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,7 +20,7 @@ $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v < (3, 14) else f"{sys.executable} is Python {v[0]}.{v[1]}; use make PYTHON=python3.12 (3.10 to 3.13)")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[lite,dev]'
+	$(BIN)/python -m pip install --quiet -e '.[lite,dev]' $(PINS)
 	touch $@
 
 demo: install  ## train CPC-SAM on generated ultrasound images, print scores and where the pictures are
@@ -27,8 +31,12 @@ demo-online: install  ## let AuxOL learn online beside a frozen SAM on a generat
 	rm -rf runs/quickstart_aux_ol
 	$(BIN)/python -m lightning_samseg fit --config experiments/quickstart/aux_ol.yaml
 
-test: install  ## the fast tests, at most 15 minutes on 2 cores
-	$(BIN)/python -m pytest
+test: install  ## the fast tests, at most 10 minutes on 2 cores
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --durations=10
+
+test-matrix: test  ## the same with the oldest and newest Python and torch, other kernels, one thread and two; half an hour
+	.ci/corner oldest
+	.ci/corner newest
 
 test-all: install  ## every test this machine can run
 	$(BIN)/python -m pytest -m 'not gpu or gpu'
@@ -61,5 +69,5 @@ bench: install  ## speed, ours and the usual way side by side
 	$(BIN)/python -m lightning_samseg benchmark all
 
 clean:  ## remove the environment, caches and runs of the demo
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache runs/quickstart_*
+	rm -rf $(VENV) .venv-oldest .venv-newest build *.egg-info .pytest_cache .mypy_cache .ruff_cache runs/quickstart_*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
