@@ -7,6 +7,7 @@ PEER_ENDED = [("gloo", "by peer"), ("NCCL", "remote process exited")]
 """What torch.distributed says where the process on the other side is gone."""
 _FULL = "make space on that disk (df -h shows it), or choose another folder"
 _RIGHTS = "check who may read and write it (ls -l), or choose another folder"
+_OURS = ("", "lightning_samseg", "data_modules")  # a part of them that is missing is a fault of the program
 _WAYS_OUT = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: "make space in your quota, or choose another folder",
@@ -96,8 +97,8 @@ def _described(error: BaseException) -> UserError | None:
     if isinstance(error, UnicodeEncodeError):
         fix = "rename it, or set the variable PYTHONUTF8=1"
         return UserError("A name has letters that cannot be written here.", found=text, fix=fix)
-    if isinstance(error, ModuleNotFoundError):
-        return UserError(f"The package {error.name} is not installed.", fix=f"python -m pip install {error.name}")
+    if isinstance(error, ModuleNotFoundError) and (package := (error.name or "").partition(".")[0]) not in _OURS:
+        return UserError(f"The package {package} is not installed.", fix="install what pyproject.toml names, or make")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "t allocate memory" in text:
         fix = "use a smaller batch or image_size, fewer --data.num_workers, or a machine with more memory"
         return UserError("There is not enough memory.", found=text or type(error).__name__, fix=fix)

@@ -67,7 +67,7 @@ def interpolation() -> None:
         (raised("\udcf6".encode), "letters that cannot be written; PYTHONUTF8"),
         (raised(interpolation), "configuration; ${oc.env:NAME}; Interpolation key 'HOME' not found"),
         (AuthenticationError("API key must have 40+ characters, has 3."), "Weights & Biases; 40+; WANDB_API_KEY"),
-        (ModuleNotFoundError("No module named 'nope'", name="nope"), "package nope; pip install nope"),
+        (ModuleNotFoundError("No module named 'nope.a'", name="nope.a"), "package nope is; pyproject.toml"),
         (MemoryError(), "not enough memory; MemoryError; smaller batch"),
     ],
     ids=str,
@@ -89,7 +89,8 @@ def test_of_a_workers_text_the_last_line_counts() -> None:
 
 
 def test_what_is_no_mistake_stays_unknown() -> None:
-    for error in (RuntimeError("CUDA error"), RuntimeError("gloo: out of memory"), ConnectionError("reset by peer")):
+    own = ModuleNotFoundError("No module named 'lightning_samseg.x'", name="lightning_samseg.x")
+    for error in (RuntimeError("CUDA error"), RuntimeError("gloo: out of memory"), ConnectionError("by peer"), own):
         for each in (error, wrapped(error)):
             assert explained(each) is None
             assert described(each) is None
