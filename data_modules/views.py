@@ -6,6 +6,7 @@ takes is part of the DataModule's hyper-parameters and thus of every checkpoint,
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -62,8 +63,12 @@ class View:
     geometry: Geometry = "half_pixel"
 
     @classmethod
-    def stored_in(cls, hyper_parameters: Mapping[str, Any]) -> "View":
+    def stored_in(cls, hyper_parameters: Mapping[str, Any], path: str | Path = "the checkpoint") -> "View":
         """Give the view of a training, from a Lightning checkpoint's entry ``datamodule_hyper_parameters``.
+
+        Args:
+            hyper_parameters: The entry.
+            path: Of the checkpoint, for messages.
 
         Raises:
             UserError: If they are not those of a ``SegmentationDataModule``.
@@ -71,7 +76,7 @@ class View:
         names = ("image_size", "resize", "normalise", "grey", "geometry")
         if missing := [name for name in names if name not in hyper_parameters]:
             raise UserError(
-                "The checkpoint does not say how its training images were prepared.",
+                f"{path} does not say how its training images were prepared.",
                 expected="the hyper-parameters of a DataModule of data_modules",
                 found=f"no {', no '.join(missing)}",
                 fix="use a checkpoint that `python -m lightning_samseg fit` has written",

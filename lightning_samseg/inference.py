@@ -182,7 +182,7 @@ def load_predictor(path: str | Path, weights: str | None = None) -> Predictor:
         names += tuple(f"class {number}" for number in range(len(names) + 1, method.num_classes + 1))
     return Predictor(
         method,
-        View.stored_in(data),
+        View.stored_in(data, path),
         names,
         method.prompter.prompt if isinstance(method, AuxOl) else None,
         int(data.get("eval_batch_size", 4)),

@@ -92,7 +92,7 @@ WRONG: dict[str, tuple[str, str, dict[str, Content]]] = {
     ),
     "variable of the shell in a config": (
         f"{FIT} --data.root ${{HOME}}/data",
-        "${oc.env:NAME}|'HOME' not found|correct",
+        "${oc.env:|'HOME' not found",
         {},
     ),
     # data
