@@ -132,7 +132,7 @@ class DecodedCache:
                 )
             return
         try:
-            with atomic_write(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
+            with atomic_write(path, durable=False) as temporary, h5py.File(temporary, "w", locking=False) as file:
                 file.create_dataset("pixels", data=pixels).attrs["crc32"] = _checksum(pixels)
                 if label is not None:
                     packed = file.create_dataset("label", data=label, chunks=label.shape, compression="lzf")

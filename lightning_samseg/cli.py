@@ -15,25 +15,13 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
+import yaml
+from jsonargparse import ActionYesNo, Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from omegaconf.errors import OmegaConfBaseException
 
 from data_modules import SegmentationDataModule
-from lightning_samseg.callbacks import (
-    BestCheckpoint,
-    CaseGallery,
-    LastCheckpoint,
-    OverlayWriter,
-    PredictionWriter,
-    ResultsWriter,
-    SaveConfig,
-    SpeedMonitor,
-    StopOnNonFinite,
-    StreamFigures,
-    StreamWriter,
-    ValidationOverlays,
-)
 from lightning_samseg.error_log import keep_in
 from lightning_samseg.errors import UserError, explained
 from lightning_samseg.io.checkpoints import read_checkpoint
@@ -42,9 +30,20 @@ from lightning_samseg.launch.requeue import Requeued, requeue
 from lightning_samseg.launch.run_folder import Claim, results_folder
 from lightning_samseg.loggers import Wandb, build_loggers, default_folder
 from lightning_samseg.option_errors import check_configs, reworded
+from lightning_samseg.runs.filled_in import FILLED_IN, NUM_CLASSES, check_filled_in, check_num_classes, unresolved
+from lightning_samseg.runs.process import is_main_process, say
+from lightning_samseg.runs.record import Record
+from lightning_samseg.runs.resume import check_fit, check_state, find_checkpoint
+from lightning_samseg.runs.trainer import build_callbacks, check_trainer, settled
 
 _RESULTS_DIR = "SAMSEG_RESULTS_DIR"
 """Variable by which the processes that Lightning starts learn where the results go."""
+_TRAINER_DEFAULTS = {
+    "check_val_every_n_epoch": None,
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 10,
+    "use_distributed_sampler": False,
+}
 
 
 class SamsegCLI(LightningCLI):
@@ -56,7 +55,7 @@ class SamsegCLI(LightningCLI):
             with ExitStack() as self._until_end:  # holds the run folder while the run writes into it
                 super().__init__(*args, **kwargs)
         except Requeued:
-            if _is_main_process():
+            if is_main_process():
                 requeue()
             raise
         except Exception as error:
@@ -80,10 +79,26 @@ class SamsegCLI(LightningCLI):
         parser.add_argument("--matmul_precision", type=Literal["highest", "high"], default="high", help=help_tf32)
         parser.add_argument("--wandb", type=Wandb | None, default=None, help="log to Weights & Biases, too")
         parser.add_argument("--tensorboard", type=bool, default=False, help="log to TensorBoard, too")
-        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
-        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
-        parser.link_arguments("data.init_args.image_size", "model.init_args.image_size")
-        parser.link_arguments("data", "model.init_args.num_classes", compute_fn=_num_classes, apply_on="instantiate")
+        help_changes = "let a run go on with options that make another experiment; it is recorded"
+        parser.add_argument("--allow_changes", action=ActionYesNo, nargs="?", default=False, help=help_changes)
+        self.fill_in(parser)
+
+    def fill_in(self, parser: LightningArgumentParser) -> None:
+        """Options that are one: set once, filled in elsewhere."""
+        for source, target, conversion in FILLED_IN:
+            parser.link_arguments(source, target, compute_fn=conversion)
+        parser.link_arguments("data", NUM_CLASSES, compute_fn=self._num_classes, apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and refuse what would not be followed."""
+        super().parse_arguments(parser, args)
+        config = self.config[self.config.subcommand]
+        self._given = check_options(sys.argv[1:], config)
+
+    def _num_classes(self, data: SegmentationDataModule) -> int:
+        """What the data have; the user may have said the same, too."""
+        check_num_classes(self._given, data.num_classes)
+        return data.num_classes
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -112,36 +127,45 @@ class SamsegCLI(LightningCLI):
             trainer.default_root_dir = default_folder(config.model.class_path.rsplit(".", 1)[-1].lower())
         torch.set_float32_matmul_precision(config.matmul_precision if torch.cuda.is_available() else "highest")
         self.run_dir = Path(trainer.default_root_dir)
-        writes = not trainer.fast_dev_run and _is_main_process()
+        writes = not trainer.fast_dev_run and is_main_process()
         resumes = config.ckpt_path is not None or not writes
         self.results_dir = results_folder(self.run_dir, str(self.subcommand), resumes)
-        if _is_main_process():
+        if is_main_process():
             os.environ[_RESULTS_DIR] = str(self.results_dir)
         else:  # started by the main process, which may have made the folder already: it must not count as another run's
             self.results_dir = Path(os.environ.get(_RESULTS_DIR, self.results_dir))
         config.ckpt_path = self._find_checkpoint(config.ckpt_path)
+        self.record = self._record(config)
         if writes and self.results_dir == self.run_dir:
             self._claim = self._until_end.enter_context(Claim(self.run_dir, str(self.subcommand)))
-        interval, steps = trainer.val_check_interval, trainer.max_steps
-        if isinstance(interval, int) and 0 < steps < interval:
-            trainer.val_check_interval = steps  # a run shorter than the interval is validated once, at its end
 
-    def _find_checkpoint(self, ckpt_path: str | None) -> str | None:
-        if ckpt_path in ("last", "best"):
-            path = self.run_dir / "checkpoints" / f"{ckpt_path}.ckpt"
-            if not path.is_file() and self.subcommand == "fit":
-                _say(f"No {path} yet: the run starts from the beginning.")
-                return None
-            ckpt_path = str(path)
-        if ckpt_path is not None:
-            read_checkpoint(ckpt_path)
+    def _record(self, config: Namespace) -> Record:
+        """What the run is told; where it goes on, what it was told before."""
+        allowed, config.allow_changes = config.allow_changes, False  # for this once
+        options = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_none=False))
+        record = Record(options, allowed)
+        if config.ckpt_path is not None:
+            checkpoint, path = read_checkpoint(config.ckpt_path), Path(config.ckpt_path)
+            if self.subcommand == "fit":
+                check_state(checkpoint, path)
+                record.resume(checkpoint, path, self.run_dir)
+            else:
+                record.take_over(checkpoint)
+        return record
+
+    def _find_checkpoint(self, given: str | None) -> str | None:
+        path = find_checkpoint(self.run_dir, given)
+        if path is not None:
+            return str(path)
+        if self.subcommand == "fit" and given == "last":
+            say(f"No {self.run_dir}/checkpoints/last.ckpt yet: the run starts from the beginning.")
         elif self.subcommand != "fit" and getattr(self._method(), "needs_training", True):
             raise UserError(
                 f"{self.subcommand} needs trained weights.",
                 expected="--ckpt_path FILE, or --ckpt_path best or last for those of the run folder",
                 fix=f"add --ckpt_path {self.run_dir}/checkpoints/best.ckpt",
             )
-        return ckpt_path
+        return None
 
     def _method(self) -> Any:
         """The class of the model, which is not built yet."""
@@ -154,8 +178,6 @@ class SamsegCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build everything; a checkpoint that does not fit the model is explained before the run starts."""
-        resumed = self.config[self.subcommand].ckpt_path is not None
-        self.save_config_kwargs = {"folder": self.results_dir, "keep": self.subcommand == "fit" and resumed}
         super().instantiate_classes()
         if path := self.config[self.subcommand].ckpt_path:
             checkpoint = read_checkpoint(path)
@@ -167,17 +189,24 @@ class SamsegCLI(LightningCLI):
         trained, view = checkpoint.get("datamodule_hyper_parameters", {}), self.datamodule.view
         for name in ("normalise", "resize", "grey", "geometry"):
             if name in trained and trained[name] != getattr(view, name) and not self._uses_stream():
-                _say(f"warning: data.{name} is {getattr(view, name)}, but {path} was trained with {trained[name]}.")
+                say(f"warning: data.{name} is {getattr(view, name)}, but {path} was trained with {trained[name]}.")
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
         """Add what every run has: loggers, result files, checkpoints, guards."""
-        if not config["logger"]:
-            config["logger"] = self._loggers()
-        config["use_distributed_sampler"] = False  # the data module shards its streams and whole cases itself
-        if self._uses_stream():
-            length = len(self.datamodule.stream_items())
-            config["max_steps"] = length if config["max_steps"] < 0 else min(config["max_steps"], length)
-        trainer = super()._instantiate_trainer(config, [*callbacks, *self._own_callbacks(config)])
+        own, streams = self.config[self.subcommand], self._uses_stream()
+        config = settled(config, len(self.datamodule.stream_items()) if streams else None)
+        config["logger"] = [] if config["logger"] is False else [*self._loggers(), *_as_list(config["logger"])]
+        around = build_callbacks(
+            str(self.subcommand),
+            self.run_dir,
+            self.results_dir,
+            self.record,
+            config,
+            uses_stream=streams,
+            checkpoint_every=own.checkpoint_every,
+            overlays=own.overlays,
+        )
+        trainer = super()._instantiate_trainer(config, [*callbacks, *around])
         if self._claim is not None:
             done: Any = trainer.fit_loop.epoch_loop.batch_progress.total
             self._claim.progress = lambda: (
@@ -186,37 +215,10 @@ class SamsegCLI(LightningCLI):
             )
         return trainer
 
-    def _own_callbacks(self, trainer: dict[str, Any]) -> list[pl.Callback]:
-        config = self.config[self.subcommand]
-        own: list[pl.Callback] = []
-        if trainer["enable_progress_bar"] is not False:
-            # Refreshing the bar reads the loss back from the device, so not after every step of a GPU. It comes first,
-            # so that it is closed before the others say where the results are.
-            on_cpu = trainer["accelerator"] == "cpu" or not torch.cuda.is_available()
-            own.append(TQDMProgressBar(refresh_rate=1 if on_cpu else 20))
-        if self._uses_stream():
-            if not trainer["fast_dev_run"]:
-                own += [StreamWriter(self.results_dir), StreamFigures(self.results_dir)]
-        else:
-            overlays = OverlayWriter(self.results_dir, config.overlays)
-            own += [StopOnNonFinite(), ResultsWriter(self.results_dir), overlays, ValidationOverlays(), CaseGallery()]
-        if self.subcommand == "predict":
-            own.append(PredictionWriter(self.results_dir))
-        folder = self.run_dir / "checkpoints"
-        if self.subcommand == "fit":
-            own.append(SpeedMonitor())
-        if self.subcommand == "fit" and not self._uses_stream():
-            own.append(LearningRateMonitor("step"))
-            if not trainer["fast_dev_run"]:
-                own.append(BestCheckpoint(folder))
-        if self.subcommand == "fit" and not trainer["fast_dev_run"]:
-            own.append(LastCheckpoint(folder, config.checkpoint_every))
-        return own
-
     def _loggers(self) -> list[Any]:
         config = self.config_init[self.subcommand]
         name, verb = self.run_dir.name, str(self.subcommand)
-        writes = _is_main_process() and not config.trainer.fast_dev_run
+        writes = is_main_process() and not config.trainer.fast_dev_run
         return build_loggers(self.results_dir, name, verb, config.wandb, config.tensorboard, writes)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -251,6 +253,13 @@ class _ParserOnly(SamsegCLI):
         pass
 
 
+class _AsGiven(_ParserOnly):
+    """Its parser leaves what others would fill in to the user."""
+
+    def fill_in(self, parser: LightningArgumentParser) -> None:
+        pass
+
+
 def parse(argv: Sequence[str]) -> Any:
     """Parse what :func:`run` would run, and go no further: nothing is built, no folder is touched.
 
@@ -264,7 +273,8 @@ def parse(argv: Sequence[str]) -> Any:
         UserError: If an option or a configuration is wrong.
     """
     with _mistakes_in_options(argv):
-        config = _parser().parse_args(list(argv))
+        config = _parser(_ParserOnly).parse_args(list(argv))
+        check_options(argv, config[config.subcommand])
         return config[config.subcommand]
 
 
@@ -276,14 +286,48 @@ def _mistakes_in_options(argv: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except ArgumentError as error:
-        if explained(error) or type(error.__cause__).__module__.startswith("omegaconf"):
+        if isinstance(error.__cause__, OmegaConfBaseException):
+            raise unresolved(error.__cause__) from error
+        if explained(error):
             raise  # it has a message of its own
         raise reworded(str(error), argv[0]) from error
+    except OmegaConfBaseException as error:
+        raise unresolved(error) from error
 
 
-@lru_cache(maxsize=1)
-def _parser() -> LightningArgumentParser:
-    return run([], _ParserOnly).parser
+def check_options(argv: Sequence[str], config: Namespace) -> Namespace:
+    """Refuse options that would not be followed, because they are filled in from others or mean nothing here.
+
+    Args:
+        argv: The verb and its options.
+        config: What they were parsed to.
+
+    Returns:
+        The options that the command line and its config files name, without defaults and before any is filled in.
+
+    Raises:
+        UserError: At the first; the message names the one to set.
+    """
+    parsed = _parser(_AsGiven).parse_args(list(argv), defaults=False)
+    given: Namespace = parsed[parsed.subcommand]
+    check_trainer(given.get("trainer") or {})
+    check_filled_in(given, config)
+    if config.trainer.logger is False and (config.wandb or config.tensorboard):
+        raise UserError(
+            "Without loggers there is nothing to log to W&B or TensorBoard with.",
+            found="trainer.logger false",
+            fix="leave it out, or leave out --wandb and --tensorboard",
+        )
+    return given
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value] if value else []
+
+
+@lru_cache(maxsize=2)
+def _parser(cli: type[SamsegCLI]) -> LightningArgumentParser:
+    return run([], cli).parser
 
 
 def run(argv: Sequence[str], cli: type[SamsegCLI] = SamsegCLI) -> SamsegCLI:
@@ -307,9 +351,9 @@ def run(argv: Sequence[str], cli: type[SamsegCLI] = SamsegCLI) -> SamsegCLI:
             return cli(
                 pl.LightningModule,
                 SegmentationDataModule,
-                save_config_callback=SaveConfig,
+                save_config_callback=None,
                 seed_everything_default=42,
-                trainer_defaults={"check_val_every_n_epoch": None, "num_sanity_val_steps": 0, "log_every_n_steps": 10},
+                trainer_defaults=_TRAINER_DEFAULTS,
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 auto_configure_optimizers=False,
@@ -354,32 +398,3 @@ def _quieten() -> None:
 
 def _is_no_tip(record: logging.LogRecord) -> bool:
     return "Tip:" not in record.getMessage()
-
-
-def check_fit(checkpoint: dict[str, Any], model: torch.nn.Module, path: str | Path) -> None:
-    """Raise UserError, naming the differing entries, unless the checkpoint's weights are those of this model."""
-    theirs = {key: tuple(value.shape) for key, value in checkpoint["state_dict"].items()}
-    ours = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    if theirs == ours:
-        return
-    differing = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
-    examples = "; ".join(f"{key}: model {ours.get(key)}, checkpoint {theirs.get(key)}" for key in differing[:3])
-    raise UserError(
-        f"The checkpoint {path} belongs to another model.",
-        expected="the model, backbone, image size and classes it was trained with (config.yaml of its run folder)",
-        found=f"{len(differing)} differing entries; {examples}",
-        fix="use --config config.yaml of that run folder, or another checkpoint",
-    )
-
-
-def _num_classes(data: SegmentationDataModule) -> int:
-    return data.num_classes
-
-
-def _is_main_process() -> bool:
-    return not any(int(os.environ.get(name, "0") or 0) for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "RANK"))
-
-
-def _say(message: str) -> None:
-    if _is_main_process():
-        print(message)

@@ -66,7 +66,9 @@ class _Rows(ExperimentWriter):
     def _read(self) -> list[dict[str, Any]]:
         if not self.path.is_file():
             return []
-        rows = [row.cells for row in read_table(self.path, skip_broken=True)]  # a full disk may have cut one
+        content = self.path.read_bytes()
+        cut = None if content.endswith(b"\n") else content.count(b"\n") + 1  # by a full disk or a kill
+        rows = [row.cells for row in read_table(self.path, skip_broken=True) if row.line != cut]
         return [row for row in rows if row.get("step", "").isdigit()]
 
     def _write(self, path: Path, mode: str, rows: list[dict[str, Any]]) -> None:

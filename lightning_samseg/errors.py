@@ -105,7 +105,7 @@ def _described(error: BaseException) -> UserError | None:
     if library == "omegaconf":
         return UserError(
             "The configuration refers to what is not there.",
-            expected="${oc.env:NAME} for a variable of the environment, ${data.init_args.root} for another entry",
+            expected="${oc.env:NAME} for a variable of the environment, ${fit.data.init_args.root} for another entry",
             found=text,
             fix="correct what stands in ${...}",
         )

@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_modules.views import View
-from lightning_samseg.cli import check_fit
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.checkpoints import read_checkpoint
+from lightning_samseg.io.checkpoints import read_checkpoint, require
 from lightning_samseg.methods import AuxOl, BaseMethod, DirectOl, ZeroShot
 from lightning_samseg.methods.base import restore_probabilities, restore_size
 from lightning_samseg.models.sam import BackboneName
 from lightning_samseg.online.expert import Expert
 from lightning_samseg.prompts.boxes import crop_of_box
 from lightning_samseg.prompts.files import PromptKind
+from lightning_samseg.runs.resume import check_fit
 from lightning_samseg.types import Case
 
 _OURS = "lightning_samseg.methods."
@@ -162,6 +162,7 @@ def load_predictor(path: str | Path, weights: str | None = None) -> Predictor:
     """
     checkpoint = read_checkpoint(path)
     kind = _method_class(checkpoint, path)
+    require(checkpoint, path, "hyper_parameters", *(("online", "weights_sha256") if issubclass(kind, AuxOl) else ()))
     arguments = {key: value for key, value in checkpoint["hyper_parameters"].items() if key[0] != "_"}
     settled = _LOADS_SAM if issubclass(kind, AuxOl) else _LOADS_NOTHING
     arguments |= {key: value for key, value in settled.items() if key in signature(kind).parameters}
@@ -205,7 +206,10 @@ def zero_shot(backbone: BackboneName, prompt: PromptKind, weights: str | None = 
 def _method_class(checkpoint: dict[str, Any], path: str | Path) -> type[LightningModule]:
     """The class that the checkpoint names, if it is one of this package: nothing else is imported."""
     module, _, name = str(checkpoint.get("method", "")).rpartition(".")
-    found = getattr(import_module(module), name, None) if f"{module}.".startswith(_OURS) else None
+    try:
+        found = getattr(import_module(module), name, None) if f"{module}.".startswith(_OURS) else None
+    except ModuleNotFoundError:  # of another version
+        found = None
     if not (isinstance(found, type) and issubclass(found, (BaseMethod, AuxOl))) or issubclass(found, ZeroShot):
         raise UserError(
             f"{path} does not say which method it belongs to.",

@@ -32,7 +32,7 @@ def warmup_poly(step: int, warmup: int, power: float, max_iters: int, lag: int =
             "The learning-rate schedule needs to know how long the run is.",
             expected="a positive number of iterations",
             found=str(max_iters),
-            fix="set trainer.max_steps or trainer.max_epochs.",
+            fix="set --trainer.max_steps",
         )
     if warmup and step <= warmup:
         return max(step, 1) / warmup

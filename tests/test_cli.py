@@ -84,7 +84,7 @@ def test_fit_leaves_a_complete_run_folder(bench: Bench, capsys: pytest.CaptureFi
     assert result["convention"] == "strict"
     assert result["seed"] == 42
     assert result["num_cases"] == len(list(csv.DictReader((run / "cases.csv").open()))) == 4
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "previous.ckpt"}
     assert len(list((run / "overlays").glob("*.png"))) == 4
     assert "CpcSam" in (run / "config.yaml").read_text()
     assert str(run / "metrics.json") in capsys.readouterr().out.replace("\n", "")
@@ -162,8 +162,22 @@ BAD_INPUT = {
     "weights of another model": (["--model.checkpoint", "FOREIGN"], "image encoder"),
     "committed split with files missing": (["--data.split", "committed"], "--data.split random"),
     "lora block": (["--model.lora_blocks", "[9]"], "attention blocks"),
-    "no max_steps": (["--trainer.max_steps", "-1"], "max_steps"),
-    "nan": (["--model.lr", "1e30"], "not a number since iteration"),
+    "no max_steps": (["--trainer.max_steps", "-1"], "set --trainer.max_steps"),
+    "epochs": (["--trainer.max_steps", "-1", "--trainer.max_epochs", "3"], "Epochs are not counted"),
+    "least epochs": (["--trainer.min_epochs", "3"], "Epochs are not counted"),
+    "validation by epochs": (["--trainer.check_val_every_n_epoch", "3"], "--trainer.val_check_interval"),
+    "sampler": (["--trainer.use_distributed_sampler", "true"], "deals images"),
+    "any logger": (["--trainer.logger", "true"], "--tensorboard true"),
+    "no logger and one": (["--trainer.logger", "false", "--wandb.project", "p"], "leave out --wandb"),
+    "another image size": (["--model.image_size", "64"], "set --data.image_size 64"),
+    "default image size": (["--model.image_size", "512"], "set --data.image_size 512"),
+    "another seed": (["--model.seed", "3"], "set --seed_everything 3"),
+    "another seed of the data": (["--data.seed", "3"], "set --seed_everything 3"),
+    "any seed": (["--seed_everything", "true"], "set --seed_everything to a number"),
+    "another number of classes": (["--model.num_classes", "3"], "expected: model.num_classes 1"),
+    "half precision": (["--trainer.precision", "16-true"], "set --trainer.precision bf16-mixed"),
+    "double precision": (["--trainer.precision", "64-true"], "found: trainer.precision 64-true"),
+    "nan": (["--model.lr", "1e30", "--checkpoint_every", "9"], "use --trainer.precision 32-true\n"),
 }
 
 
@@ -179,6 +193,23 @@ def test_bad_input_is_one_message(bench: Bench, case: str, capsys: pytest.Captur
     assert expected in message
     assert "way out:" in message
     assert "Traceback" not in message
+
+
+def test_what_is_filled_in_may_be_said_too(bench: Bench) -> None:
+    text = CONFIG.replace("init_args: {backbone", "init_args: {seed: 42, image_size: 32, num_classes: 1, backbone")
+    bench.config.write_text(text)
+    assert bench("fit", "run", "--data.seed", "42", "--trainer.max_steps", "2", "--test_after_fit", "false") == 0
+
+
+def test_a_logger_of_ones_own_is_one_more(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    logger = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": str(bench.folder / "own")}}
+    options = ["--trainer.max_steps", "2", "--trainer.log_every_n_steps", "1", "--test_after_fit", "false"]
+    assert bench("fit", "run", "--trainer.logger", json.dumps(logger), *options) == 0
+    assert (bench.folder / "run" / "logs" / "metrics.csv").is_file()
+    assert list((bench.folder / "own").rglob("metrics.csv"))
+    assert bench("fit", "silent", "--trainer.logger", "false", *options) == 0
+    assert not (bench.folder / "silent" / "logs").exists()
+    assert "shorter than trainer.val_check_interval 3: it is validated once, at its end." in capsys.readouterr().out
 
 
 def test_nan_keeps_the_last_good_checkpoint(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,3 +66,17 @@ def test_nothing_to_log_leaves_the_file_alone(tmp_path: Path) -> None:
     log.save()
     CsvLog(tmp_path).save()
     assert rows(tmp_path) == [(0, "1.0", "")]
+
+
+def test_a_row_that_was_cut_is_dropped(tmp_path: Path) -> None:
+    killed = CsvLog(tmp_path)
+    for step in (1, 15):
+        killed.log_metrics({"loss": 0.5}, step)
+        killed.save()
+    path = tmp_path / "logs" / "metrics.csv"
+    assert path.read_text().splitlines()[0] == "loss,step"
+    path.write_bytes(path.read_bytes().rstrip()[:-1])  # "0.5,1" has as many cells as the header
+    resumed = CsvLog(tmp_path)
+    resumed.log_metrics({"loss": 2.0}, 14)
+    resumed.save()
+    assert rows(tmp_path) == [(1, "0.5", ""), (14, "2.0", "")]

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"types", "errors"},
     {"online", "models", "semi", "prompts", "losses", "metrics", "io", "optim"},
-    {"methods", "callbacks", "launch", "reports"},
+    {"methods", "callbacks", "launch", "reports", "runs"},
 ]
 """From the bottom to the top; what is not named (the command lines) stands above all of them."""
 FILES = sorted([*(ROOT / "lightning_samseg").rglob("*.py"), *(ROOT / "data_modules").rglob("*.py")])

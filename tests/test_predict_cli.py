@@ -39,7 +39,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "foreign": (["--ckpt_path", "FOREIGN", "--input", "IMAGES", "--output", "OUT"], "does not say which method"),
     "learns only": (["--ckpt_path", "DIRECT", "--input", "IMAGES", "--output", "OUT"], "while it learns only"),
     "untold": (["--ckpt_path", "UNTOLD", "--input", "IMAGES", "--output", "OUT"], "how its training images"),
-    "damaged": (["--ckpt_path", "CUT", "--input", "IMAGES", "--output", "OUT"], "not a checkpoint of a run, or is"),
+    "unknown": (["--ckpt_path", "UNKNOWN", "--input", "IMAGES", "--output", "OUT"], "does not say which method"),
+    "no arguments": (["--ckpt_path", "PLAIN", "--input", "IMAGES", "--output", "OUT"], "without hyper_parameters"),
+    "no state": (["--ckpt_path", "NO_STATE", "--input", "IMAGES", "--output", "OUT"], "without online"),
+    "damaged": (["--ckpt_path", "CUT", "--input", "IMAGES", "--output", "OUT"], "not a checkpoint of a run of"),
     "other version": (["--ckpt_path", "NEWER", "--input", "IMAGES", "--output", "OUT"], "another version"),
 }
 
@@ -54,6 +57,12 @@ def test_mistakes_are_one_message(
     places["BELOW"] = pictures / "images" / "case0.png" / "out"  # below a file
     if mistake == "foreign":
         places["FOREIGN"] = altered(run, tmp_path / "foreign.ckpt", method="os.system")
+    elif mistake == "unknown":
+        places["UNKNOWN"] = altered(run, tmp_path / "unknown.ckpt", method="lightning_samseg.methods.next_year.Net")
+    elif mistake == "no arguments":
+        places["PLAIN"] = without(run, tmp_path / "plain.ckpt", "hyper_parameters")
+    elif mistake == "no state":
+        places["NO_STATE"] = altered(run, tmp_path / "no_state.ckpt", method="lightning_samseg.methods.AuxOl")
     elif mistake == "learns only":
         places["DIRECT"] = altered(run, tmp_path / "direct.ckpt", method="lightning_samseg.methods.direct_ol.DirectOl")
     elif mistake == "untold":

@@ -138,7 +138,7 @@ def test_a_run_folder(finished: Bench, capsys: pytest.CaptureFixture[str]) -> No
     assert set_table["aux_ol"] == table["aux_ol"]
     assert (result["convention"], result["seed"], result["iterations"]) == ("aux_ol", 42, LENGTH)
     assert [int(row["replaced"]) for row in prompts][:4] == [0, 1, 2, 3]
-    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.ckpt"}
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.ckpt", "previous.ckpt"}
     figures = {"alpha", "running_dsc", "gain", "first", "best_gain", "worst_gain"}
     assert {path.stem for path in (folder / "figures").glob("*.png")} == figures
     strip = np.asarray(Image.open(folder / "figures" / "first.png"))
@@ -313,7 +313,7 @@ BAD_INPUT = {
     "no image": (["--model.images_per_step", "0"], "", "at least 1"),
     "many images, one entry": (["--model.images_per_step", "2", "--model.policy", "single"], "", "one crop at a time"),
     "a setting of Lightning": (["--trainer.gradient_clip_val", "1"], "", "gradient clipping is not supported"),
-    "half weights": (["--trainer.precision", "bf16-true"], "", "has float32 weights"),
+    "half weights": (["--trainer.precision", "bf16-true"], "", "Weights are float32"),
     "shift": (["--model.box_shift", "2"], "", "box_shift"),
     "expert": (["--model.expert.rate", "2"], "", "rate out of range"),
     "crop size": (["--model.crop_size", "100"], "", "multiple of 32"),

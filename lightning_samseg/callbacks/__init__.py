@@ -7,6 +7,7 @@ from lightning_samseg.callbacks.nonfinite import StopOnNonFinite
 from lightning_samseg.callbacks.overlays import OverlayWriter
 from lightning_samseg.callbacks.predictions import PredictionWriter
 from lightning_samseg.callbacks.results import ResultsWriter
+from lightning_samseg.callbacks.resume import Resumption
 from lightning_samseg.callbacks.speed import SpeedMonitor
 from lightning_samseg.callbacks.stream import StreamWriter
 from lightning_samseg.callbacks.stream_figures import StreamFigures
@@ -19,6 +20,7 @@ __all__ = [
     "OverlayWriter",
     "PredictionWriter",
     "ResultsWriter",
+    "Resumption",
     "SaveConfig",
     "SpeedMonitor",
     "StopOnNonFinite",

@@ -3,12 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lightning_samseg.errors import UserError
+from lightning_samseg.io.checkpoints import BEST, LAST, read_checkpoint
 from lightning_samseg.launch import requeue
+from lightning_samseg.runs.process import say
 
 LISTEN_EVERY = 10
 """Iterations between two questions of several ranks whether one of them was told to stop: each waits for the GPUs."""
@@ -16,6 +20,9 @@ LISTEN_EVERY = 10
 
 class BestCheckpoint(ModelCheckpoint):
     """Keeps ``best.ckpt``, the weights with the highest mean validation DSC so far.
+
+    What "so far" is, ``best.ckpt`` itself says, which holds its own score: a run that goes on finds it there, also in a
+    folder that was moved or copied, or from an older ``last.ckpt``.
 
     Args:
         folder: The run's ``checkpoints`` folder.
@@ -26,6 +33,45 @@ class BestCheckpoint(ModelCheckpoint):
             dirpath=folder, filename="best", monitor="val/dsc", mode="max", save_top_k=1, enable_version_counter=False
         )
         self.CHECKPOINT_EQUALS_CHAR = "-"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Look how good the folder's ``best.ckpt`` is, where a training goes on."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            found = self._stored_score() if trainer.is_global_zero else None  # others may not see the folder
+            score = trainer.strategy.broadcast(found)
+            if score is not None:
+                path = str(self._path)
+                self.best_k_models = {path: score}
+                self.best_model_path = self.kth_best_model_path = path
+                self.best_model_score = self.kth_value = self.best_k_models[path]
+
+    @property
+    def _path(self) -> Path:
+        return Path(str(self.dirpath)) / BEST
+
+    def _stored_score(self) -> torch.Tensor | None:
+        """Score of the weights in ``best.ckpt``; None where there are none."""
+        if not self._path.is_file():
+            return None
+        try:
+            states = read_checkpoint(self._path).get("callbacks", {})
+            return torch.as_tensor(states[self.state_key]["best_model_score"]).clone()
+        except (UserError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = "is damaged" if isinstance(error, UserError) else "does not say how good it is"
+            say(f"warning: {self._path} {reason}: the next validation replaces it.")
+            return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """As Lightning's, with names in the run folder in place of paths."""
+        state = {**super().state_dict(), "dirpath": None}
+        state["best_k_models"] = {Path(path).name: score for path, score in self.best_k_models.items()}
+        return state | {key: Path(path).name for key, path in state.items() if key.endswith("_path") and path}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Forget the best where the state knows of none: before the first validation, or after :meth:`forget_best`."""
+        if state_dict["best_model_score"] is None:
+            self.forget_best()
 
     def forget_best(self) -> None:
         """Start the comparison anew: the next validation is the best so far, and takes the file."""
@@ -43,7 +89,7 @@ class LastCheckpoint(Checkpoint):
     In a Slurm job that gets SIGUSR1 it writes once more, at the end of a step that all ranks agree on, and stops the
     run with ``Requeued``; ``--ckpt_path last`` goes on from there. After SIGTERM, one process writes once more, too.
 
-    Lightning writes to a temporary name and renames, so a kill in the middle leaves the previous file.
+    ``CheckpointFiles`` writes it, so that a kill in the middle leaves the one before.
 
     Args:
         folder: The run's ``checkpoints`` folder.
@@ -51,7 +97,7 @@ class LastCheckpoint(Checkpoint):
     """
 
     def __init__(self, folder: str | Path, every: int) -> None:
-        self.path = Path(folder) / "last.ckpt"
+        self.path = Path(folder) / LAST
         self.every = every
         self._saved_step = -1
         self._due = self._leaves = False

@@ -1,5 +1,6 @@
 """A loss that is no longer a number stops the run instead of ruining it silently."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +17,12 @@ class StopOnNonFinite(Callback):
     every ``every`` iterations (every one on a CPU), and before each checkpoint.
 
     Args:
+        last: Checkpoint to go on from, which may not be written yet.
         every: Iterations between two readings.
     """
 
-    def __init__(self, every: int = 50) -> None:
+    def __init__(self, last: str | Path | None = None, every: int = 50) -> None:
+        self.last = None if last is None else Path(last)
         self.every = every
         self._first_bad: Tensor | None = None
 
@@ -36,19 +39,19 @@ class StopOnNonFinite(Callback):
         bad_now = (self._first_bad < 0) & ~torch.isfinite(loss.detach())
         self._first_bad = torch.where(bad_now, step, self._first_bad)
         if loss.device.type == "cpu" or step % self.every == 0:
-            self._check()
+            self._check(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuse to write weights that a bad loss has touched."""
-        self._check()
+        self._check(trainer)
 
-    def _check(self) -> None:
+    def _check(self, trainer: Trainer) -> None:
         step = -1 if self._first_bad is None else int(self._first_bad)
         if step >= 0:
+            good = f"; {self.last} holds the last good state" if self.last is not None and self.last.is_file() else ""
             raise UserError(
                 f"The training loss is not a number since iteration {step}; the run stops.",
                 expected="a finite loss",
-                found="NaN or infinity",
-                fix="lower --model.lr, or use --trainer.precision 32-true; "
-                "checkpoints/last.ckpt holds the last good state",
+                found=f"NaN or infinity, with trainer.precision {trainer.precision}",
+                fix=f"lower --model.lr, or use --trainer.precision 32-true{good}",
             )

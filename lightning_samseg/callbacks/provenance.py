@@ -32,6 +32,24 @@ def provenance(trainer: Trainer, pl_module: Any) -> dict[str, Any]:
     }
 
 
+def facts(trainer: Trainer, pl_module: Any) -> dict[str, Any]:
+    """What of a run's origin must stay as it is when the run goes on.
+
+    Returns:
+        ``data_fingerprint`` and ``split``, ``weights_sha256``, and what the size of a step hangs on beside the options:
+        ``processes``, or ``images_per_step`` of a stream. None where it is not known.
+    """
+    data: Any = getattr(trainer, "datamodule", None)
+    known = data.fingerprint() if hasattr(data, "fingerprint") else {}
+    images = getattr(pl_module, "images_per_step", None)
+    return {
+        **({"processes": trainer.world_size} if images is None else {"images_per_step": images}),
+        "data_fingerprint": known.get("data_fingerprint"),
+        "split": known.get("split"),
+        "weights_sha256": getattr(pl_module, "weights_sha256", None),
+    }
+
+
 def git_commit() -> str | None:
     """Commit of the checkout this package runs from, with ``-dirty`` where files differ; None outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

@@ -10,6 +10,7 @@ from lightning_samseg.callbacks.provenance import provenance, upload_files
 from lightning_samseg.io.tables import write_table
 from lightning_samseg.io.text import write_text
 from lightning_samseg.metrics import CaseRow, CaseScores
+from lightning_samseg.runs.record import Record
 
 
 class ResultsWriter(Callback):
@@ -17,10 +18,12 @@ class ResultsWriter(Callback):
 
     Args:
         folder: Folder of the results.
+        record: Tells which options changed on the way.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, record: Record) -> None:
         self.folder = Path(folder)
+        self.record = record
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the test's scores."""
@@ -41,6 +44,7 @@ class ResultsWriter(Callback):
             "iterations": trainer.global_step or None,
             "processes": trainer.world_size,
             "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
+            "changes": self.record.changes,
             **provenance(trainer, pl_module),
         }
         write_table(self.folder / "cases.csv", CaseRow._fields, table.rows)

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_samseg.callbacks.provenance import provenance, upload_files
 from lightning_samseg.io.text import write_text
 from lightning_samseg.online.trace import ImageRow, PromptRow, Round, RowFile, format_summary, read_rows, summary
+from lightning_samseg.runs.record import Record
 
 
 class StreamWriter(Callback):
@@ -20,10 +21,12 @@ class StreamWriter(Callback):
 
     Args:
         folder: Folder of the results.
+        record: Tells which options changed on the way.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, record: Record) -> None:
         self.folder = Path(folder)
+        self.record = record
         self._resumed: dict[str, Any] = {}
         self._seconds = self._sam_seconds = 0.0
 
@@ -85,6 +88,7 @@ class StreamWriter(Callback):
             "processes": trainer.world_size,
             "device": device_name(module.device),
             "generalist": module.generalist.identity,
+            "changes": self.record.changes,
             **provenance(trainer, module),
         }
         write_text(self.folder / "metrics.json", json.dumps(result, indent=2, allow_nan=False) + "\n")

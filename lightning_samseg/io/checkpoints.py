@@ -1,18 +1,54 @@
-"""Lightning checkpoints of our runs: opened without executing anything in them, and the adapter that one contains."""
+"""Lightning checkpoints of our runs: written whole, opened without executing anything; the adapter that one holds."""
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.adapters import Adapter, check_adapter, infer_architecture, read_adapter, trained_part
+from lightning_samseg.io.files import atomic_write
 
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+"""Names in a run's ``checkpoints`` folder: the state to go on from, the one before it, the best weights."""
 DEFAULT_IMAGE_SIZE = 512
 """Of a method that was built in Python with its default, which is then not recorded."""
 VIEW = ("resize", "normalise", "grey", "geometry")
 """Arguments of the data module that say how its images become network input, beside the size."""
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes checkpoints so that no kill, full disk or power cut leaves less than the checkpoint before.
+
+    Lightning's own writer goes through ``$TMPDIR`` and copies from there where the run folder is on another file
+    system. Of ``last.ckpt`` the one before stays as ``previous.ckpt``.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Called on the main process.
+
+        Raises:
+            UserError: If the disk does not take it; the file that was there is untouched.
+        """
+        path = Path(path)
+        previous = path.with_name(PREVIOUS) if path.name == LAST else None
+        try:
+            with atomic_write(path, previous=previous) as temporary, temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:
+            # torch's writer hides what the system said behind an error of its own.
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            kept = f"; {path} still holds an earlier one" if path.is_file() else ""
+            raise UserError(
+                f"The checkpoint {path} could not be written{kept}.",
+                found=str(cause),
+                fix="make room or mend the folder's permissions, then go on with --ckpt_path last",
+            ) from error
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -21,21 +57,80 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: If the file is missing, damaged, or something else.
     """
-    if not Path(path).is_file():
-        raise UserError(f"There is no checkpoint {path}.", fix="check --ckpt_path")
+    path = Path(path)
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else None
+        raise UserError(f"There is no checkpoint {path}.", found=found, fix="check --ckpt_path")
+    if (kind := _kind_of_file(path)) is not None:
+        raise _foreign(path, kind)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        if "state_dict" not in checkpoint or "pytorch-lightning_version" not in checkpoint:
-            raise KeyError("no training state in it")
-    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"{path} is not a checkpoint of a run, or is damaged.",
-            expected="best.ckpt or last.ckpt of a run folder",
-            found=(str(error).strip() or type(error).__name__).splitlines()[0][:200],
-            fix="check --ckpt_path; a run whose last.ckpt is damaged goes on with --ckpt_path best, or starts again "
-            "once that file is deleted; pretrained SAM weights go to --model.checkpoint instead",
-        ) from error
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (
+        *(RuntimeError, EOFError, KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError),
+        pickle.UnpicklingError,
+    ) as error:
+        raise _foreign(path, (str(error).strip() or type(error).__name__).splitlines()[0][:200]) from error
+    if (found := _foreign_content(content)) is not None:
+        raise _foreign(path, found)
+    checkpoint: dict[str, Any] = content
     return checkpoint
+
+
+def require(checkpoint: Mapping[str, Any], path: str | Path, *names: str) -> None:
+    """Raise UserError, naming the missing entries, unless a checkpoint has what our methods add to Lightning's own."""
+    missing = [name for name in names if name not in checkpoint]
+    if missing:
+        raise _foreign(Path(path), f"a Lightning checkpoint without {', '.join(missing)}")
+
+
+def _foreign(path: Path, found: str) -> UserError:
+    previous = path.with_name(PREVIOUS)
+    instead = f"--ckpt_path {previous}" if path.name == LAST and previous.is_file() else "--ckpt_path best"
+    return UserError(
+        f"{path} is not a checkpoint of a run of lightning_samseg, or is damaged.",
+        expected="best.ckpt or last.ckpt of a run folder",
+        found=found,
+        fix=f"check --ckpt_path; a run whose last.ckpt is damaged goes on with {instead}, or starts again "
+        "once that file is deleted; pretrained SAM weights go to --model.checkpoint instead",
+    )
+
+
+def _kind_of_file(path: Path) -> str | None:
+    """What a file that is no checkpoint is, by its first and last bytes; None where they do not tell."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(512)
+        file.seek(max(0, size - 65536))
+        tail = file.read()
+    if not head:
+        return "an empty file"
+    if not head.strip(b"\0"):
+        return "a file of zeros, as a crash of the machine or a broken copy leaves it"
+    if head.startswith(b"PK"):
+        if b"PK\5\6" not in tail:
+            return f"a file that was cut off after {size} bytes, or is no archive of torch.save"
+        return "a TorchScript archive" if b"/code/" in tail else None
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page, such as a login or error page that was saved instead of the file"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer instead of the file; fetch it with git lfs pull"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
+        return "weights alone, in the safetensors format"
+    return None
+
+
+def _foreign_content(content: Any) -> str | None:
+    """What was read instead of a Lightning checkpoint; None for one."""
+    if not isinstance(content, dict):
+        return f"a {type(content).__name__}"
+    if "state_dict" in content and "pytorch-lightning_version" in content:
+        tables = [content["state_dict"], *(content.get(f"{name}hyper_parameters", {}) for name in ("", "datamodule_"))]
+        if all(isinstance(table, dict) for table in tables):
+            return None
+        return "a Lightning checkpoint whose weights or hyper_parameters are not tables"
+    if content and all(isinstance(value, torch.Tensor) for value in content.values()):
+        return "weights alone (a state_dict), without the state of a training"
+    return f"a table of {', '.join(str(key) for key in list(content)[:5]) or 'nothing'}"
 
 
 def open_adapter(path: str | Path) -> Adapter:

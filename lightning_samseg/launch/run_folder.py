@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_samseg.errors import UserError, described, explained, first_line
-from lightning_samseg.io.files import atomic_write
+from lightning_samseg.io.files import atomic_write, remove_leftovers
 from lightning_samseg.launch.requeue import Requeued
 from lightning_samseg.launch.slurm import WAITING, job_state
 
@@ -146,6 +146,8 @@ class Claim:
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock()
+        for folder in (self.folder, self.folder / "checkpoints", self.folder / "logs"):
+            remove_leftovers(folder)
         last = read_status(self.folder)
         if last is not None:
             self._status = replace(

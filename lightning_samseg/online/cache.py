@@ -93,7 +93,7 @@ class LogitsCache:
         np.save(buffer, logits.cpu().numpy(), allow_pickle=False)
         payload = buffer.getvalue()
         try:
-            with atomic_write(self._path(key)) as temporary:
+            with atomic_write(self._path(key), durable=False) as temporary:
                 temporary.write_bytes(hashlib.sha256(payload).digest() + payload)
         except OSError:
             return  # a full or read-only disk: the numbers are right all the same

@@ -241,8 +241,10 @@ class RowFile:
 
     @property
     def size(self) -> int:
-        """Bytes of the file."""
-        return self.path.stat().st_size
+        """Bytes of the file, once the disk has them: a checkpoint counts on them."""
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_size
 
     def append(self, rows: Sequence[Sequence[object]]) -> None:
         """Write rows at the end, in one piece; full float precision, an empty cell for NaN and None."""

@@ -19,20 +19,11 @@ from typing import Any
 import numpy as np
 
 from lightning_samseg.reports.runs import METRICS, STREAM_COLUMNS, Problem, RunRecord, Scores
+from lightning_samseg.runs.options import WITHOUT_INFLUENCE, flat, is_one_of
 
 IGNORED = (
-    *("seed_everything", "ckpt_path", "test_after_fit", "checkpoint_every", "overlays", "wandb", "tensorboard"),
-    *(
-        f"trainer.{name}"
-        for name in (
-            *("default_root_dir", "accelerator", "strategy", "devices", "num_nodes", "use_distributed_sampler"),
-            *("logger", "callbacks", "plugins", "profiler", "enable_checkpointing", "enable_progress_bar"),
-            *("enable_model_summary", "enable_autolog_hparams", "model_registry", "log_every_n_steps", "max_time"),
-            *("num_sanity_val_steps", "benchmark", "deterministic", "detect_anomaly", "barebones", "inference_mode"),
-        )
-    ),
-    *("model.cache_gb", "model.sam_batch", "model.convention", "data.root", "data.num_workers", "data.eval_batch_size"),
-    *("data.predict_from", "data.cache_gb"),
+    *WITHOUT_INFLUENCE,
+    *("seed_everything", "model.convention", "trainer.callbacks", "trainer.plugins"),
 )
 """Options in which repeats may differ: seed, folders, devices, what is shown. Data and convention are facts instead."""
 
@@ -116,31 +107,15 @@ class Block:
         return names if len(names) > 1 else []
 
 
-def flat_config(run: RunRecord) -> dict[str, Any]:
-    """Options by dotted name as on the command line, without ``class_path`` and ``init_args`` levels."""
-    options: dict[str, Any] = {}
-
-    def walk(value: Any, name: str) -> None:
-        if isinstance(value, dict) and value:
-            for key, part in value.items():
-                walk(part, name if key == "init_args" else f"{name}.{key}".lstrip("."))
-        else:
-            options[name] = value
-
-    walk(run.config, "")
-    return options
-
-
 def repeat_key(run: RunRecord) -> dict[str, Any]:
     """What repeats agree in: all options but ``IGNORED``, the number of processes that trained, or images of a round.
 
     Files count by name, a tested checkpoint as best, last or so.
     """
-    options = {
-        name: value
-        for name, value in flat_config(run).items()
-        if not any(name == other or name.startswith(f"{other}.") for other in IGNORED)
-    }
+    options = {name: value for name, value in flat(run.config).items() if not is_one_of(name, IGNORED)}
+    # A run that went on under other options is no repeat of one that had them from the start.
+    if changed := [each for each in run.metrics.get("changes") or () if not is_one_of(each["option"], IGNORED)]:
+        options["changed"] = "; ".join(f"{each['option']} at iteration {each['step']}" for each in changed)
     for name in ("model.checkpoint", "model.adapter"):
         if isinstance(options.get(name), str):
             options[name] = Path(options[name]).name

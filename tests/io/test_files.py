@@ -1,9 +1,11 @@
+import errno
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from lightning_samseg.io.files import atomic_folder, atomic_write, cache_dir
+from lightning_samseg.io.files import atomic_folder, atomic_write, cache_dir, remove_leftovers
 from tests.disks import disk, fill, make_read_only
 
 
@@ -63,6 +65,70 @@ def test_any_name_that_a_file_can_have(tmp_path):
             temporary.write_text("whole")
             assert temporary.suffix == (tmp_path / name).suffix
         assert (tmp_path / name).read_text() == "whole"
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_the_previous_file_is_kept(tmp_path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *names: (_ for _ in ()).throw(OSError(errno.EPERM, "no links")))
+    path, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
+    for number in range(4):
+        with atomic_write(path, previous=previous) as temporary:
+            temporary.write_text(str(number))
+        assert path.read_text() == str(number)
+        assert not number or previous.read_text() == str(number - 1)
+    previous.unlink()
+    if links:
+        os.link(path, previous)  # as after a kill between the two renames: both are one file
+        with atomic_write(path, previous=previous) as temporary:
+            temporary.write_text("new")
+        assert (path.read_text(), previous.read_text()) == ("new", "3")
+    assert not [name for name in tmp_path.iterdir() if name not in (path, previous)]
+
+
+def test_the_disk_has_the_file_before_the_name_and_the_name_before_the_end(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(os, "fsync", lambda number: done.append(Path(f"/proc/self/fd/{number}").resolve()))
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, target: (done.append("rename"), replace(self, target)))
+    with atomic_write(tmp_path / "a.txt") as temporary:
+        temporary.write_text("a")
+    assert done == [temporary.resolve(), "rename", tmp_path.resolve()]
+    del done[:]
+    with atomic_write(tmp_path / "a.txt", durable=False) as temporary:
+        temporary.write_text("b")
+    assert done == ["rename"]
+
+
+def test_a_disk_that_fails_is_no_file_system_that_cannot_wait(tmp_path, monkeypatch):
+    def fails(code):
+        def fsync(number):
+            raise OSError(code, os.strerror(code))
+
+        return fsync
+
+    path = tmp_path / "a.txt"
+    monkeypatch.setattr(os, "fsync", fails(errno.EINVAL))
+    with atomic_write(path) as temporary:
+        temporary.write_text("old")
+    monkeypatch.setattr(os, "fsync", fails(errno.EIO))
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)), atomic_write(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_leftovers_of_a_kill_are_removed_and_nothing_else(tmp_path):
+    kept = [tmp_path / name for name in ("last.ckpt", ".hidden", ".party.csv", "a.part.csv", ".x.part")]
+    with atomic_write(tmp_path / "last.ckpt") as temporary:
+        temporary.write_text("new")
+        left = tmp_path / temporary.name.replace(temporary.name.split(".")[2], "0123456789ab")
+        left.write_text("half")
+    for path in kept:
+        path.touch()
+    remove_leftovers(tmp_path)
+    remove_leftovers(tmp_path / "no folder")
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
 
 
 def test_atomic_folder_is_complete_or_absent(tmp_path):

@@ -43,6 +43,19 @@ def test_more_processes_are_another_training(tmp_path: Path) -> None:
     assert {v.name: v.seeds for v in block.variants} == {"CPC-SAM": [1, 2, 4], "CPC-SAM, processes 2": [3]}
 
 
+def test_a_run_that_went_on_under_other_options_is_no_repeat(tmp_path: Path) -> None:
+    change = {"step": 4, "option": "model.lr", "from": 0.001, "to": 0.5}
+    write_case_run(tmp_path / "one", 1, changes=[])
+    write_case_run(tmp_path / "faster", 2, changes=[{**change, "option": "data.num_workers"}])
+    write_case_run(tmp_path / "changed", 3, changes=[change])
+    [block], problems = grouped(tmp_path)
+    assert problems == []
+    assert {v.name: v.seeds for v in block.variants} == {
+        "CPC-SAM": [1, 2],
+        "CPC-SAM, changed model.lr at iteration 4": [3],
+    }
+
+
 def test_a_round_of_a_stream_has_its_images_whatever_the_processes(tmp_path: Path) -> None:
     write_stream_run(tmp_path / "old", 1)
     write_stream_run(tmp_path / "one", 2, images_per_step=1, processes=1, model={"images_per_step": None})
