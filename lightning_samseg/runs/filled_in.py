@@ -69,7 +69,8 @@ def unresolved(error: Exception) -> UserError:
     verb, _, place = str(getattr(error, "full_key", None) or "fit.").partition(".")
     return UserError(
         f"The configuration refers to what is not there{f', at {_typed(place)}' if place else ''}.",
-        expected=f"${{oc.env:NAME}} for a variable of the environment, ${{{verb}.data.init_args.root}} for another entry",
+        expected=f"${{oc.env:NAME}} for a variable of the environment, "
+        f"${{{verb}.data.init_args.root}} for another entry",
         found=text,
         fix=fix,
     )

@@ -135,7 +135,11 @@ def build_callbacks(
     if uses_stream:
         own += [StreamWriter(results_dir, record), StreamFigures(results_dir)] if keeps else []
     else:
-        own += [StopOnNonFinite(folder / LAST), ResultsWriter(results_dir, record), OverlayWriter(results_dir, overlays)]
+        own += [
+            StopOnNonFinite(folder / LAST),
+            ResultsWriter(results_dir, record),
+            OverlayWriter(results_dir, overlays),
+        ]
         own += [ValidationOverlays(), CaseGallery()]
     if verb == "predict":
         own.append(PredictionWriter(results_dir))

@@ -58,9 +58,13 @@ UNRESOLVED = {
 @pytest.mark.parametrize("value", UNRESOLVED)
 def test_a_reference_to_nothing(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    with pytest.raises(OmegaConfBaseException) as caught:
+
+    def resolve() -> None:
         config = OmegaConf.create({"fit": {"data": {"init_args": {"root": value}}}})
         OmegaConf.to_container(config, resolve=True)
+
+    with pytest.raises(OmegaConfBaseException) as caught:
+        resolve()
     message = str(unresolved(caught.value))
     assert "at data.root." in message
     assert UNRESOLVED[value] in message.partition("way out:")[2]
