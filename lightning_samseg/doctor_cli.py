@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = Parser(
         prog="python -m lightning_samseg doctor",
-        description="Versions, weights, W&B, folders, Slurm, devices, and a tiny step of both methods on each device.",
+        description="Versions, weights, W&B, folders, Slurm, devices, and a tiny step of three methods on each device.",
     )
     parser.add_argument("--root", type=Path, default=Path("runs"), help="folder for runs to look at (runs)")
     folder = parser.parse_args(argv).root
@@ -151,7 +151,9 @@ def devices() -> Iterator[Finding]:
         places.append(("mps", "mps", 1))
     for name, accelerator, which in places:
         yield Finding(name, _describe(name))
-        steps: list[tuple[str, Callable[..., float]]] = [("CPC-SAM", cpc_sam_step), ("AuxOL", aux_ol_step)]
+        steps: list[tuple[str, Callable[..., float]]] = [
+            *(("CPC-SAM", cpc_sam_step), ("AuxOL", aux_ol_step), ("UniMatch", unimatch_step))
+        ]
         for method, step in steps:
             try:
                 loss = step(accelerator, which, _precision(name))
@@ -210,6 +212,25 @@ def cpc_sam_step(accelerator: str, devices: Any, precision: Any) -> float:
             "unlabelled": {"image": torch.rand(2, 3, 64, 64)},
         }
         trainer = _fit(CpcSam("tiny", image_size=64, ssl_start_iter=0), batch, accelerator, devices, precision)
+    return float(trainer.callback_metrics["train/loss"])
+
+
+def unimatch_step(accelerator: str, devices: Any, precision: Any) -> float:
+    """Loss of one training step of UniMatch on the small U-Net: strong views, boxes, dropped features, SGD."""
+    import torch
+
+    from lightning_samseg.methods.unimatch import UniMatch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        mask = torch.zeros(2, 64, 64, dtype=torch.long)
+        mask[:, 16:40, 16:40] = 1
+        batch = {
+            "labelled": {"image": torch.rand(2, 3, 64, 64), "mask": mask},
+            "unlabelled": {"image": torch.rand(4, 3, 64, 64)},
+        }
+        method = UniMatch(image_size=64, optimizer="sgd", lr=0.01)
+        trainer = _fit(method, batch, accelerator, devices, precision)
     return float(trainer.callback_metrics["train/loss"])
 
 

@@ -11,11 +11,11 @@ from lightning_samseg.doctor_cli import Finding, devices, folders, packages, wan
 from lightning_samseg.errors import UserError
 
 
-def test_every_device_takes_a_step_of_both_methods() -> None:
+def test_every_device_takes_a_step_of_three_methods() -> None:
     found = [finding for finding in devices() if finding.subject == "cpu"]
-    assert [finding.way_out for finding in found] == [None] * 3
-    assert "CPC-SAM" in found[1].text
-    assert "AuxOL" in found[2].text
+    assert [finding.way_out for finding in found] == [None] * 4
+    for finding, method in zip(found[1:], ("CPC-SAM", "AuxOL", "UniMatch"), strict=True):
+        assert method in finding.text
 
 
 def test_a_step_that_fails_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,11 +24,12 @@ def test_a_step_that_fails_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(doctor_cli, "cpc_sam_step", fails)
     monkeypatch.setattr(doctor_cli, "aux_ol_step", lambda *args: float("nan"))
-    _, first, second = (finding for finding in devices() if finding.subject == "cpu")
+    _, first, second, third = (finding for finding in devices() if finding.subject == "cpu")
     assert "no kernel image" in first.text
     assert "\n" not in first.text
     assert first.way_out
     assert second.way_out
+    assert third.way_out is None
 
 
 def test_a_failure_without_words_is_a_problem_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +38,7 @@ def test_a_failure_without_words_is_a_problem_too(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(doctor_cli, "cpc_sam_step", fails)
     monkeypatch.setattr(doctor_cli, "aux_ol_step", lambda *args: 0.0)
-    _, first, _ = (finding for finding in devices() if finding.subject == "cpu")
+    _, first, *_ = (finding for finding in devices() if finding.subject == "cpu")
     assert "AssertionError" in first.text
     assert first.way_out
 
