@@ -21,13 +21,13 @@ EXPERIMENTS = PROJECT / "experiments"
 PRESETS = ("preset_code.yaml", "preset_paper.yaml")
 OVERLAYS = (*PRESETS, "imagenet_encoder.yaml", "pseudo_labels.yaml")
 """Configs that go over others."""
-NOT_CONFIGS = ("grids", "results", "semi", "slurm", "sweeps")
+NOT_CONFIGS = ("grids", "league", "results", "semi", "slurm", "sweeps")
 CONFIGS = sorted(
     str(path.relative_to(PROJECT))
     for path in EXPERIMENTS.glob("*/*.yaml")
     if path.parent.name not in NOT_CONFIGS and path.name not in OVERLAYS
 )
-SEMI_DATA = ("acdc", "busi")
+SEMI_DATA = ("acdc", "busi", "demo")
 SEMI = sorted({path.stem for path in (EXPERIMENTS / "semi").glob("*.yaml")} - {*SEMI_DATA, "sam_lora"})
 GRIDS = sorted(str(path.relative_to(PROJECT)) for path in (EXPERIMENTS / "grids").glob("*.yaml"))
 
@@ -86,6 +86,8 @@ def test_semi_supervised_methods_lie_over_data_configs(method: str, data: str) -
     assert set(own) - set(written) <= {"encoder_weights", "checkpoint", "sam_size", "pretrained"} | SAM_LORA
     optimizer = {"optimizer": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4, "lr_warmup_iters": 0}
     assert {name: written[name] for name in optimizer} == optimizer
+    if data == "demo":
+        return
     assert config.data.init_args.labelled_batch_size == 12
     assert config.data.init_args.unlabelled_batch_size == (24 if method == "unimatch" else 12)
     assert config.trainer.max_steps == (40_000 if method == "bcp" else 30_000)
@@ -196,6 +198,24 @@ def test_every_cell_of_aux_ol_is_filled() -> None:
         if row != "adapted SAM"  # of any run with an adapter
     }
     assert every == alone | set(filled)
+
+
+def test_the_league_is_one_protocol_for_twelve_methods_on_any_data() -> None:
+    own = {"data": "data_modules.FolderDataModule", "data.root": "my_data"}
+    for overrides in ({}, own):
+        methods = set()
+        for run in read_grid(EXPERIMENTS / "grids" / "league.yaml", overrides):
+            config = parse(run.argv)
+            methods.add(config.model.class_path)
+            assert config.data.class_path == overrides.get("data", "data_modules.DemoDataModule")
+            assert config.model.init_args.convention == "strict"
+            assert config.model.init_args.restore == "probabilities"
+            assert (config.trainer.max_steps, config.data.init_args.num_labelled, config.seed_everything) == (
+                120,
+                10,
+                1337,
+            )
+        assert len(methods) == 12
 
 
 def test_both_halves_of_table_1_have_every_row() -> None:
