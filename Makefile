@@ -32,7 +32,7 @@ demo-online: install  ## let AuxOL learn online beside a frozen SAM on a generat
 	$(BIN)/python -m lightning_samseg fit --config experiments/quickstart/aux_ol.yaml
 
 LEAGUE ?=# for instance LEAGUE='--set data=data_modules.FolderDataModule --set data.root=my_data'
-league: install  ## twelve methods on the same generated images, one table of them; half an hour on 2 cores
+league: install  ## twelve methods on the same generated images, one table of them; LEAGUE=... for your own
 	$(BIN)/python -m lightning_samseg grid run experiments/grids/league.yaml $(LEAGUE)
 	$(BIN)/python -m lightning_samseg report runs/league --out runs/report_league --baseline unet
 
