@@ -92,7 +92,7 @@ WRONG: dict[str, tuple[str, str, dict[str, Content]]] = {
     ),
     "variable of the shell in a config": (
         f"{FIT} --data.root ${{HOME}}/data",
-        "${oc.env:|'HOME' not found",
+        "${oc.env:NAME}|'HOME' not found|write ${oc.env:HOME}",
         {},
     ),
     # data
