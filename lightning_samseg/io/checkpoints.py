@@ -46,7 +46,7 @@ class CheckpointFiles(TorchCheckpointIO):
             kept = f"; {path} still holds an earlier one" if path.is_file() else ""
             raise UserError(
                 f"The checkpoint {path} could not be written{kept}.",
-                found=str(cause),
+                found=cause.strerror or str(cause),
                 fix="make room or mend the folder's permissions, then go on with --ckpt_path last",
             ) from error
 
