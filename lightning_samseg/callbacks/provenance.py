@@ -36,14 +36,14 @@ def facts(trainer: Trainer, pl_module: Any) -> dict[str, Any]:
     """What of a run's origin must stay as it is when the run goes on.
 
     Returns:
-        ``data_fingerprint`` and ``split``, ``weights_sha256``, and what the size of a step hangs on beside the options:
-        ``processes``, or ``images_per_step`` of a stream. None where it is not known.
+        ``data_fingerprint`` and ``split``, ``weights_sha256``, and ``processes``, on which the size of a step hangs
+        beside the options; not of a stream, whose images per step AuxOl compares itself. None where it is not known.
     """
     data: Any = getattr(trainer, "datamodule", None)
     known = data.fingerprint() if hasattr(data, "fingerprint") else {}
-    images = getattr(pl_module, "images_per_step", None)
+    of_step = {} if getattr(pl_module, "uses_stream", False) else {"processes": trainer.world_size}
     return {
-        **({"processes": trainer.world_size} if images is None else {"images_per_step": images}),
+        **of_step,
         "data_fingerprint": known.get("data_fingerprint"),
         "split": known.get("split"),
         "weights_sha256": getattr(pl_module, "weights_sha256", None),

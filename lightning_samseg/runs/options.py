@@ -22,10 +22,11 @@ WITHOUT_INFLUENCE = (
 MAY_CHANGE = (
     *WITHOUT_INFLUENCE,
     *("trainer.max_steps", "trainer.min_steps", "trainer.val_check_interval"),
-    *("trainer.limit_test_batches", "trainer.limit_predict_batches", "model.checkpoint"),
+    *("trainer.limit_test_batches", "trainer.limit_predict_batches", "model.checkpoint", "model.images_per_step"),
 )
 """What a run that goes on may have otherwise: also its length, and when it is validated. Of the file of pretrained
-weights the hash counts, which is a fact, too."""
+weights the hash counts, which is a fact, too; of the images per step their number over all processes, which AuxOl
+compares itself when it loads a checkpoint."""
 
 NOT_WORTH_A_WORD = ("ckpt_path", "allow_changes", "trainer.default_root_dir")
 """How the run was called to go on, and where its folder is now."""
