@@ -7,9 +7,9 @@ if TYPE_CHECKING:
     from data_modules.acdc import AcdcDataModule as AcdcDataModule
     from data_modules.base import SegmentationDataModule as SegmentationDataModule
     from data_modules.busi import BusiDataModule as BusiDataModule
-    from data_modules.demo import DemoDataModule as DemoDataModule
-    from data_modules.demo import DemoStreamDataModule as DemoStreamDataModule
     from data_modules.folder import FolderDataModule as FolderDataModule
+    from data_modules.generated.demo import DemoDataModule as DemoDataModule
+    from data_modules.generated.demo import DemoStreamDataModule as DemoStreamDataModule
     from data_modules.glas import GlasDataModule as GlasDataModule
     from data_modules.polyp import PolypDataModule as PolypDataModule
     from data_modules.retouch import RetouchDataModule as RetouchDataModule
@@ -18,8 +18,8 @@ _WHERE = {
     "AcdcDataModule": "acdc",
     "SegmentationDataModule": "base",
     "BusiDataModule": "busi",
-    "DemoDataModule": "demo",
-    "DemoStreamDataModule": "demo",
+    "DemoDataModule": "generated.demo",
+    "DemoStreamDataModule": "generated.demo",
     "FolderDataModule": "folder",
     "GlasDataModule": "glas",
     "PolypDataModule": "polyp",

@@ -7,8 +7,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from data_modules.base import SegmentationDataModule
 from data_modules.layouts.acdc import LIST_NAMES, LISTS, AcdcLayout
 from data_modules.layouts.lists import read_list
-from data_modules.views import Normalise
 from lightning_samseg.errors import UserError
+from lightning_samseg.transforms import Normalise
 
 
 class AcdcDataModule(SegmentationDataModule):

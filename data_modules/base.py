@@ -8,14 +8,14 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
 
-from data_modules.dataset import Augmentation, Contents, SegmentationDataset
 from data_modules.fingerprint import data_fingerprint, split_name
 from data_modules.layouts.base import Item, Layout, Splits, StreamPart, list_images
+from data_modules.loading.dataset import Augmentation, Contents, SegmentationDataset
+from data_modules.loading.samplers import CaseSampler, Loader, StreamLoader, StreamSampler, check_world_size
 from data_modules.online import OnlineDataset, OnlineLoader, OnlineSampler, Place, StreamOrder, order_stream
-from data_modules.streams import CaseSampler, Loader, StreamLoader, StreamSampler, check_world_size
-from data_modules.views import Normalise, Resize, View
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.volumes import case_name, is_volume
+from lightning_samseg.transforms import Normalise, Resize, View
 from lightning_samseg.types import Geometry
 
 LABELLED, UNLABELLED = 0, 1  # stream numbers: part of every random key

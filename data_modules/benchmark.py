@@ -17,15 +17,15 @@ import torch
 from torch.utils.data import default_collate
 
 from data_modules.augment import CpcSamAugmentation
-from data_modules.cache import DecodedCache
-from data_modules.dataset import SegmentationDataset
+from data_modules.generated.volumes import write_demo_acdc
 from data_modules.layouts.acdc import AcdcLayout
 from data_modules.layouts.acdc_native import find_frames, prepare_frame, write_lists
 from data_modules.layouts.base import Item, Layout
-from data_modules.phantom_volumes import write_demo_acdc
-from data_modules.streams import StreamLoader, StreamSampler
-from data_modules.views import View
+from data_modules.loading.cache import DecodedCache
+from data_modules.loading.dataset import SegmentationDataset
+from data_modules.loading.samplers import StreamLoader, StreamSampler
 from lightning_samseg.io.images import write_image
+from lightning_samseg.transforms import View
 from lightning_samseg.types import Batch
 
 Draw = tuple[str, int, int]

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, DistributedSampler
 
 from data_modules.layouts.base import Item, Layout, check_known, shuffled
 from data_modules.layouts.lists import read_list, spellings
-from data_modules.streams import Failure, StreamLoader, in_worker
+from data_modules.loading.samplers import Failure, StreamLoader, in_worker
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.images import to_grey, to_rgb_uint8
 from lightning_samseg.io.text import nfc

@@ -7,17 +7,17 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
-from lightning_samseg.error_log import write_log
 from lightning_samseg.errors import UserError, described, explained, first_line
+from lightning_samseg.runs.error_log import write_log
 
 TRAINING_VERBS = ("fit", "validate", "test", "predict")
 OTHER_VERBS = {
-    "data": "lightning_samseg.data_cli",
-    "grid": "lightning_samseg.grid_cli",
-    "report": "lightning_samseg.report_cli",
-    "weights": "lightning_samseg.weights_cli",
-    "benchmark": "lightning_samseg.benchmark_cli",
-    "doctor": "lightning_samseg.doctor_cli",
+    "data": "lightning_samseg.cli.data",
+    "grid": "lightning_samseg.cli.grid",
+    "report": "lightning_samseg.cli.report",
+    "weights": "lightning_samseg.cli.weights",
+    "benchmark": "lightning_samseg.cli.benchmark",
+    "doctor": "lightning_samseg.cli.doctor",
 }
 HELP = """\
 usage: python -m lightning_samseg VERB [options]
@@ -108,9 +108,9 @@ def dispatch(arguments: list[str]) -> int:
         # Before torch is imported: its CPU allocator then asks for huge pages, a tenth of a step on a laptop.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
         if verb == "predict" and _without_config(arguments[1:]):
-            return int(import_module("lightning_samseg.predict_cli").main(arguments[1:]))
-        import_module("lightning_samseg.launch.requeue").listen()
-        import_module("lightning_samseg.cli").run(arguments)
+            return int(import_module("lightning_samseg.cli.predict").main(arguments[1:]))
+        import_module("lightning_samseg.runs.requeue").listen()
+        import_module("lightning_samseg.cli.train").run(arguments)
         return 0
     raise UserError(
         f"There is no verb {verb!r}.",

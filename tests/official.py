@@ -8,8 +8,8 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
 
-from lightning_samseg.models.dual_branch import BranchedSam
-from lightning_samseg.models.sam import VIT_SHAPES
+from lightning_samseg.models.branched_sam import BranchedSam
+from lightning_samseg.models.image_encoders import VIT_SHAPES
 
 
 def tiny_sam(image_size: int, masks: int = 3) -> Sam:

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from lightning_samseg.cli import parse
+from lightning_samseg.cli.train import parse
 from lightning_samseg.methods import AuxOl
 from lightning_samseg.online.expert import Expert
 from lightning_samseg.online.fusion import Fusion

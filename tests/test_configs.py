@@ -11,8 +11,8 @@ import pytest
 import torch
 import yaml
 
-from lightning_samseg.cli import parse
-from lightning_samseg.launch.grid import Run, read_grid
+from lightning_samseg.cli.train import parse
+from lightning_samseg.grids.grid import Run, read_grid
 from lightning_samseg.methods import CpcSam
 from lightning_samseg.reports.paper import Cell, filled_by, paper_tables, paper_values
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from lightning_samseg.__main__ import main
-from lightning_samseg.io.checkpoints import read_checkpoint
-from lightning_samseg.launch.run_folder import read_status
+from lightning_samseg.adapters.checkpoints import read_checkpoint
+from lightning_samseg.runs.folder import read_status
 from tests.fakes import write_busi
 
 CONFIG = """

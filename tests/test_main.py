@@ -14,8 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 from wandb.errors import AuthenticationError
 
 from lightning_samseg import __main__
-from lightning_samseg.error_log import keep_in
 from lightning_samseg.errors import UserError, described, explained, first_line
+from lightning_samseg.runs.error_log import keep_in
 from tests.disks import disk, fill
 
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:29073."

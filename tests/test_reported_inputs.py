@@ -334,7 +334,7 @@ def test_16_prompts(tmp_path: Path, capsys: Screen, name: str, text: str, status
         assert read_image(tmp_path / "out" / "masks" / "s00.png").any()
 
 
-# Disks; run folders: tests/launch/test_run_folder.py; W&B's wrong key: tests/test_bad_input.py
+# Disks; run folders: tests/runs/test_folder.py; W&B's wrong key: tests/test_bad_input.py
 
 
 @pytest.mark.parametrize("fault", [fill, make_read_only])

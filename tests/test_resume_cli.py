@@ -10,8 +10,8 @@ import torch
 import yaml
 
 from lightning_samseg.__main__ import main
-from lightning_samseg.launch.run_folder import read_status
 from lightning_samseg.optim import warmup_poly
+from lightning_samseg.runs.folder import read_status
 from tests.fakes import write_busi
 from tests.test_stream_cli import CONFIG as STREAM
 from tests.test_stream_cli import write_stream

@@ -8,7 +8,7 @@ from PIL import Image
 
 from data_modules.layouts.base import Item
 from data_modules.layouts.folder import FolderLayout
-from lightning_samseg.models.generalist import Generalist
+from lightning_samseg.models.frozen_sam import Generalist
 from tests.fakes import truncate
 from tests.test_stream_cli import LENGTH, Bench, write_stream
 

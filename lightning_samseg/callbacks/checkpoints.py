@@ -9,9 +9,9 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lightning_samseg.adapters.checkpoints import BEST, LAST, read_checkpoint
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.checkpoints import BEST, LAST, read_checkpoint
-from lightning_samseg.launch import requeue
+from lightning_samseg.runs import requeue
 from lightning_samseg.runs.process import say
 
 LISTEN_EVERY = 10

@@ -8,8 +8,8 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
-from lightning_samseg.callbacks.provenance import facts, provenance
 from lightning_samseg.io.text import write_text
+from lightning_samseg.runs.provenance import facts, provenance
 from lightning_samseg.runs.record import KEY, Record
 
 ROWS_OF_A_PART = 10_000_000

@@ -6,10 +6,10 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_samseg.callbacks.provenance import provenance, upload_files
 from lightning_samseg.io.tables import write_table
 from lightning_samseg.io.text import write_text
 from lightning_samseg.metrics import CaseRow, CaseScores
+from lightning_samseg.runs.provenance import provenance, upload_files
 from lightning_samseg.runs.record import Record
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_samseg.callbacks.provenance import provenance, upload_files
 from lightning_samseg.io.text import write_text
 from lightning_samseg.online.trace import ImageRow, PromptRow, Round, RowFile, format_summary, read_rows, summary
+from lightning_samseg.runs.provenance import provenance, upload_files
 from lightning_samseg.runs.record import Record
 
 

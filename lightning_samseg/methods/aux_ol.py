@@ -18,14 +18,14 @@ from lightning.pytorch.strategies import DDPStrategy
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_samseg.adapters.adapted_sam import AdaptedGeneralist
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.files import cache_dir
 from lightning_samseg.losses.binary import bce_dice_loss, dice_loss
 from lightning_samseg.losses.structure import structure_loss
 from lightning_samseg.methods.base import describe
-from lightning_samseg.models.adapted import AdaptedGeneralist
-from lightning_samseg.models.generalist import Generalist, Preprocessing
-from lightning_samseg.models.sam import BackboneName
+from lightning_samseg.models.frozen_sam import Generalist, Preprocessing
+from lightning_samseg.models.image_encoders import BackboneName
 from lightning_samseg.models.unet import build_auxiliary
 from lightning_samseg.online.ahead import Request, SamAhead, images_in_pass, requests_of, sam_ahead
 from lightning_samseg.online.batch import OnlineBatch, Policy

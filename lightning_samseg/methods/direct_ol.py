@@ -3,10 +3,10 @@
 import copy
 from typing import Any, Literal
 
+from lightning_samseg.adapters.adapted_sam import AdaptedGeneralist
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods.aux_ol import LOSSES, AuxOl
-from lightning_samseg.models.adapted import AdaptedGeneralist
-from lightning_samseg.models.sam import BackboneName
+from lightning_samseg.models.image_encoders import BackboneName
 from lightning_samseg.online.batch import OnlineBatch
 from lightning_samseg.online.direct import DirectLearner
 

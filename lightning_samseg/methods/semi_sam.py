@@ -14,8 +14,8 @@ from lightning_samseg.losses.ranks import sum_over_ranks
 from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.metrics.on_device import agreement, empty_fraction
 from lightning_samseg.models.branched_unet import NetworkName, build_unet, take_channels
-from lightning_samseg.models.generalist import Generalist
-from lightning_samseg.models.sam import BackboneName
+from lightning_samseg.models.frozen_sam import Generalist
+from lightning_samseg.models.image_encoders import BackboneName
 from lightning_samseg.semi.noise import clipped_noise
 from lightning_samseg.semi.ramps import staircase_ramp, warmup_decay
 from lightning_samseg.semi.sam_teacher import PromptKind, SamTeacher

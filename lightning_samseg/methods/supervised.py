@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_samseg.io.adapters import load_adapter_into
+from lightning_samseg.adapters.files import load_adapter_into
 from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
+from lightning_samseg.models.branched_sam import AdapterKind, BranchedSam
 from lightning_samseg.models.branched_unet import NetworkName, build_unet, take_channels
-from lightning_samseg.models.dual_branch import AdapterKind, BranchedSam
+from lightning_samseg.models.image_encoders import BackboneName
 from lightning_samseg.models.mask_decoder import Upsampling
-from lightning_samseg.models.sam import BackboneName
 from lightning_samseg.types import Batch
 
 

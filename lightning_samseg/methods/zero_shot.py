@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods.base import BaseMethod
-from lightning_samseg.models.generalist import Generalist, MaskChoice, Preprocessing
-from lightning_samseg.models.sam import BackboneName
+from lightning_samseg.models.frozen_sam import Generalist, MaskChoice, Preprocessing
+from lightning_samseg.models.image_encoders import BackboneName
 from lightning_samseg.prompts.objects import ReferenceObject, find_objects
 from lightning_samseg.types import Batch
 

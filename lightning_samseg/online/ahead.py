@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_samseg.adapters.adapted_sam import AdaptedGeneralist
 from lightning_samseg.errors import UserError
-from lightning_samseg.models.adapted import AdaptedGeneralist
-from lightning_samseg.models.generalist import Generalist
+from lightning_samseg.models.frozen_sam import Generalist
 from lightning_samseg.online.cache import LogitsCache, cache_key
 from lightning_samseg.online.prompter import Prompter
 from lightning_samseg.types import StreamItem

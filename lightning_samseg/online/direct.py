@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_samseg.adapters.adapted_sam import AdaptedGeneralist
 from lightning_samseg.errors import UserError
-from lightning_samseg.models.adapted import AdaptedGeneralist
 from lightning_samseg.online.batch import OnlineBatch
 from lightning_samseg.online.fusion import Fusion
 from lightning_samseg.online.learner import Lesson, OnlineLearner

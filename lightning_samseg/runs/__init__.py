@@ -1,1 +1,1 @@
-"""One run: what it goes on from, what it was told, and what works around the trainer."""
+"""One run: its folder, who may write into it, loggers, provenance, requeue."""

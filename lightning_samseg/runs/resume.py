@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from lightning_samseg.adapters.checkpoints import LAST, PREVIOUS, read_checkpoint
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.checkpoints import LAST, PREVIOUS, read_checkpoint
 from lightning_samseg.runs.process import say
 
 

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 
+from lightning_samseg.adapters.checkpoints import LAST, CheckpointFiles
 from lightning_samseg.callbacks import (
     BestCheckpoint,
     CaseGallery,
@@ -24,7 +25,6 @@ from lightning_samseg.callbacks import (
     ValidationOverlays,
 )
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.checkpoints import LAST, CheckpointFiles
 from lightning_samseg.runs.process import say
 from lightning_samseg.runs.record import Record
 

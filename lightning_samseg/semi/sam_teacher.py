@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_samseg.models.generalist import AT_ONCE, Generalist, InputGeometry
+from lightning_samseg.models.frozen_sam import AT_ONCE, Generalist, InputGeometry
 from lightning_samseg.prompts.clicks import click_candidates
 from lightning_samseg.prompts.components import largest_component
 from lightning_samseg.types import Case

@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
+from lightning_samseg.adapters.checkpoints import CheckpointFiles, read_checkpoint
 from lightning_samseg.callbacks import BestCheckpoint, LastCheckpoint
-from lightning_samseg.io.checkpoints import CheckpointFiles, read_checkpoint
 
 
 class Scripted(LightningModule):

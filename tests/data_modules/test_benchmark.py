@@ -2,7 +2,7 @@ import pytest
 
 from data_modules.benchmark import _generated, benchmark_data, compare
 from data_modules.layouts.acdc import AcdcLayout
-from data_modules.views import View
+from lightning_samseg.transforms import View
 
 
 def test_same_geometry_as_the_authors_at_the_same_draw(tmp_path):

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from data_modules import GlasDataModule
+from data_modules.generated.cells import write_demo_glas
 from data_modules.layouts.glas import LISTS, RELEASED, GlasLayout, format_list, make_lists
 from data_modules.layouts.lists import read_list
-from data_modules.phantom_cells import write_demo_glas
 from lightning_samseg.errors import UserError
 from tests.fakes import write_glas
 

@@ -13,7 +13,7 @@ from data_modules.layouts.folder import FolderLayout
 from data_modules.online import OnlineDataset, Place
 from data_modules.sheet import GREY, choose, contact_sheet
 from data_modules.verify import verify
-from lightning_samseg import data_cli
+from lightning_samseg.cli import data as data_cli
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.images import write_image
 from lightning_samseg.methods import UNet

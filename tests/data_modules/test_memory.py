@@ -15,11 +15,11 @@ import pytest
 
 import data_modules
 from data_modules import BusiDataModule
-from data_modules.cache import DecodedCache
-from data_modules.dataset import SegmentationDataset
 from data_modules.layouts.base import Item, Layout, Splits
 from data_modules.layouts.busi import BusiLayout
-from data_modules.streams import StreamLoader, StreamSampler
+from data_modules.loading.cache import DecodedCache
+from data_modules.loading.dataset import SegmentationDataset
+from data_modules.loading.samplers import StreamLoader, StreamSampler
 from tests.fakes import write_busi
 
 ROOT = Path(__file__).parents[2]

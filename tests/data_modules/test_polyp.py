@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from data_modules import DemoStreamDataModule, PolypDataModule
+from data_modules.generated.polyps import colonoscopy, write_demo_polyp
 from data_modules.layouts.lists import read_list
 from data_modules.layouts.polyp import LISTS, SETS, PolypLayout, format_list, make_lists
-from data_modules.phantom_polyp import colonoscopy, write_demo_polyp
 from lightning_samseg.errors import UserError
 from tests.fakes import write_pair, write_polyp
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from data_modules import RetouchDataModule
+from data_modules.generated.volumes import write_demo_retouch
 from data_modules.layouts.lists import read_list
 from data_modules.layouts.retouch import LISTS, RELEASED, RetouchLayout, format_list, make_lists
 from data_modules.layouts.retouch_files import prepare_volume, released, released_folders
-from data_modules.phantom_volumes import write_demo_retouch
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.metaimage import write_metaimage
 from tests.fakes import retouch_volume, truncate, write_retouch

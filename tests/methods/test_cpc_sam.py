@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_samseg.methods import CpcSam, cpc_sam
-from lightning_samseg.models.dual_branch import BranchedSam
+from lightning_samseg.models.branched_sam import BranchedSam
 from lightning_samseg.prompts.points import ClassPoints, class_points
 from lightning_samseg.types import IGNORED
 from tests.comparing import assert_equal

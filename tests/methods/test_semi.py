@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from data_modules import BusiDataModule
+from lightning_samseg.adapters.checkpoints import adapter_of_run
 from lightning_samseg.errors import UserError
-from lightning_samseg.inference import Input, load_predictor
-from lightning_samseg.io.checkpoints import adapter_of_run
 from lightning_samseg.methods import Bcp, Cps, DcNet, McNetPlus, SemiSam, Uamt, UNet, UniMatch, Urpc
 from lightning_samseg.methods.base import BaseMethod
+from lightning_samseg.prediction.predictor import Input, load_predictor
 from tests.fakes import write_busi
 
 SIDE, STEPS = 32, 4

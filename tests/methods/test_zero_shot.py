@@ -15,7 +15,7 @@ from lightning_samseg.__main__ import main
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods import ZeroShot
 from lightning_samseg.methods.zero_shot import class_objects, outermost_pixels
-from lightning_samseg.models.generalist import InputGeometry
+from lightning_samseg.models.frozen_sam import InputGeometry
 from lightning_samseg.types import IGNORED
 from tests.fakes import write_acdc, write_busi
 from tests.official import tiny_sam, write_tiny_sam

@@ -5,7 +5,7 @@ import torch
 from segment_anything.modeling import MaskDecoder, TwoWayTransformer
 
 from lightning_samseg.models.mask_decoder import ClassMaskDecoder
-from tests.models.test_sam import generated
+from tests.models.test_image_encoders import generated
 
 
 @pytest.fixture

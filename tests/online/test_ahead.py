@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.models.generalist import Generalist
+from lightning_samseg.models.frozen_sam import Generalist
 from lightning_samseg.online.ahead import Request, SamAhead, requests_of, sam_ahead
 from lightning_samseg.online.cache import LogitsCache
 from lightning_samseg.online.prompter import Prompter

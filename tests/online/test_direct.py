@@ -6,10 +6,10 @@ import io
 import pytest
 import torch
 
+from lightning_samseg.adapters.adapted_sam import AdaptedGeneralist
+from lightning_samseg.adapters.files import save_adapter
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.adapters import save_adapter
 from lightning_samseg.losses.binary import dice_loss
-from lightning_samseg.models.adapted import AdaptedGeneralist
 from lightning_samseg.online import direct
 from lightning_samseg.online.batch import OnlineBatch
 from lightning_samseg.online.direct import DirectLearner, read

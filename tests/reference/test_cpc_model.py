@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_samseg.adapters.convert import from_authors
 from lightning_samseg.io.geometry import resize_image
 from lightning_samseg.methods import CpcSam
 from lightning_samseg.methods.base import restore_size
-from lightning_samseg.models.convert import from_authors
-from lightning_samseg.models.dual_branch import BranchedSam
+from lightning_samseg.models.branched_sam import BranchedSam
 from lightning_samseg.types import Case
 from tests.reference.oracle import Oracle
 

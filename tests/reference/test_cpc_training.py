@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from lightning_samseg.adapters.convert import from_authors
 from lightning_samseg.methods import CpcSam, cpc_sam
-from lightning_samseg.models.convert import from_authors
 from lightning_samseg.prompts.points import ClassPoints
 from tests.reference.oracle import Oracle
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from data_modules.streams import StreamSampler
+from data_modules.loading.samplers import StreamSampler
 from tests.reference.oracle import Oracle
 
 pytestmark = pytest.mark.reference

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.launch.grid import read_grid, write_grid_json
+from lightning_samseg.grids.grid import read_grid, write_grid_json
 from lightning_samseg.reports.build import build_report
 from lightning_samseg.reports.tables import Table
 from lightning_samseg.reports.text import latex, latex_escape, markdown

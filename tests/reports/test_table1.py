@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_samseg.launch.grid import read_grid, write_grid_json
+from lightning_samseg.grids.grid import read_grid, write_grid_json
 from lightning_samseg.reports.build import build_report
 from lightning_samseg.reports.groups import group_runs
 from lightning_samseg.reports.paper import paper_tables

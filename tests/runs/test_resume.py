@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from lightning_samseg.adapters.checkpoints import CheckpointFiles
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.checkpoints import CheckpointFiles
 from lightning_samseg.runs.resume import find_checkpoint
 
 

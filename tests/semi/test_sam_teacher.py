@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data_modules.augment import CpcSamAugmentation
-from data_modules.views import View
-from lightning_samseg.models.generalist import Generalist
+from lightning_samseg.models.frozen_sam import Generalist
 from lightning_samseg.semi.sam_teacher import SamTeacher
+from lightning_samseg.transforms import View
 from lightning_samseg.types import Case
 
 SIDE = 48

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lightning_samseg.__main__ import main
-from lightning_samseg.launch.run_folder import Status, read_status
+from lightning_samseg.runs.folder import Status, read_status
 from tests.fakes import write_busi
 from tests.slurm.cluster import Cluster, missing, wait_for
 

@@ -1,0 +1,1 @@
+"""What is trained: saved, read back, and read from other people's files."""

@@ -1,0 +1,290 @@
+"""``python -m lightning_samseg doctor``: is all here that a run needs? A line each, and a way out."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lightning_samseg.arguments import Parser
+from lightning_samseg.errors import UserError
+from lightning_samseg.io.files import cache_dir
+from lightning_samseg.io.weights import CHECKPOINTS, is_verified, locate, verify
+
+LEAST_FREE = 5e9
+"""Bytes that a run's checkpoints and pictures, or a download of SAM-H's weights, can take."""
+
+
+class Finding(NamedTuple):
+    """One line of the report."""
+
+    subject: str
+    text: str
+    way_out: str | None = None
+    """What to do; None where all is well."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the report.
+
+    Args:
+        argv: Arguments after ``doctor``; those of the process if None.
+
+    Returns:
+        Exit status: 0 if no problem was found, else 1.
+    """
+    parser = Parser(
+        prog="python -m lightning_samseg doctor",
+        description="Versions, weights, W&B, folders, Slurm, devices, and a tiny step of three methods on each device.",
+    )
+    parser.add_argument("--root", type=Path, default=Path("runs"), help="folder for runs to look at (runs)")
+    folder = parser.parse_args(argv).root
+    problems = 0
+    for examine in (packages, weights, wandb_state, lambda: folders(folder), slurm, devices):
+        for finding in examine():
+            problems += finding.way_out is not None
+            mark = "ok     " if finding.way_out is None else "PROBLEM"
+            print(f"{mark} {finding.subject:<12} {finding.text}", flush=True)
+            if finding.way_out is not None:
+                print(f"{'':21}way out: {finding.way_out}", flush=True)
+    print("No problem found." if not problems else f"{problems} problem{'s' * (problems > 1)} found.")
+    return min(problems, 1)
+
+
+def packages() -> Iterator[Finding]:
+    """Python, and every package this one needs, in a version it can work with."""
+    from packaging.requirements import Requirement
+
+    yield Finding("python", f"{sys.version.split()[0]} at {sys.executable}")
+    shown = []
+    for line in metadata.requires("lightning-samseg") or ():
+        requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            version = None
+        if version is None or not requirement.specifier.contains(version, prereleases=True):
+            wanted = f"{requirement.name}{requirement.specifier}"
+            found = "is missing" if version is None else f"is {version}"
+            yield Finding(requirement.name, f"{found}, expected {wanted}", f"python -m pip install '{wanted}'")
+        else:
+            shown.append(f"{requirement.name} {version}")
+    yield Finding("packages", ", ".join(shown))
+
+
+def weights() -> Iterator[Finding]:
+    """Pretrained weights in the cache: those that were not hashed yet are hashed now. None need be there."""
+    absent = []
+    for name in CHECKPOINTS:
+        path = locate(name)
+        if not path.is_file():
+            absent.append(name)
+            continue
+        try:
+            known = is_verified(name)
+            if not known:
+                verify(name)
+            yield Finding(name, f"verified{'' if known else ' now'}, {path}")
+        except UserError as error:
+            yield Finding(name, str(error).splitlines()[0], f"delete {path}, then: weights fetch {name}")
+    if absent:
+        yield Finding("not cached", f"{', '.join(absent)} (python -m lightning_samseg weights fetch NAME)")
+
+
+def wandb_state() -> Iterator[Finding]:
+    """Whether runs with ``--wandb`` go online. A key is looked for, never shown."""
+    from lightning_samseg.runs.loggers import has_wandb_key, wandb_mode
+
+    mode = wandb_mode(None) or f"WANDB_MODE={os.environ['WANDB_MODE']}"
+    key = "a key is set" if has_wandb_key() else "no key"
+    hint = "; `wandb login`, or `wandb sync` afterwards" if mode == "offline" else ""
+    yield Finding("W&B", f"{key}, runs are {mode}{hint}")
+
+
+def folders(runs: Path) -> Iterator[Finding]:
+    """Whether the cache and the folder for runs can be written, and have space left."""
+    for subject, folder, variable in (("cache", cache_dir(), "SAMSEG_CACHE"), ("runs", runs, "")):
+        there = folder.absolute()
+        while not there.exists():
+            there = there.parent
+        move = f"set {variable} to another folder" if variable else "use another --trainer.default_root_dir"
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            yield Finding(subject, f"{there} cannot be written", move)
+            continue
+        free = shutil.disk_usage(there).free
+        text = f"{folder}, {free / 1e9:,.0f} GB free"
+        yield Finding(subject, text, f"make space, or {move}" if free < LEAST_FREE else None)
+
+
+def slurm() -> Iterator[Finding]:
+    """Whether this machine submits jobs."""
+    if not shutil.which("sbatch"):
+        yield Finding("Slurm", "not here; grids run one after the other")
+        return
+    try:
+        done = subprocess.run(["sbatch", "--version"], capture_output=True, text=True, timeout=20)
+        answer = subprocess.run(["sinfo", "-h"], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError) as error:
+        yield Finding("Slurm", f"sbatch is here and does not work: {error}", "ask the cluster's administrators")
+        return
+    controller = (
+        "its controller answers" if answer.returncode == 0 else "no controller answers: nothing can be submitted"
+    )
+    yield Finding("Slurm", f"{done.stdout.strip() or 'sbatch'}, {controller}")
+
+
+def devices() -> Iterator[Finding]:
+    """What each device is and can do, and whether a step of both methods runs on it."""
+    import torch
+
+    cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not cuda and shutil.which("nvidia-smi"):
+        text = f"nvidia-smi is here, but torch {torch.__version__} finds no GPU"
+        yield Finding("cuda", text, "install a torch that fits the driver (pytorch.org), or check CUDA_VISIBLE_DEVICES")
+    places = [("cpu", "cpu", 1), *((f"cuda:{i}", "gpu", [i]) for i in range(cuda))]
+    if torch.backends.mps.is_available():
+        places.append(("mps", "mps", 1))
+    for name, accelerator, which in places:
+        yield Finding(name, _describe(name))
+        steps: list[tuple[str, Callable[..., float]]] = [
+            *(("CPC-SAM", cpc_sam_step), ("AuxOL", aux_ol_step), ("UniMatch", unimatch_step))
+        ]
+        for method, step in steps:
+            try:
+                loss = step(accelerator, which, _precision(name))
+            except Exception as error:  # whatever the device or a library throws is the finding
+                text = f"a step of {method} fails: {type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+                reinstall = "python -m pip install --force-reinstall torch lightning"
+                yield Finding(name, text, reinstall if name == "cpu" else "set --trainer.accelerator cpu meanwhile")
+                continue
+            finite = loss == loss and abs(loss) != float("inf")
+            text = f"a step of {method} in {_precision(name)}, loss {loss:.3f}"
+            yield Finding(name, text, None if finite else "train with --trainer.precision 32-true")
+
+
+def _describe(name: str) -> str:
+    import torch
+
+    if not name.startswith("cuda"):
+        return (
+            f"{os.cpu_count()} cores, bf16 {'by AMX or AVX512' if _fast_bf16() else 'slow'}" if name == "cpu" else name
+        )
+    properties = torch.cuda.get_device_properties(name)
+    capability = torch.cuda.get_device_capability(name)
+    newer = capability >= (8, 0)  # Ampere brought both
+    return (
+        f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, compute capability {capability[0]}."
+        f"{capability[1]}, bf16 {'yes' if newer else 'no'}, TF32 {'yes' if newer else 'no'}"
+    )
+
+
+def _fast_bf16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16"))
+
+
+def _precision(name: str) -> Any:
+    import torch
+
+    return "bf16-mixed" if name.startswith("cuda") and torch.cuda.get_device_capability(name) >= (8, 0) else "32-true"
+
+
+def cpc_sam_step(accelerator: str, devices: Any, precision: Any) -> float:
+    """Loss of one training step of CPC-SAM on a toy backbone: prompts, both branches, backward, AdamW."""
+    import torch
+
+    from lightning_samseg.methods.cpc_sam import CpcSam
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        mask = torch.zeros(2, 64, 64, dtype=torch.long)
+        mask[:, 16:40, 16:40] = 1
+        batch = {
+            "labelled": {"image": torch.rand(2, 3, 64, 64), "mask": mask},
+            "unlabelled": {"image": torch.rand(2, 3, 64, 64)},
+        }
+        trainer = _fit(CpcSam("tiny", image_size=64, ssl_start_iter=0), batch, accelerator, devices, precision)
+    return float(trainer.callback_metrics["train/loss"])
+
+
+def unimatch_step(accelerator: str, devices: Any, precision: Any) -> float:
+    """Loss of one training step of UniMatch on the small U-Net: strong views, boxes, dropped features, SGD."""
+    import torch
+
+    from lightning_samseg.methods.unimatch import UniMatch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        mask = torch.zeros(2, 64, 64, dtype=torch.long)
+        mask[:, 16:40, 16:40] = 1
+        batch = {
+            "labelled": {"image": torch.rand(2, 3, 64, 64), "mask": mask},
+            "unlabelled": {"image": torch.rand(4, 3, 64, 64)},
+        }
+        method = UniMatch(image_size=64, optimizer="sgd", lr=0.01)
+        trainer = _fit(method, batch, accelerator, devices, precision)
+    return float(trainer.callback_metrics["train/loss"])
+
+
+def aux_ol_step(accelerator: str, devices: Any, precision: Any) -> float:
+    """Loss of the auxiliary network on the first image of a stream: SAM, prediction, rectification, one update."""
+    import numpy as np
+    import torch
+
+    from lightning_samseg.methods.aux_ol import AuxOl
+    from lightning_samseg.types import Case
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        reference = np.zeros((48, 64), np.uint8)
+        reference[10:30, 20:44] = 1
+        picture = np.repeat(60 + 120 * reference[..., None], 3, axis=2).astype(np.uint8)
+        case = Case("doctor", "doctor.png", reference.shape, reference.shape)
+        item = {"position": 0, "set_name": "a", "cases": [case], "original": picture, "reference": reference}
+        method = AuxOl("tiny", width=1 / 16, crop_size=32, cache_gb=0)
+        losses: list[float] = []
+        step = method.training_step
+
+        def remember(batch: Any, batch_idx: int) -> Any:
+            outputs = step(batch, batch_idx)
+            losses.extend(prompt.loss for done in outputs["rounds"] for prompt in done.prompts)
+            return outputs
+
+        method.training_step = remember  # type: ignore[method-assign]
+        _fit(method, item, accelerator, devices, precision)
+    return losses[0]
+
+
+def _fit(method: Any, batch: Any, accelerator: str, devices: Any, precision: Any) -> Any:
+    import logging
+    import warnings
+
+    import lightning
+    from torch.utils.data import DataLoader
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    batches: Any = [batch]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = lightning.Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            precision=precision,
+            max_steps=1,
+            max_epochs=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(method, DataLoader(batches, batch_size=None, collate_fn=lambda item: item))
+    return trainer

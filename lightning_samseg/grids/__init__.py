@@ -1,0 +1,1 @@
+"""Many runs: grid files, Slurm, local workers, progress."""

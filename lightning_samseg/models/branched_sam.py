@@ -1,0 +1,124 @@
+"""SAM with one adapted image encoder, one prompt encoder and a mask decoder per branch (CPC-SAM section 2.1)."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_samseg.errors import UserError
+from lightning_samseg.models.bottleneck import add_msa
+from lightning_samseg.models.image_encoders import (
+    BackboneName,
+    build_image_encoder,
+    embedding_stride,
+    load_image_encoder,
+    load_pretrained,
+)
+from lightning_samseg.models.lora import add_lora
+from lightning_samseg.models.mask_decoder import ClassMaskDecoder, Upsampling
+from lightning_samseg.models.prompt_encoder import ClassPromptEncoder
+
+AdapterKind = Literal["lora", "msa"]
+"""``lora``: low-rank updates of queries and values. ``msa``: Medical-SAM-Adapter's bottlenecks in every block."""
+
+
+class BranchedSam(nn.Module):
+    """One encoder pass serves any number of decoder passes: :meth:`encode` once, :meth:`decode` as often as needed.
+
+    Args:
+        backbone: Which image encoder.
+        image_size: S, a multiple of 16.
+        num_classes: C, foreground classes.
+        branches: Mask decoders; two for CPC-SAM, one for SAMed. They have one structure and independent initial
+            weights.
+        decoder_init: ``random`` as in CPC-SAM; ``pretrained`` starts each from SAM's decoder but for the class tokens
+            and hypernetworks.
+        upsampling: See :class:`ClassMaskDecoder`.
+        adapter_kind: How the encoder is adapted.
+        lora_rank: Rank of LoRA on q and v; 0 freezes the encoder.
+        lora_alpha: LoRA's scale numerator.
+        lora_blocks: Attention blocks with LoRA; None for all.
+        msa_ratio: Width of the bottlenecks as a fraction of the encoder's.
+        msa_scale: Factor on the bottleneck beside each MLP.
+        checkpoint: Pretrained weights in official names instead of the cached ones.
+        pretrained: False leaves everything at random, for tests.
+
+    Raises:
+        UserError: If the image size is impossible, the weights are missing or of another backbone, or the adapter's
+            numbers make no sense.
+    """
+
+    def __init__(
+        self,
+        backbone: BackboneName,
+        image_size: int,
+        num_classes: int,
+        branches: int = 2,
+        decoder_init: Literal["random", "pretrained"] = "random",
+        upsampling: Upsampling = "full",
+        adapter_kind: AdapterKind = "lora",
+        lora_rank: int = 4,
+        lora_alpha: float = 4.0,
+        lora_blocks: Sequence[int] | None = None,
+        msa_ratio: float = 0.25,
+        msa_scale: float = 0.5,
+        checkpoint: str | None = None,
+        pretrained: bool = True,
+    ) -> None:
+        super().__init__()
+        channels = num_classes + 1
+        self.image_encoder = build_image_encoder(backbone, image_size)
+        self.prompt_encoder = ClassPromptEncoder(channels, image_size)
+        stride = embedding_stride(backbone)
+        decoders = [ClassMaskDecoder(channels, stride, upsampling) for _ in range(branches)]
+        self.mask_decoders = nn.ModuleList(decoders)
+        self.weights_sha256: str | None = None
+        if pretrained and (backbone != "tiny" or checkpoint is not None):
+            states = load_pretrained(backbone, checkpoint)
+            self.weights_sha256 = states.sha256
+            load_image_encoder(self.image_encoder, states.image_encoder, checkpoint or backbone)
+            self.prompt_encoder.load_pretrained(states.prompt_encoder)
+            if decoder_init == "pretrained":
+                for decoder in decoders:
+                    decoder.load_pretrained(states.mask_decoder)
+        if adapter_kind == "lora":
+            add_lora(self.image_encoder, lora_rank, lora_alpha, lora_blocks)
+            return
+        if lora_blocks is not None:
+            raise UserError(
+                "Bottleneck adapters sit in every attention block.",
+                found=f"lora_blocks {list(lora_blocks)}",
+                fix="leave --model.lora_blocks out, or set --model.adapter_kind lora",
+            )
+        add_msa(self.image_encoder, msa_ratio, msa_scale)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Image embedding ``(B, 256, E, E)`` of ``(B, 3, S, S)``."""
+        return self.image_encoder(image)
+
+    def decode(
+        self,
+        embedding: Tensor,
+        branch: int = 0,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        train_prompt: bool = True,
+    ) -> Tensor:
+        """Class logits of one branch, unprompted or prompted by class-wise points.
+
+        Args:
+            embedding: ``(B, 256, E, E)``.
+            branch: Which decoder, from 0.
+            points: ``(B, N, 2)`` as (x, y) in input pixels, or None for no prompt.
+            labels: int64 ``(B, N)`` class ids of the points.
+            train_prompt: Whether the prompt embeddings of this pass get a gradient.
+
+        Returns:
+            Logits ``(B, K, S, S)``, or ``(B, K, 4E, 4E)`` with ``upsampling="sam"``.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and train_prompt):
+            sparse = None if points is None or labels is None else self.prompt_encoder.sparse(points, labels)
+            dense = self.prompt_encoder.dense()
+        image_pe = self.prompt_encoder.dense_pe(embedding.shape[-1])
+        return self.mask_decoders[branch](embedding, image_pe, sparse, dense)

@@ -1,0 +1,1 @@
+"""From a checkpoint and files to masks: predictor, loop over files, what is written."""

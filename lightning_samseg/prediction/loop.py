@@ -1,0 +1,262 @@
+"""The loop of ``predict --input``: read ahead, predict in batches, write file by file."""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from lightning_samseg.errors import UserError
+from lightning_samseg.io.images import to_grey, to_rgb_uint8
+from lightning_samseg.methods import ZeroShot
+from lightning_samseg.prediction.files import Failure, PredictionFolder, Source, find_sources
+from lightning_samseg.prediction.predictor import Input, Output, Predictor, load_predictor, zero_shot
+from lightning_samseg.prompts.files import PromptFile
+from lightning_samseg.transforms import prepare_image
+
+_UNREADABLE = (UserError, OSError, ValueError, EOFError, MemoryError)
+
+
+class _Loaded(NamedTuple):
+    source: Source
+    result: Input | str
+    """What the network gets, or why it gets nothing."""
+    seconds: float
+
+
+def predict_files(
+    given: Path,
+    output: Path,
+    *,
+    checkpoint: Path | None = None,
+    backbone: Any = "lite_medsam",
+    weights: str | None = None,
+    prompts: Path | None = None,
+    prompt: Any = "box",
+    probabilities: bool = False,
+    overlays: int = 0,
+    device: str = "auto",
+    precision: str | None = None,
+    batch_size: int | None = None,
+    threads: int = 1,
+) -> list[Failure]:
+    """Predict a file, or all images and volumes of a folder, and write the results.
+
+    Args:
+        given: File or folder.
+        output: Folder of the results.
+        checkpoint: Of a run; None for zero-shot SAM.
+        backbone: Zero-shot SAM's.
+        weights: Of the frozen SAM instead of the cached ones.
+        prompts: CSV or COCO file, for methods that take prompts.
+        prompt: What zero-shot SAM takes from it.
+        probabilities: Also write them.
+        overlays: Most pictures with contours per file; 0 for none.
+        device: ``auto``, or torch's name.
+        precision: Lightning's name; None: the run's.
+        batch_size: Images at a time; None: the run's.
+        threads: Threads that read ahead.
+
+    Returns:
+        The files without a result, with reasons.
+
+    Raises:
+        UserError: For mistakes a user can mend that concern more than one file.
+    """
+    sources, notes = find_sources(given, output)
+    place = _device(device)
+    predictor = zero_shot(backbone, prompt, weights) if checkpoint is None else load_predictor(checkpoint, weights)
+    predictor = replace(predictor, precision=precision or predictor.precision).to(place)
+    if place.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # as runs do by default
+    for note in notes:
+        print(f"note: {note}")
+    tasks, failures = _tasks(sources)
+    prompted = _bind(predictor, prompts, tasks)
+    kind = type(predictor.method).__name__
+    classes = ", ".join(predictor.class_names)
+    print(f"{kind} on {place}, classes {classes}: {len(tasks)} images and slices in {len(sources)} files")
+
+    folder = PredictionFolder(output, predictor.class_names, overlays)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"The folder {output} cannot be made.", found=str(error), fix="give another --output"
+        ) from error
+    with ThreadPoolExecutor(threads) as pool, tqdm(total=len(tasks), unit="slice", disable=None) as progress:
+
+        def load(task: tuple[Source, int]) -> _Loaded:
+            return _load(*task, predictor, prompted)
+
+        size = batch_size or predictor.batch_size
+        batches = _batches(_ahead(pool, load, tasks, 2 * size + threads), size)
+        failures += _write(folder, _predicted(predictor, batches, probabilities), progress)
+    folder.finish(failures)
+    print(f"masks        {folder.folder / 'masks'}")
+    print(f"measurements {folder.folder / 'predictions.csv'}")
+    if failures:
+        print(f"{len(failures)} of {len(sources)} files have no result (failed.csv):")
+        for failure in failures:
+            print(f"  {failure.source.path}\n    " + failure.reason.replace("\n", "\n    "))
+    return failures
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        found = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"The device {name!r} cannot be used.", found=found, fix="use --device cpu") from error
+    return device
+
+
+def _tasks(sources: list[Source]) -> tuple[list[tuple[Source, int]], list[Failure]]:
+    """Pictures and slices in order; headers of volumes are read."""
+    tasks: list[tuple[Source, int]] = []
+    failures = []
+    for source in sources:
+        try:
+            tasks += [(source, index) for index in range(source.num_slices)]
+        except _UNREADABLE as error:
+            failures.append(Failure(source, _reason(error)))
+    return tasks, failures
+
+
+def _bind(predictor: Predictor, prompts: Path | None, tasks: list[tuple[Source, int]]) -> PromptFile | None:
+    """Find out which images the prompt file means."""
+    kind = type(predictor.method).__name__
+    if predictor.prompt is None:
+        if prompts is not None:
+            raise UserError(f"{kind} predicts without prompts.", found=f"--prompts {prompts}", fix="leave it out")
+        return None
+    if prompts is None:
+        raise UserError(
+            f"{kind} has to be told where the objects are.",
+            expected=f"a {predictor.prompt} for each, in a CSV or COCO file",
+            fix="add --prompts FILE",
+        )
+    kind_option = "--prompt" if isinstance(predictor.method, ZeroShot) else None
+    file = PromptFile(prompts, predictor.prompt, "--prompts", kind_option)
+    keys = {source.prompt_key(index): source.prompt_names(index) for source, index in tasks}
+    exact = keys.keys() | {name for name, _ in keys.values()}
+    without = file.bind(
+        {key: [name, *(each for each in loose if each not in exact)] for key, (name, loose) in keys.items()},
+        "of --input",
+        "correct the name, give it with its folder, or remove its rows",
+    )
+    print(f"{prompts}: {len(tasks) - without} of {len(tasks)} images have prompts; the others are background")
+    return file
+
+
+def _load(source: Source, index: int, predictor: Predictor, prompts: PromptFile | None) -> _Loaded:
+    start = time.perf_counter()
+    result: Input | str
+    try:
+        view, volume = predictor.view, source.volume
+        picture = source.read(index, view.normalise == "stored" and predictor.scales_volumes)
+        spacing = None if volume is None else volume.spacing
+        frame = prepare_image(
+            picture,
+            view,
+            source.name,
+            source=str(source.path),
+            spacing=spacing,
+            slice_index=index,
+            num_slices=source.num_slices,
+        )
+        places, shown = np.empty((0, 0)), np.empty((0, 0, 3), np.uint8)
+        if prompts is not None:
+            places = prompts.prompts(source.prompt_key(index), (picture.shape[0], picture.shape[1]))
+            shown = to_rgb_uint8(to_grey(picture) if view.grey else picture)
+        result = Input(torch.from_numpy(frame.image), shown, frame.case, places)
+    except _UNREADABLE as error:
+        result = _reason(error)
+    return _Loaded(source, result, time.perf_counter() - start)
+
+
+def _ahead(pool: ThreadPoolExecutor, load: Any, tasks: Iterable[Any], ahead: int) -> Iterator[_Loaded]:
+    """Results in order, some of them computed before they are asked for."""
+    waiting: deque[Future[_Loaded]] = deque()
+    for task in tasks:
+        waiting.append(pool.submit(load, task))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _batches(loaded: Iterable[_Loaded], size: int) -> Iterator[list[_Loaded]]:
+    """Neighbours, ``size`` of which can be predicted; those that cannot be come along."""
+    batch: list[_Loaded] = []
+    for one in loaded:
+        batch.append(one)
+        if sum(isinstance(each.result, Input) for each in batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _predicted(
+    predictor: Predictor, batches: Iterable[list[_Loaded]], probabilities: bool
+) -> Iterator[tuple[_Loaded, Output | str, float]]:
+    """What became of each picture or slice, in order, with the seconds it took."""
+    for batch in batches:
+        inputs = [one.result for one in batch if isinstance(one.result, Input)]
+        start = time.perf_counter()
+        outputs = iter(_outputs(predictor, inputs, probabilities))
+        share = (time.perf_counter() - start) / max(1, len(inputs))
+        for one in batch:
+            done = isinstance(one.result, Input)
+            yield one, next(outputs) if isinstance(one.result, Input) else one.result, one.seconds + share * done
+
+
+def _outputs(predictor: Predictor, inputs: list[Input], probabilities: bool) -> list[Output | str]:
+    if predictor.prompt is None:
+        return list(predictor.predict(inputs, probabilities)) if inputs else []
+    found: list[Output | str] = []
+    for one in inputs:  # a prompt outside of its image concerns that image alone
+        try:
+            found += predictor.predict([one], probabilities)
+        except UserError as error:
+            found.append(_reason(error))
+    return found
+
+
+def _write(
+    folder: PredictionFolder, predicted: Iterable[tuple[_Loaded, Output | str, float]], progress: Any
+) -> list[Failure]:
+    """Write each file when its last slice has come."""
+    failures: list[Failure] = []
+    outputs: list[Output | str] = []
+    seconds = 0.0
+    for one, output, taken in predicted:
+        progress.update()
+        outputs.append(output)
+        seconds += taken
+        if len(outputs) < one.source.num_slices:
+            continue
+        reason = next((each for each in outputs if isinstance(each, str)), None)
+        if reason is None:
+            try:
+                folder.write(one.source, [each for each in outputs if isinstance(each, Output)], seconds)
+            except (UserError, OSError) as error:  # an OSError of one name must not cost the others their tables
+                reason = _reason(error)
+        if reason is not None:
+            failures.append(Failure(one.source, reason))
+        outputs, seconds = [], 0.0
+    return failures
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"[:300]

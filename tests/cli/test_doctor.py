@@ -1,0 +1,101 @@
+"""What the doctor finds, and what it must not say."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightning_samseg.__main__ import main
+from lightning_samseg.cli import doctor as doctor_cli
+from lightning_samseg.cli.doctor import Finding, devices, folders, packages, wandb_state, weights
+from lightning_samseg.errors import UserError
+
+
+def test_every_device_takes_a_step_of_three_methods() -> None:
+    found = [finding for finding in devices() if finding.subject == "cpu"]
+    assert [finding.way_out for finding in found] == [None] * 4
+    for finding, method in zip(found[1:], ("CPC-SAM", "AuxOL", "UniMatch"), strict=True):
+        assert method in finding.text
+
+
+def test_a_step_that_fails_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: Any) -> float:
+        raise RuntimeError("no kernel image is available\nmore")
+
+    monkeypatch.setattr(doctor_cli, "cpc_sam_step", fails)
+    monkeypatch.setattr(doctor_cli, "aux_ol_step", lambda *args: float("nan"))
+    _, first, second, third = (finding for finding in devices() if finding.subject == "cpu")
+    assert "no kernel image" in first.text
+    assert "\n" not in first.text
+    assert first.way_out
+    assert second.way_out
+    assert third.way_out is None
+
+
+def test_a_failure_without_words_is_a_problem_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: Any) -> float:
+        raise AssertionError
+
+    monkeypatch.setattr(doctor_cli, "cpc_sam_step", fails)
+    monkeypatch.setattr(doctor_cli, "aux_ol_step", lambda *args: 0.0)
+    _, first, *_ = (finding for finding in devices() if finding.subject == "cpu")
+    assert "AssertionError" in first.text
+    assert first.way_out
+
+
+def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert all(finding.way_out is None for finding in packages())
+    wanted = ["torch>=99", "no-such-package>=1,<2", "numpy>=1", "absent; extra == 'dev'"]
+    monkeypatch.setattr(doctor_cli.metadata, "requires", lambda name: wanted)
+    problems = [finding for finding in packages() if finding.way_out]
+    assert [finding.subject for finding in problems] == ["torch", "no-such-package"]
+    assert "missing" in problems[1].text
+    assert "pip install 'no-such-package" in str(problems[1].way_out)
+
+
+def test_damaged_weights_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def wrong(name: str) -> Path:
+        raise UserError(f"{name} is damaged", fix="fetch")
+
+    (tmp_path / "weights").write_bytes(b"")
+    monkeypatch.setattr(
+        doctor_cli, "locate", lambda name: tmp_path / ("weights" if name in ("sam_vit_b", "sam_vit_l") else "no")
+    )
+    monkeypatch.setattr(doctor_cli, "is_verified", lambda name: name == "sam_vit_l")
+    monkeypatch.setattr(doctor_cli, "verify", wrong)
+    problem, right, absent = weights()
+    assert (problem.subject, problem.text) == ("sam_vit_b", "sam_vit_b is damaged")
+    assert "weights fetch sam_vit_b" in str(problem.way_out)
+    assert right.way_out is None
+    assert "lite_medsam" in absent.text
+    assert absent.way_out is None
+
+
+def test_the_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_API_KEY", "topsecret")
+    (finding,) = wandb_state()
+    assert "online" in finding.text
+    assert "topsecret" not in finding.text
+
+
+def test_folders_without_space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert [finding.way_out for finding in folders(tmp_path / "new" / "runs")] == [None, None]
+    monkeypatch.setattr(doctor_cli, "LEAST_FREE", float("inf"))
+    assert all("make space" in str(finding.way_out) for finding in folders(tmp_path))
+    monkeypatch.setattr(doctor_cli.os, "access", lambda *args: False)
+    assert all("cannot be written" in finding.text for finding in folders(tmp_path))
+
+
+@pytest.mark.parametrize(("way_out", "status"), [(None, 0), ("do this", 1)])
+def test_report_and_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], way_out: str | None, status: int
+) -> None:
+    for name in ("packages", "weights", "wandb_state", "slurm", "devices"):
+        monkeypatch.setattr(doctor_cli, name, lambda: [])
+    monkeypatch.setattr(doctor_cli, "folders", lambda root: [Finding("runs", f"in {root}", way_out)])
+    assert main(["doctor", "--root", "somewhere"]) == status
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == ("PROBLEM" if status else "ok     ") + " runs         in somewhere"
+    assert lines[-1] == ("1 problem found." if status else "No problem found.")
+    assert ("way out: do this" in lines[1]) is bool(status)
