@@ -8,7 +8,7 @@ from PIL import Image
 
 from data_modules.layouts.base import Item
 from data_modules.layouts.folder import FolderLayout
-from lightning_samseg.models.frozen_sam import Generalist
+from lightning_samseg.models.frozen_sam import FrozenSam
 from tests.fakes import truncate
 from tests.test_stream_cli import LENGTH, Bench, write_stream
 
@@ -25,8 +25,8 @@ def test_cache_and_start_change_no_number(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shapes: list[int] = []
-    encode = Generalist.encode
-    monkeypatch.setattr(Generalist, "encode", lambda self, x: shapes.append(len(x)) or encode(self, x))
+    encode = FrozenSam.encode
+    monkeypatch.setattr(FrozenSam, "encode", lambda self, x: shapes.append(len(x)) or encode(self, x))
     assert bench("without", *THREE, "--model.cache_gb", "0") == 0
     assert set(shapes) == {3}  # whatever the pass is made of: kernels are chosen by the shape
     # 7 images with prompts and one test of neighbours, if these do not matter to the machine's kernels.

@@ -270,7 +270,7 @@ def test_the_cache_changes_no_number(finished: Bench, bench: Bench, monkeypatch:
     content = bytearray(files[0].read_bytes())
     content[-1] ^= 1
     files[0].write_bytes(content)
-    monkeypatch.setattr("lightning_samseg.models.frozen_sam.Generalist.encode", lambda *_: 1 / 0)
+    monkeypatch.setattr("lightning_samseg.models.frozen_sam.FrozenSam.encode", lambda *_: 1 / 0)
     assert bench("reading") != 0  # the damaged one is computed again
     assert "ZeroDivisionError" in (bench.folder / "reading" / "error.log").read_text()
     monkeypatch.undo()

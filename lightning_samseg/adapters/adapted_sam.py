@@ -30,7 +30,7 @@ DEFAULT_VIEW = {"resize": "squash", "normalise": "minmax", "grey": False, "geome
 """Of adapters that do not say how their training images were prepared: the data modules' default."""
 
 
-class AdaptedGeneralist(nn.Module):
+class AdaptedSam(nn.Module):
     """A SAM adapted by SAMed or CpcSam; it answers without prompts. Frozen unless :meth:`train_only` is called.
 
     One image: ``pixels, geometry = preprocess(image)``, ``low_res = foreground(pixels)``, ``restore(low_res[0],
@@ -94,7 +94,7 @@ class AdaptedGeneralist(nn.Module):
                 fix="train one with --model.lora_rank 4 or --model.adapter_kind msa, or set --model.trained all",
             )
 
-    def train(self, mode: bool = True) -> "AdaptedGeneralist":
+    def train(self, mode: bool = True) -> "AdaptedSam":
         """Stay in evaluation mode, which is the same to these networks."""
         return super().train(False)
 

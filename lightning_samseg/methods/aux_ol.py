@@ -18,13 +18,13 @@ from lightning.pytorch.strategies import DDPStrategy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_samseg.adapters.adapted_sam import AdaptedGeneralist
+from lightning_samseg.adapters.adapted_sam import AdaptedSam
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.files import cache_dir
 from lightning_samseg.losses.binary import bce_dice_loss, dice_loss
 from lightning_samseg.losses.structure import structure_loss
 from lightning_samseg.methods.base import describe
-from lightning_samseg.models.frozen_sam import Generalist, Preprocessing
+from lightning_samseg.models.frozen_sam import FrozenSam, Preprocessing
 from lightning_samseg.models.image_encoders import BackboneName
 from lightning_samseg.models.unet import build_auxiliary
 from lightning_samseg.online.ahead import Request, SamAhead, images_in_pass, requests_of, sam_ahead
@@ -132,7 +132,7 @@ class AuxOl(lightning.LightningModule):
     label = "SAM + AuxOL"
     """What tables and figures of a run call its own column."""
 
-    generalist: Generalist | AdaptedGeneralist
+    generalist: FrozenSam | AdaptedSam
 
     def __init__(
         self,
@@ -195,9 +195,9 @@ class AuxOl(lightning.LightningModule):
         self._images_per_step = images_per_step
         # Not a submodule: frozen, so that it belongs into no checkpoint.
         if adapter is None:
-            self.__dict__["generalist"] = Generalist(backbone, sam_size, checkpoint, preprocessing)
+            self.__dict__["generalist"] = FrozenSam(backbone, sam_size, checkpoint, preprocessing)
         else:
-            self.__dict__["generalist"] = AdaptedGeneralist(adapter, backbone, checkpoint)
+            self.__dict__["generalist"] = AdaptedSam(adapter, backbone, checkpoint)
         self.learner = self._build_learner(self.hparams)
         self.cache = LogitsCache(cache_dir() / "sam_logits", int(cache_gb * 1e9)) if cache_gb > 0 else None
         self._sam_batch = sam_batch
@@ -353,7 +353,7 @@ class AuxOl(lightning.LightningModule):
             self._sam = sam_ahead(self.generalist, self.prompter.prompt, self._sam_batch, self.cache, precision)
         low_res = self._sam.logits(Request(image, prompts), upcoming).float()
         logits = self.generalist.restore(low_res.to(self.device), geometry)
-        return share_among_prompts(logits, prompts) if isinstance(self.generalist, AdaptedGeneralist) else logits
+        return share_among_prompts(logits, prompts) if isinstance(self.generalist, AdaptedSam) else logits
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the rest of the stream depends on beside network and optimizer: batch, alphas, position.

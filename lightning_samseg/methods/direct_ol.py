@@ -3,7 +3,7 @@
 import copy
 from typing import Any, Literal
 
-from lightning_samseg.adapters.adapted_sam import AdaptedGeneralist
+from lightning_samseg.adapters.adapted_sam import AdaptedSam
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods.aux_ol import LOSSES, AuxOl
 from lightning_samseg.models.image_encoders import BackboneName
@@ -65,7 +65,7 @@ class DirectOl(AuxOl):
 
     def _build_learner(self, h: Any) -> DirectLearner:
         # Not a submodule: what was trained is in the learner's part of the checkpoint, the rest is frozen.
-        network: AdaptedGeneralist = copy.deepcopy(self.generalist)  # type: ignore[assignment]
+        network: AdaptedSam = copy.deepcopy(self.generalist)  # type: ignore[assignment]
         return DirectLearner(
             network,
             OnlineBatch(h.capacity, h.policy),

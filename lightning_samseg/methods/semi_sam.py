@@ -14,7 +14,7 @@ from lightning_samseg.losses.ranks import sum_over_ranks
 from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.metrics.on_device import agreement, empty_fraction
 from lightning_samseg.models.branched_unet import NetworkName, build_unet, take_channels
-from lightning_samseg.models.frozen_sam import Generalist
+from lightning_samseg.models.frozen_sam import FrozenSam
 from lightning_samseg.models.image_encoders import BackboneName
 from lightning_samseg.semi.noise import clipped_noise
 from lightning_samseg.semi.ramps import staircase_ramp, warmup_decay
@@ -122,7 +122,7 @@ class SemiSam(BaseMethod):
             UserError: If its weights are missing.
         """
         if self.sam_consistency > 0 and self.sam is None:
-            frozen = Generalist(self.backbone, self.sam_size, self.checkpoint).to(self.device)
+            frozen = FrozenSam(self.backbone, self.sam_size, self.checkpoint).to(self.device)
             self.sam = SamTeacher(frozen, self.prompt, self.mask_threshold)
             self._sam_sha256 = frozen.weights_sha256
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods.base import BaseMethod
-from lightning_samseg.models.frozen_sam import Generalist, MaskChoice, Preprocessing
+from lightning_samseg.models.frozen_sam import FrozenSam, MaskChoice, Preprocessing
 from lightning_samseg.models.image_encoders import BackboneName
 from lightning_samseg.prompts.objects import ReferenceObject, find_objects
 from lightning_samseg.types import Batch
@@ -63,7 +63,7 @@ class ZeroShot(BaseMethod):
         self.prompt_per = prompt_per
         self.mask: MaskChoice = mask
         self.overlap = overlap
-        self.sam = Generalist(backbone, input_size, checkpoint, preprocessing)
+        self.sam = FrozenSam(backbone, input_size, checkpoint, preprocessing)
 
     @property
     def weights_sha256(self) -> str | None:

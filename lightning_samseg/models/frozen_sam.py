@@ -61,7 +61,7 @@ class InputGeometry(NamedTuple):
         return xy * scale.repeat(xy.shape[-1] // 2)
 
 
-class Generalist(nn.Module):
+class FrozenSam(nn.Module):
     """A frozen SAM that answers prompts with logits; always in evaluation mode, never with gradients.
 
     One image: ``pixels, geometry = preprocess(image)``; ``embedding = encode(pixels)``; ``low_res = logits(embedding,
@@ -130,7 +130,7 @@ class Generalist(nn.Module):
     def _recipe(self) -> str:
         return "sam" if self.preprocessing == "sam" else self.backbone
 
-    def train(self, mode: bool = True) -> "Generalist":
+    def train(self, mode: bool = True) -> "FrozenSam":
         """Stay in evaluation mode."""
         return super().train(False)
 

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_samseg.adapters.adapted_sam import AdaptedGeneralist
+from lightning_samseg.adapters.adapted_sam import AdaptedSam
 from lightning_samseg.errors import UserError
-from lightning_samseg.models.frozen_sam import Generalist
+from lightning_samseg.models.frozen_sam import FrozenSam
 from lightning_samseg.online.cache import LogitsCache, cache_key
 from lightning_samseg.online.prompter import Prompter
 from lightning_samseg.types import StreamItem
@@ -113,7 +113,7 @@ class SamAhead:
 
 
 def sam_ahead(
-    generalist: Generalist | AdaptedGeneralist,
+    generalist: FrozenSam | AdaptedSam,
     kind: Literal["box", "point"],
     batch: int | None = None,
     cache: LogitsCache | None = None,
@@ -140,7 +140,7 @@ def sam_ahead(
     @torch.no_grad()
     def one_pass(requests: Sequence[Request]) -> list[Tensor]:
         asked = [(None, each.prompts) if kind == "box" else (each.prompts, None) for each in requests]
-        if isinstance(generalist, AdaptedGeneralist):
+        if isinstance(generalist, AdaptedSam):
             return [generalist.predict(requests[0].image, *asked[0])[0]]
         pixels, geometries = zip(*(generalist.preprocess(each.image) for each in requests), strict=True)
         filled = [*pixels, *[pixels[-1]] * (size - len(pixels))]
@@ -150,7 +150,7 @@ def sam_ahead(
     return SamAhead(one_pass, f"{generalist.identity} {_machine(device)} {precision}", kind, size, cache)
 
 
-def images_in_pass(generalist: Generalist | AdaptedGeneralist, batch: int | None = None) -> int:
+def images_in_pass(generalist: FrozenSam | AdaptedSam, batch: int | None = None) -> int:
     """How many images a generalist encodes together where it is.
 
     Args:
@@ -162,7 +162,7 @@ def images_in_pass(generalist: Generalist | AdaptedGeneralist, batch: int | None
     """
     if batch is not None and batch < 1:
         raise UserError(f"sam_batch {batch}", expected="at least 1", fix="use 1, or null")
-    if isinstance(generalist, AdaptedGeneralist):
+    if isinstance(generalist, AdaptedSam):
         return 1
     on_cpu = next(generalist.parameters()).device.type == "cpu"
     return (1 if on_cpu else PASS_ON_GPU) if batch is None else batch

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lightning_samseg.losses.binary import dice_loss
-from lightning_samseg.models.frozen_sam import Generalist
+from lightning_samseg.models.frozen_sam import FrozenSam
 from lightning_samseg.models.image_encoders import BackboneName
 from lightning_samseg.models.unet import build_auxiliary
 from lightning_samseg.online.ahead import Request, SamAhead, sam_ahead
@@ -120,7 +120,7 @@ def benchmark_fill(
         logits of both are ``equal`` bit by bit, and whether those of a pass are ``apart``: not changed by neighbours.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    generalist = Generalist(backbone).to(device)
+    generalist = FrozenSam(backbone).to(device)
     stream = _Stream(image_size, images, seed)
     box = np.array([stream.box], np.float64)
     requests = [Request(picture, box) for picture in stream.pictures]
@@ -165,7 +165,7 @@ class _Stream:
 
     def fill(self, folder: str) -> None:
         """Put logits for every picture, of the size of SAM's, on the disk."""
-        self.generalist = Generalist("tiny", image_size=1024)
+        self.generalist = FrozenSam("tiny", image_size=1024)
         low_res = torch.randn(1, 256, 256, generator=torch.Generator().manual_seed(0))
         cache = LogitsCache(folder, 10**9)
         self.ahead = SamAhead(lambda requests: [low_res] * len(requests), "benchmark", "box", 1, cache)

@@ -164,7 +164,7 @@ def cache_key(identity: str, image: NDArray[np.uint8], prompts: NDArray[Any], ki
     see ``online.ahead``.
 
     Args:
-        identity: Weights, preprocessing, precision, device and size of a pass, see ``Generalist.identity``.
+        identity: Weights, preprocessing, precision, device and size of a pass, see ``FrozenSam.identity``.
         image: uint8 ``(H, W, 3)``.
         prompts: ``(m, 2)`` points or ``(m, 4)`` boxes in pixels of the image.
         kind: ``point`` or ``box``.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_samseg.adapters.adapted_sam import AdaptedGeneralist
+from lightning_samseg.adapters.adapted_sam import AdaptedSam
 from lightning_samseg.errors import UserError
 from lightning_samseg.online.batch import OnlineBatch
 from lightning_samseg.online.fusion import Fusion
@@ -37,11 +37,11 @@ class DirectLearner(OnlineLearner):
         UserError: If there is nothing to train, or a number is out of range.
     """
 
-    auxiliary: AdaptedGeneralist
+    auxiliary: AdaptedSam
 
     def __init__(
         self,
-        network: AdaptedGeneralist,
+        network: AdaptedSam,
         batch: OnlineBatch,
         *,
         trained: Literal["adapter", "all"] = "adapter",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_samseg.models.frozen_sam import AT_ONCE, Generalist, InputGeometry
+from lightning_samseg.models.frozen_sam import AT_ONCE, FrozenSam, InputGeometry
 from lightning_samseg.prompts.clicks import click_candidates
 from lightning_samseg.prompts.components import largest_component
 from lightning_samseg.types import Case
@@ -31,7 +31,7 @@ class SamTeacher:
         threshold: Logit above which a pixel belongs to a mask.
     """
 
-    def __init__(self, sam: Generalist, prompt: PromptKind, threshold: float) -> None:
+    def __init__(self, sam: FrozenSam, prompt: PromptKind, threshold: float) -> None:
         self.sam, self.prompt, self.threshold = sam, prompt, threshold
         self.encoded: dict[tuple[str, int], tuple[Tensor, InputGeometry]] = {}
         """Embeddings by case and slice, float16 on the host: 2 MB each at SAM's size of 1024 px."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lightning_samseg.adapters.adapted_sam import AdaptedGeneralist
+from lightning_samseg.adapters.adapted_sam import AdaptedSam
 from lightning_samseg.adapters.files import read_adapter, save_adapter, write_adapter
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods import SAMed
@@ -49,7 +49,7 @@ VIEWS = [
 @pytest.mark.parametrize("view", VIEWS, ids=str)
 def test_it_sees_images_as_in_its_training(base: str, tmp_path: Path, view: tuple[Any, ...]) -> None:
     named = dict(zip(("resize", "normalise", "grey", "geometry"), view, strict=True))
-    model = AdaptedGeneralist(make(tmp_path / "a.safetensors", base, named), "tiny", base)
+    model = AdaptedSam(make(tmp_path / "a.safetensors", base, named), "tiny", base)
     expected = prepare_image(picture(), View(64, *view))
     pixels, geometry = model.preprocess(picture())
     np.testing.assert_allclose(pixels[0].numpy(), expected.image, atol=1e-6)
@@ -58,7 +58,7 @@ def test_it_sees_images_as_in_its_training(base: str, tmp_path: Path, view: tupl
 
 @pytest.mark.parametrize("options", [{}, {"num_classes": 3, "branches": 2}, {"adapter_kind": "msa"}], ids=str)
 def test_its_answer_is_the_probability_of_any_class(base: str, tmp_path: Path, options: dict[str, Any]) -> None:
-    model = AdaptedGeneralist(make(tmp_path / "a.safetensors", base, **options), "tiny", base)
+    model = AdaptedSam(make(tmp_path / "a.safetensors", base, **options), "tiny", base)
     trained = trained_model(
         "tiny", 64, seed=1, checkpoint=base, **({"num_classes": 1, "branches": 1, "upsampling": "sam"} | options)
     )
@@ -90,7 +90,7 @@ def test_its_mask_is_what_samed_predicts(base: str, tmp_path: Path, view: tuple[
     frame = prepare_image(picture(), View(64, *view))
     with torch.no_grad():
         (expected,) = samed.predict_labels({"image": torch.from_numpy(frame.image)[None], "cases": [frame.case]})
-    model = AdaptedGeneralist(tmp_path / "best.ckpt", "tiny", base)
+    model = AdaptedSam(tmp_path / "best.ckpt", "tiny", base)
     found = (model.restore(*model.predict(picture()))[0] > 0).numpy()
     assert 0.1 < expected.mean() < 0.9
     assert (found == expected).mean() > 0.99
@@ -105,7 +105,7 @@ def test_answers_come_back_to_the_image(base: str, tmp_path: Path) -> None:
         (VIEWS[2], 47.5 * 69 / 63 + 0.5),
     ):
         named = dict(zip(("resize", "normalise", "grey", "geometry"), view, strict=True))
-        model = AdaptedGeneralist(make(tmp_path / "a.safetensors", base, named), "tiny", base)
+        model = AdaptedSam(make(tmp_path / "a.safetensors", base, named), "tiny", base)
         restored = model.restore(low_res, model.geometry(picture()))
         assert restored.shape == (1, 50, 70)
         crossing = float(np.interp(0, restored[0, 25].numpy(), np.arange(70) + 0.5))
@@ -113,7 +113,7 @@ def test_answers_come_back_to_the_image(base: str, tmp_path: Path) -> None:
 
 
 def test_only_what_was_added_is_thawed(base: str, tmp_path: Path) -> None:
-    msa = AdaptedGeneralist(make(tmp_path / "m.safetensors", base, adapter_kind="msa"), "tiny", base)
+    msa = AdaptedSam(make(tmp_path / "m.safetensors", base, adapter_kind="msa"), "tiny", base)
     assert not any(parameter.requires_grad for parameter in msa.parameters())
     msa.train_only("adapter")
     assert {name for name, p in msa.sam.named_parameters() if p.requires_grad} == {
@@ -124,7 +124,7 @@ def test_only_what_was_added_is_thawed(base: str, tmp_path: Path) -> None:
     assert parts == {"image_encoder", "mask_decoders"}
     F.softplus(msa.foreground(torch.rand(1, 3, 64, 64))).sum().backward()
     assert [n for n, p in msa.sam.named_parameters() if p.requires_grad and p.grad is None] == []
-    nothing = AdaptedGeneralist(make(tmp_path / "n.safetensors", base, lora_rank=0), "tiny", base)
+    nothing = AdaptedSam(make(tmp_path / "n.safetensors", base, lora_rank=0), "tiny", base)
     with pytest.raises(UserError, match="no layers in the image encoder"):
         nothing.train_only("adapter")
 
@@ -141,7 +141,7 @@ def test_the_cache_tells_adapters_apart(base: str, tmp_path: Path) -> None:
         ),
         make(tmp_path / "scale.safetensors", base, lora_alpha=5.0),
     ]
-    identities = [AdaptedGeneralist(file, "tiny", base).identity for file in files]
+    identities = [AdaptedSam(file, "tiny", base).identity for file in files]
     assert identities[0] == identities[1]
     assert len(set(identities)) == len(files) - 1
 
@@ -149,10 +149,10 @@ def test_the_cache_tells_adapters_apart(base: str, tmp_path: Path) -> None:
 def test_mistakes(base: str, tmp_path: Path) -> None:
     file = make(tmp_path / "a.safetensors", base)
     with pytest.raises(UserError, match=r"(?s)another backbone.*set --model.backbone tiny"):
-        AdaptedGeneralist(file, "sam_vit_b")
+        AdaptedSam(file, "sam_vit_b")
     other = write_tiny_sam(tmp_path / "other.pth", seed=5)
     with pytest.raises(UserError, match="other pretrained weights"):
-        AdaptedGeneralist(file, "tiny", str(other))
+        AdaptedSam(file, "tiny", str(other))
     (tmp_path / "run.ckpt").write_bytes(file.read_bytes())
     with pytest.raises(UserError, match=r"run.ckpt is not a checkpoint"):
-        AdaptedGeneralist(tmp_path / "run.ckpt", "tiny", base)
+        AdaptedSam(tmp_path / "run.ckpt", "tiny", base)

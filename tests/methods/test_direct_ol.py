@@ -78,7 +78,7 @@ def test_an_adapted_generalist_of_aux_ol(bench: Bench, tmp_path: Path, monkeypat
     monkeypatch.setenv("SAMSEG_CACHE", str(tmp_path))
     assert bench.stream("file", "AuxOl") == 0
     assert len(list(tmp_path.glob("sam_logits/*/*.logits"))) == LENGTH
-    monkeypatch.setattr("lightning_samseg.adapters.adapted_sam.AdaptedGeneralist.predict", lambda *_: 1 / 0)
+    monkeypatch.setattr("lightning_samseg.adapters.adapted_sam.AdaptedSam.predict", lambda *_: 1 / 0)
     assert bench.stream("ckpt", "AuxOl", adapter=bench.checkpoint) == 0
     monkeypatch.undo()
     monkeypatch.setenv("SAMSEG_CACHE", str(tmp_path))

@@ -9,7 +9,7 @@ import torch
 from segment_anything import SamPredictor
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.models.frozen_sam import Generalist, InputGeometry
+from lightning_samseg.models.frozen_sam import FrozenSam, InputGeometry
 from tests.official import tiny_sam, write_tiny_sam
 
 POINTS = np.array([[3.0, 5.0], [40.25, 20.5], [88.0, 61.0]])
@@ -22,8 +22,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ours(checkpoint: Path) -> Generalist:
-    return Generalist("tiny", checkpoint=checkpoint)
+def ours(checkpoint: Path) -> FrozenSam:
+    return FrozenSam("tiny", checkpoint=checkpoint)
 
 
 def picture(height: int = 62, width: int = 90, seed: int = 0) -> np.ndarray:
@@ -44,7 +44,7 @@ def predictor(checkpoint: Path, image: np.ndarray) -> SamPredictor:
 @pytest.mark.parametrize("size", [(62, 90), (90, 62), (64, 64), (30, 17)])
 @pytest.mark.parametrize("kind", ["point", "box"])
 def test_logits_are_those_of_sams_predictor(
-    checkpoint: Path, ours: Generalist, size: tuple[int, int], kind: str
+    checkpoint: Path, ours: FrozenSam, size: tuple[int, int], kind: str
 ) -> None:
     image = picture(*size)
     reference = predictor(checkpoint, image)
@@ -65,7 +65,7 @@ def test_logits_are_those_of_sams_predictor(
 
 
 @pytest.mark.reference
-def test_points_and_a_box_together(checkpoint: Path, ours: Generalist) -> None:
+def test_points_and_a_box_together(checkpoint: Path, ours: FrozenSam) -> None:
     image = picture()
     reference = predictor(checkpoint, image)
     labels = np.array([1, 0, -1])
@@ -91,7 +91,7 @@ def test_lite_medsam_boxes_are_those_of_its_package() -> None:
     net = build_lite_medsam()
     net.load_state_dict(torch.load(get_asset_path(), weights_only=True))
     net.eval()  # here it makes a table of its attention biases
-    ours = Generalist("lite_medsam")
+    ours = FrozenSam("lite_medsam")
     image = np.full((150, 200, 3), 60, np.uint8)
     rows, columns = np.ogrid[:150, :200]
     image[(rows - 70) ** 2 + (columns - 90) ** 2 < 35**2] = (170, 120, 110)
@@ -110,7 +110,7 @@ def test_lite_medsam_boxes_are_those_of_its_package() -> None:
 
 
 def test_medsams_own_preprocessing_squashes_and_scales_to_unit(checkpoint: Path) -> None:
-    net = Generalist("tiny", checkpoint=checkpoint)
+    net = FrozenSam("tiny", checkpoint=checkpoint)
     net.backbone = "medsam_vit_b"
     image = picture()
     pixels, geometry = net.preprocess(image)
@@ -123,14 +123,14 @@ def test_medsams_own_preprocessing_squashes_and_scales_to_unit(checkpoint: Path)
     assert constant.isfinite().all()
 
 
-def test_an_image_without_a_prompt(ours: Generalist) -> None:
+def test_an_image_without_a_prompt(ours: FrozenSam) -> None:
     _, geometry = ours.preprocess(picture())
     assert ours.restore(torch.zeros(0, 16, 16), geometry).shape == (0, 62, 90)
     with pytest.raises(ValueError, match="prompt"):
         ours.logits(torch.zeros(1, 256, 4, 4))
 
 
-def test_it_is_frozen_and_stays_in_evaluation_mode(ours: Generalist) -> None:
+def test_it_is_frozen_and_stays_in_evaluation_mode(ours: FrozenSam) -> None:
     ours.train()
     assert not any(module.training for module in ours.modules())
     assert not any(parameter.requires_grad for parameter in ours.parameters())
@@ -139,11 +139,11 @@ def test_it_is_frozen_and_stays_in_evaluation_mode(ours: Generalist) -> None:
 
 def test_tiny_is_the_same_every_time_and_leaves_the_global_stream_alone() -> None:
     torch.manual_seed(3)
-    first = Generalist("tiny")
+    first = FrozenSam("tiny")
     after = torch.rand(1)
     torch.manual_seed(3)
     assert torch.equal(after, torch.rand(1))
-    second = Generalist("tiny")
+    second = FrozenSam("tiny")
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
@@ -151,15 +151,15 @@ def test_checkpoints_that_cannot_be_prompted(checkpoint: Path, tmp_path: Path) -
     state = torch.load(checkpoint, weights_only=True)
     torch.save({key: value for key, value in state.items() if "point_embeddings.1" not in key}, tmp_path / "a.pth")
     with pytest.raises(UserError, match=r"no prompt_encoder.*(.|\n)*point_embeddings.1"):
-        Generalist("tiny", checkpoint=tmp_path / "a.pth")
+        FrozenSam("tiny", checkpoint=tmp_path / "a.pth")
     torch.save({key: value for key, value in state.items() if not key.startswith("mask_decoder")}, tmp_path / "b.pth")
     with pytest.raises(UserError, match="no mask_decoder"):
-        Generalist("tiny", checkpoint=tmp_path / "b.pth")
+        FrozenSam("tiny", checkpoint=tmp_path / "b.pth")
     with pytest.raises(UserError, match="multiple of 16"):
-        Generalist("tiny", image_size=50)
+        FrozenSam("tiny", image_size=50)
 
 
-def test_many_prompts_are_answered_in_turns(ours: Generalist) -> None:
+def test_many_prompts_are_answered_in_turns(ours: FrozenSam) -> None:
     points = np.random.default_rng(0).uniform(0, 60, (40, 2))
     answers, _ = ours.predict(picture(), points=points)
     assert answers.shape == (40, 16, 16)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.models.frozen_sam import Generalist
+from lightning_samseg.models.frozen_sam import FrozenSam
 from lightning_samseg.online.ahead import Request, SamAhead, requests_of, sam_ahead
 from lightning_samseg.online.cache import LogitsCache
 from lightning_samseg.online.prompter import Prompter
@@ -91,7 +91,7 @@ def test_neighbours_that_matter_are_noticed(tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.parametrize("kind", ["box", "point"])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_real_sam_gives_the_same_bits_in_any_company(kind: str, precision: str, tmp_path: Path) -> None:
-    generalist = Generalist("tiny")
+    generalist = FrozenSam("tiny")
     stream = STREAM if kind == "box" else [Request(each.image, each.prompts[:, :2]) for each in STREAM]
     cache = LogitsCache(tmp_path, 10**8)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
@@ -138,4 +138,4 @@ def test_the_images_that_follow() -> None:
 
 def test_a_pass_of_nothing() -> None:
     with pytest.raises(UserError, match="sam_batch 0"):
-        sam_ahead(Generalist("tiny"), "box", 0)
+        sam_ahead(FrozenSam("tiny"), "box", 0)

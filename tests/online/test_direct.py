@@ -6,7 +6,7 @@ import io
 import pytest
 import torch
 
-from lightning_samseg.adapters.adapted_sam import AdaptedGeneralist
+from lightning_samseg.adapters.adapted_sam import AdaptedSam
 from lightning_samseg.adapters.files import save_adapter
 from lightning_samseg.errors import UserError
 from lightning_samseg.losses.binary import dice_loss
@@ -31,7 +31,7 @@ def adapted(tmp_path_factory):
     for kind in ("lora", "msa"):
         model = trained_model("tiny", 64, 1, checkpoint=base, branches=1, upsampling="sam", adapter_kind=kind)
         save_adapter(model, folder / f"{kind}.safetensors", "tiny")
-        found[kind] = AdaptedGeneralist(folder / f"{kind}.safetensors", "tiny", base)
+        found[kind] = AdaptedSam(folder / f"{kind}.safetensors", "tiny", base)
     return found
 
 
@@ -133,13 +133,13 @@ def test_without_a_prompt(make, make_stream):
 
 def test_the_result_does_not_depend_on_how_many_images_go_at_once(make, make_stream, monkeypatch):
     """It learns in float64: gradients are sums in another order."""
-    foreground = AdaptedGeneralist.foreground
+    foreground = AdaptedSam.foreground
 
     def exact(network, pixels):
         answer = foreground(network, pixels.double())
         return answer if torch.is_grad_enabled() else answer.float()
 
-    monkeypatch.setattr(AdaptedGeneralist, "foreground", exact)
+    monkeypatch.setattr(AdaptedSam, "foreground", exact)
     monkeypatch.setattr(direct, "read", lambda low_res, places: read(low_res, places.to(low_res.dtype)))
     learners = [make(capacity=3, at_once=at_once, exact=True) for at_once in (1, 2, 3)]
     for sample in make_stream(3):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data_modules.augment import CpcSamAugmentation
-from lightning_samseg.models.frozen_sam import Generalist
+from lightning_samseg.models.frozen_sam import FrozenSam
 from lightning_samseg.semi.sam_teacher import SamTeacher
 from lightning_samseg.transforms import View
 from lightning_samseg.types import Case
@@ -20,8 +20,8 @@ EYE = torch.eye(2, 3)
 
 
 @pytest.fixture(scope="module")
-def sam() -> Generalist:
-    return Generalist("tiny")
+def sam() -> FrozenSam:
+    return FrozenSam("tiny")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ class Discs(SamTeacher):
             self.sam.logits = original  # type: ignore[method-assign]
 
 
-def test_without_augmentation_it_is_sams_own_mask(sam: Generalist, picture: np.ndarray) -> None:
+def test_without_augmentation_it_is_sams_own_mask(sam: FrozenSam, picture: np.ndarray) -> None:
     labels = torch.zeros(2, SIDE, SIDE, dtype=torch.long)
     labels[1, 10:31, 6:20] = 1
     found, prompted = SamTeacher(sam, "box", 0.0).teach(
@@ -82,7 +82,7 @@ def test_without_augmentation_it_is_sams_own_mask(sam: Generalist, picture: np.n
 @pytest.mark.parametrize("prompt", ["point", "box"])
 @pytest.mark.parametrize("seed", [0, 2, 3, 4, 6, 8])
 def test_masks_lie_where_the_network_looked_whatever_the_augmentation(
-    sam: Generalist, picture: np.ndarray, seed: int, prompt: Any
+    sam: FrozenSam, picture: np.ndarray, seed: int, prompt: Any
 ) -> None:
     """Discs around the network's spot: in the augmented frame, too, and as large as the image is squashed."""
     augmentation = CpcSamAugmentation()
@@ -102,7 +102,7 @@ def test_masks_lie_where_the_network_looked_whatever_the_augmentation(
     assert found[0].numpy().sum() == pytest.approx(area * frame[8:21, 24:37].mean(), rel=0.15)
 
 
-def test_embeddings_are_made_once(sam: Generalist, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embeddings_are_made_once(sam: FrozenSam, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = torch.zeros(3, SIDE, SIDE, dtype=torch.long)
     labels[:, 10:20, 10:20] = 1
     labels[0, 30:40, 30:40] = 2
@@ -114,7 +114,7 @@ def test_embeddings_are_made_once(sam: Generalist, picture: np.ndarray, monkeypa
     assert all(embedding.dtype == torch.float16 for embedding, _ in teacher.encoded.values())
 
 
-def test_prompts_of_several_images_in_one_call(sam: Generalist) -> None:
+def test_prompts_of_several_images_in_one_call(sam: FrozenSam) -> None:
     """The decoder's answer for each embedding is the one it gives for that embedding alone."""
     generator = torch.Generator().manual_seed(0)
     embeddings = sam.encode(torch.rand(3, 3, 64, 64, generator=generator))
@@ -126,7 +126,7 @@ def test_prompts_of_several_images_in_one_call(sam: Generalist) -> None:
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-4)
 
 
-def test_of_two_classes_the_higher_logit_wins(sam: Generalist, picture: np.ndarray) -> None:
+def test_of_two_classes_the_higher_logit_wins(sam: FrozenSam, picture: np.ndarray) -> None:
     labels = torch.zeros(1, SIDE, SIDE, dtype=torch.long)
     labels[0, 20:23, 14:17], labels[0, 20:23, 20:23] = 1, 2
     found, _ = Discs(sam, "point", 0.5).teach(labels, EYE[None], [case()], Reader(picture), 2, np.random.default_rng(0))
