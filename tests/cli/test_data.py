@@ -38,7 +38,7 @@ def prepare(release, out):
 def test_list_names_licence_citation_and_layout_without_heavy_imports():
     code = "import sys; from lightning_samseg.cli.data import main; status = main(['list'])\n"
     code += "assert not {'torch', 'numpy', 'h5py', 'nibabel'} & set(sys.modules); sys.exit(status)"
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     for name, data_set in data_cli.DATA_SETS.items():
         for text in (name, *data_set):
@@ -71,7 +71,7 @@ def test_no_verb_imports_torch(tmp_path, arguments):
     write_retouch(tmp_path / "retouch", volumes=1, b_scans=2)
     code = f"import sys; from lightning_samseg.cli.data import main; status = main({arguments!r})\n"
     code += "assert not {'torch', 'lightning', 'albumentations', 'scipy'} & set(sys.modules); sys.exit(status)"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment, capture_output=True)
 
 
@@ -88,7 +88,7 @@ for verb in ("list", "demo", "verify", "prepare", "split", "show", "cache"):
     assert not status, verb
     assert not {"numpy", "torch", "cv2", "h5py"} & set(sys.modules), verb
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1], capture_output=True)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], capture_output=True)
 
 
 def test_where_decoded_images_are(tmp_path, monkeypatch, capsys):

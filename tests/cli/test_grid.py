@@ -12,7 +12,7 @@ from lightning_samseg.__main__ import main as run
 from lightning_samseg.cli.grid import main
 from lightning_samseg.errors import UserError
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 TABLE2 = "experiments/grids/cpc_sam_table2.yaml"
 
 

@@ -104,7 +104,7 @@ def test_help_and_mistakes_need_no_torch() -> None:
     code = "import sys; from lightning_samseg.__main__ import main\n"
     code += "status = main(['predict', '--input', 'nowhere', '--output', 'x', '--ckpt_path', 'y'])\n"
     code += "assert not {'torch', 'numpy', 'lightning'} & set(sys.modules); sys.exit(status)"
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root)
     assert (done.returncode, done.stderr.splitlines()[0]) == (2, "error: There is no file or folder nowhere.")
 

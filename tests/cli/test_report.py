@@ -10,7 +10,7 @@ from lightning_samseg.__main__ import main as run
 from lightning_samseg.cli.report import main
 from tests.reports.run_folders import write_case_run
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 
 
 def test_a_report_and_its_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

