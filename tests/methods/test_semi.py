@@ -1,5 +1,7 @@
 """The semi-supervised baselines in a trainer: what they read, that they resume, what is trained and what is saved."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +94,13 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, poisoned: Path) -> dict[str, Path]:
+def runs(tmp_path_factory: pytest.TempPathFactory, poisoned: Path) -> Iterator[dict[str, Path]]:
     """An uninterrupted run of each method, with a checkpoint after each iteration."""
     folder = tmp_path_factory.mktemp("runs")
     for name in METHODS:
         trainer(folder / name).fit(build(name), datamodule=module(poisoned))
-    return {name: folder / name for name in METHODS}
+    yield {name: folder / name for name in METHODS}
+    shutil.rmtree(folder)  # 1.3 GB
 
 
 def checkpoint(runs: dict[str, Path], name: str, step: int) -> Path:
