@@ -14,6 +14,7 @@ LAYERS = [
     {"semi", "online"},
     {"methods", "callbacks", "runs"},
     {"prediction", "grids", "reports"},
+    {"annotate"},
 ]
 """From the bottom to the top; what is not named (the command lines) stands above all of them."""
 FILES = sorted([*(ROOT / "lightning_samseg").rglob("*.py"), *(ROOT / "data_modules").rglob("*.py")])

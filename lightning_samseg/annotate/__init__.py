@@ -1,0 +1,1 @@
+"""An expert in AuxOL's loop: a folder of images in, masks out, learned from image by image."""
