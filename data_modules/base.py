@@ -224,7 +224,7 @@ class SegmentationDataModule(LightningDataModule):
                 fix="set --data.stream_class null",
             )
         class_id = None if self.stream_class is None else self.class_names.index(self.stream_class) + 1
-        dataset = OnlineDataset(self.layout, self.stream_items(), class_id, self.view.grey)
+        dataset = OnlineDataset(self.layout, self.stream_items(), class_id, self.view.grey, self.cache_gb)
         trainer = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         images = getattr(trainer and trainer.lightning_module, "images_per_step", None)

@@ -9,11 +9,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from torch.utils.data import Dataset, DistributedSampler
 
-from data_modules.layouts.base import Item, Layout, check_known, shuffled
+from data_modules.layouts.base import Item, Layout, shuffled
 from data_modules.layouts.lists import read_list, spellings
+from data_modules.loading.cache import DecodedCache
 from data_modules.loading.samplers import Failure, StreamLoader, in_worker
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.images import to_grey, to_rgb_uint8
+from lightning_samseg.io.images import to_rgb_uint8
 from lightning_samseg.io.text import nfc
 from lightning_samseg.types import IGNORED, Case, StreamItem
 
@@ -92,12 +93,19 @@ class OnlineDataset(Dataset[Any]):
         stream: What arrives, in order.
         class_id: Class 1..C that the reference shows; None: the union of all classes.
         grey: Turn colour pictures into grey ones.
+        cache_gb: See ``DecodedCache``.
     """
 
     def __init__(
-        self, layout: Layout, stream: Sequence[Place], class_id: int | None = None, grey: bool = False
+        self,
+        layout: Layout,
+        stream: Sequence[Place],
+        class_id: int | None = None,
+        grey: bool = False,
+        cache_gb: float = 0.0,
     ) -> None:
         self.layout, self.stream, self.class_id, self.grey = layout, stream, class_id, grey
+        self.cache = DecodedCache(layout, cache_gb)
         self.set_positions: list[int] = []
         """Place of each image among those of its set."""
         counts: Counter[str] = Counter()
@@ -144,10 +152,9 @@ class OnlineDataset(Dataset[Any]):
         if position >= len(self.stream):
             return StreamItem(position=position, set_name="", cases=[])
         set_name, item = self.stream[position]
-        picture = self.layout.read_image(item)
+        picture, label = self.cache.read(item, labelled=True, grey=self.grey)
+        assert label is not None
         size = (picture.shape[0], picture.shape[1])
-        label = self.layout.read_label(item, size)
-        check_known(label, self.layout, item)
         ignored = label == IGNORED
         inside = (label > 0) & ~ignored if self.class_id is None else label == self.class_id
         spacing = self.layout.spacing(item)
@@ -163,7 +170,7 @@ class OnlineDataset(Dataset[Any]):
             set_position=self.set_positions[position],
             set_name=set_name,
             cases=[case],
-            original=to_rgb_uint8(to_grey(picture) if self.grey else picture),
+            original=to_rgb_uint8(picture),
             reference=np.where(ignored, np.uint8(IGNORED), inside.astype(np.uint8)),
         )
         instances = self.layout.read_instances(item, size)

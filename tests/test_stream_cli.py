@@ -15,7 +15,8 @@ from PIL import Image
 from lightning_samseg.__main__ import main
 from lightning_samseg.callbacks import LastCheckpoint, StreamFigures, StreamWriter
 from lightning_samseg.methods import AuxOl
-from lightning_samseg.online.trace import RowFile, read_rows, summary
+from lightning_samseg.online.row_files import RowFile, read_rows
+from lightning_samseg.online.scores import summary
 from tests.comparing import assert_equal
 
 pytestmark = pytest.mark.usefixtures("one_thread")

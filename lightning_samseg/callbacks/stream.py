@@ -8,7 +8,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_samseg.io.text import write_text
-from lightning_samseg.online.trace import ImageRow, PromptRow, Round, RowFile, format_summary, read_rows, summary
+from lightning_samseg.online.columns import LABELS
+from lightning_samseg.online.row_files import RowFile, image_fields, read_rows
+from lightning_samseg.online.scores import PromptRow, format_summary, summary
+from lightning_samseg.online.stream_record import StreamRecord
 from lightning_samseg.runs.provenance import provenance, upload_files
 from lightning_samseg.runs.record import Record
 
@@ -34,20 +37,21 @@ class StreamWriter(Callback):
         """Start the files, or cut them back to the checkpoint."""
         if not trainer.is_global_zero:
             return
-        self._images = RowFile(self.folder / "cases.csv", ImageRow._fields, self._resumed.get("cases"))
+        fields = image_fields(pl_module.column)  # type: ignore[arg-type]
+        self._images = RowFile(self.folder / "cases.csv", fields, self._resumed.get("cases"))
         self._prompts = RowFile(self.folder / "prompts.csv", PromptRow._fields, self._resumed.get("prompts"))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Append the rows of a step's images."""
-        rounds: list[Round] = outputs["rounds"]  # of all processes, on rank 0
-        if not rounds:
+        records: list[StreamRecord] = outputs["records"]  # of all processes, on rank 0
+        if not records:
             return
-        self._prompts.append([row for each in rounds for row in each.prompts])
-        self._images.append([each.image for each in rounds])
-        self._seconds += sum(each.seconds for each in rounds)
-        self._sam_seconds += sum(each.sam_seconds for each in rounds)
+        self._prompts.append([row for each in records for row in each.prompts])
+        self._images.append([each.image for each in records])
+        self._seconds += sum(each.seconds for each in records)
+        self._sam_seconds += sum(each.sam_seconds for each in records)
 
     def state_dict(self) -> dict[str, Any]:
         """Sizes of the files and the times so far; rank 0's counts."""
@@ -73,7 +77,7 @@ class StreamWriter(Callback):
         if not rows:
             return
         module: Any = pl_module
-        table = summary(rows)
+        table = summary(rows, module.column)
         prompts = table["prompts"]
         result = {
             "summary": table
@@ -98,13 +102,13 @@ class StreamWriter(Callback):
             logger.log_metrics(last, step=trainer.global_step)
             logger.save()
         upload_files(trainer, self.folder / "metrics.json", self._images.path, self._prompts.path)
-        print(format_summary(table, module.label))
+        print(format_summary(table))
         print(
             f"{prompts} prompts, {table['rectified']} images rectified, {table['without_prompt']} without prompt, "
             f"{table['dropped']} without distance, convention {module.convention}"
         )
         if not table["rectified"]:
-            print(f"No mask was rectified: {module.label} shows a network that no expert ever taught.")
+            print(f"No mask was rectified: {LABELS[module.column]} shows a network that no expert ever taught.")
         print(
             f"table     {self.folder / 'metrics.json'}\ncases     {self._images.path}\nprompts   {self._prompts.path}"
         )

@@ -13,23 +13,27 @@ from numpy.typing import NDArray
 from lightning_samseg.callbacks.logger_images import log_image
 from lightning_samseg.callbacks.overlays import CAPTION_HEIGHT, draw_contours
 from lightning_samseg.io.images import write_image
+from lightning_samseg.online.columns import CLIPPED, COLOURS, LABELS, SAM
 from lightning_samseg.online.crops import paste
 from lightning_samseg.online.records import Prediction
-from lightning_samseg.online.trace import ImageRow, Round, read_prompt_alphas, read_rows
-from lightning_samseg.types import StreamItem
+from lightning_samseg.online.row_files import read_prompt_alphas, read_rows
+from lightning_samseg.online.scores import ImageRow
+from lightning_samseg.online.stream_record import StreamRecord
 
 CHOICES = ("first", "best_gain", "worst_gain")
-COLOURS = {"sam": "#E69F00", "sam_clipped": "#999999", "aux_ol": "#0072B2"}  # told apart by colour-blind readers
-LABELS = {"sam": "SAM", "sam_clipped": "SAM, clipped"}
 
 
 class Chosen(NamedTuple):
-    """Masks of a case worth showing, packed to bits; its picture is read again."""
+    """A case worth showing."""
 
     position: int
     gain: float
     masks: torch.Tensor
-    """uint8 ``(3, n)``: SAM, auxiliary network, fusion."""
+    """uint8 ``(3, n)``: SAM, auxiliary network, fusion, packed to bits."""
+    picture: torch.Tensor
+    """uint8 ``(H, W, 3)``."""
+    reference: torch.Tensor
+    """uint8 ``(H, W)``."""
 
 
 class StreamFigures(Callback):
@@ -52,11 +56,11 @@ class StreamFigures(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the masks of those of a step's images that are one of the three."""
-        for done in outputs["rounds"]:  # of all processes, on rank 0
+        for done in outputs["records"]:  # of all processes, on rank 0
             self._consider(done)
 
-    def _consider(self, done: Round) -> None:
-        gain = done.image.aux_ol_dsc - done.image.sam_clipped_dsc
+    def _consider(self, done: StreamRecord) -> None:
+        gain = done.image.learned_dsc - done.image.sam_clipped_dsc
         if not done.prompts:
             return
         names = [
@@ -65,7 +69,8 @@ class StreamFigures(Callback):
             if name not in self._chosen or is_better
         ]
         if names:
-            chosen = Chosen(done.image.position, gain, packed_masks(done.prediction))
+            picture, reference = (torch.from_numpy(each.copy()) for each in (done.picture, done.reference))
+            chosen = Chosen(done.image.position, gain, packed_masks(done.prediction), picture, reference)
             self._chosen |= dict.fromkeys(names, chosen)
 
     def _beaten(self, gain: float) -> tuple[bool, bool]:
@@ -90,12 +95,11 @@ class StreamFigures(Callback):
             return
         folder = self.folder / "figures"
         folder.mkdir(parents=True, exist_ok=True)
-        label: Any = pl_module.label
-        draw_curves(rows, read_prompt_alphas(self.folder / "prompts.csv"), folder, label)
-        loader: Any = trainer.train_dataloader
+        column: Any = pl_module.column
+        draw_curves(rows, read_prompt_alphas(self.folder / "prompts.csv"), folder, column)
         for name, chosen in self._chosen.items():
             row = next(row for row in rows if row.position == chosen.position)
-            write_image(folder / f"{name}.png", draw_strip(loader.dataset[chosen.position], chosen, row, label))
+            write_image(folder / f"{name}.png", draw_strip(chosen, row, LABELS[column]))
         for path in sorted(folder.glob("*.png")):
             log_image(trainer, f"figures/{path.stem}", path, trainer.global_step)
         print(f"figures   {folder}")
@@ -111,19 +115,18 @@ def packed_masks(prediction: Prediction) -> torch.Tensor:
     return torch.from_numpy(np.packbits(masks.cpu().numpy(), axis=1))
 
 
-def draw_strip(item: StreamItem, chosen: Chosen, row: ImageRow, label: str) -> NDArray[np.uint8]:
+def draw_strip(chosen: Chosen, row: ImageRow, label: str) -> NDArray[np.uint8]:
     """Five panels under a caption: image, SAM, auxiliary network, fusion, reference; the reference's outline in white.
 
     Args:
-        item: The image with its reference.
-        chosen: Its masks.
+        chosen: The image, its reference and masks.
         row: Its scores.
         label: What the method is called.
 
     Returns:
         uint8 ``(H + 28, 5W, 3)``.
     """
-    picture, reference = item["original"], item["reference"]
+    picture, reference = chosen.picture.numpy(), chosen.reference.numpy()
     bits = np.unpackbits(chosen.masks.numpy(), axis=1, count=reference.size)
     panels = [picture]
     for mask in (*bits.reshape(3, *reference.shape), reference):
@@ -134,7 +137,7 @@ def draw_strip(item: StreamItem, chosen: Chosen, row: ImageRow, label: str) -> N
     strip = np.concatenate(panels, axis=1)
     caption = np.full((CAPTION_HEIGHT, strip.shape[1], 3), 24, np.uint8)
     text = (
-        f"{row.case_id}: image | SAM {100 * row.sam_dsc:.1f} % | auxiliary | {label} {100 * row.aux_ol_dsc:.1f} % "
+        f"{row.case_id}: image | SAM {100 * row.sam_dsc:.1f} % | auxiliary | {label} {100 * row.learned_dsc:.1f} % "
         f"(clipped SAM {100 * row.sam_clipped_dsc:.1f} %) | reference"
     )
     scale = min(0.6, strip.shape[1] / 1400)
@@ -142,14 +145,14 @@ def draw_strip(item: StreamItem, chosen: Chosen, row: ImageRow, label: str) -> N
     return np.concatenate([caption, strip])
 
 
-def draw_curves(rows: list[ImageRow], alphas: list[float], folder: Path, label: str) -> None:
+def draw_curves(rows: list[ImageRow], alphas: list[float], folder: Path, column: str) -> None:
     """Write ``alpha.png`` (as Fig. 6), ``running_dsc.png`` and ``gain.png``.
 
     Args:
         rows: Images of the stream.
         alphas: Weight of SAM at each prompt of the stream.
         folder: Where to.
-        label: What the method is called.
+        column: What learned, one of ``columns.LEARNED``.
     """
     from matplotlib.figure import Figure  # late: it takes a second to import
 
@@ -161,22 +164,22 @@ def draw_curves(rows: list[ImageRow], alphas: list[float], folder: Path, label: 
         return figure, axes
 
     figure, axes = start("Weight of SAM in the fusion", "prompt", "alpha")
-    axes.plot(alphas, color=COLOURS["aux_ol"], linewidth=1)
+    axes.plot(alphas, color=COLOURS[column], linewidth=1)
     axes.set_ylim(-0.02, 1.02)
     figure.savefig(folder / "alpha.png", dpi=150)
 
     figure, axes = start("Mean DSC so far", "image", "DSC in %")
     count = np.arange(1, len(rows) + 1)
-    for column, name in {**LABELS, "aux_ol": label}.items():
-        scores = 100 * np.array([getattr(row, f"{column}_dsc") for row in rows])
-        axes.plot(count, np.cumsum(scores) / count, color=COLOURS[column], label=name)
+    for name, field in {SAM: SAM, CLIPPED: CLIPPED, column: "learned"}.items():
+        scores = 100 * np.array([getattr(row, f"{field}_dsc") for row in rows])
+        axes.plot(count, np.cumsum(scores) / count, color=COLOURS[name], label=LABELS[name])
     axes.legend(frameon=False)
     _mark_sets(axes, rows)
     figure.savefig(folder / "running_dsc.png", dpi=150)
 
     figure, axes = start("Gain of each image over clipped SAM", "image", "DSC in points")
-    gain = 100 * np.array([row.aux_ol_dsc - row.sam_clipped_dsc for row in rows])
-    axes.bar(count, gain, width=1.0, color=np.where(gain >= 0, COLOURS["aux_ol"], COLOURS["sam"]))
+    gain = 100 * np.array([row.learned_dsc - row.sam_clipped_dsc for row in rows])
+    axes.bar(count, gain, width=1.0, color=np.where(gain >= 0, COLOURS[column], COLOURS[SAM]))
     axes.axhline(0, color="black", linewidth=0.8)
     _mark_sets(axes, rows)
     figure.savefig(folder / "gain.png", dpi=150)

@@ -255,7 +255,7 @@ def aux_ol_step(accelerator: str, devices: Any, precision: Any) -> float:
 
         def remember(batch: Any, batch_idx: int) -> Any:
             outputs = step(batch, batch_idx)
-            losses.extend(prompt.loss for done in outputs["rounds"] for prompt in done.prompts)
+            losses.extend(prompt.loss for done in outputs["records"] for prompt in done.prompts)
             return outputs
 
         method.training_step = remember  # type: ignore[method-assign]

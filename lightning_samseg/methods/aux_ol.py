@@ -30,13 +30,16 @@ from lightning_samseg.models.unet import build_auxiliary
 from lightning_samseg.online.ahead import Request, SamAhead, images_in_pass, requests_of, sam_ahead
 from lightning_samseg.online.batch import OnlineBatch, Policy
 from lightning_samseg.online.cache import LogitsCache
+from lightning_samseg.online.columns import CLIPPED, SAM
+from lightning_samseg.online.crop_network import CropNetwork, EntryLoss
 from lightning_samseg.online.crops import CropResize
 from lightning_samseg.online.expert import Expert
 from lightning_samseg.online.fusion import Fusion
-from lightning_samseg.online.learner import EntryLoss, OnlineLearner
+from lightning_samseg.online.learner import OnlineLearner
 from lightning_samseg.online.prompter import PointCrop, Prompter
 from lightning_samseg.online.records import SamAlone
-from lightning_samseg.online.trace import COLUMNS, ImageRow, Round, gather_rounds, round_of
+from lightning_samseg.online.scores import ImageRow
+from lightning_samseg.online.stream_record import StreamRecord, gather_records, stream_record
 from lightning_samseg.online.walk import Arrival, walk
 from lightning_samseg.prompts.objects import PointKind
 from lightning_samseg.prompts.regions import share_among_prompts
@@ -129,8 +132,8 @@ class AuxOl(lightning.LightningModule):
 
     needs_training = True
 
-    label = "SAM + AuxOL"
-    """What tables and figures of a run call its own column."""
+    column = "aux_ol"
+    """What learned, in tables and figures: one of ``online.columns.LEARNED``."""
 
     generalist: FrozenSam | AdaptedSam
 
@@ -202,7 +205,7 @@ class AuxOl(lightning.LightningModule):
         self.cache = LogitsCache(cache_dir() / "sam_logits", int(cache_gb * 1e9)) if cache_gb > 0 else None
         self._sam_batch = sam_batch
         self._sam: SamAhead | None = None
-        self._running = {"images": 0.0, **dict.fromkeys(COLUMNS, 0.0)}
+        self._running = {"images": 0.0, **dict.fromkeys((SAM, CLIPPED, self.column), 0.0)}
 
     def _build_learner(self, h: Any) -> OnlineLearner:
         """What learns, from the constructor's arguments."""
@@ -213,16 +216,19 @@ class AuxOl(lightning.LightningModule):
             self.auxiliary = build_auxiliary(
                 h.auxiliary, in_channels=3 if extra == "none" else 4, encoder_weights=h.encoder_weights, width=h.width
             )
-        return OnlineLearner(
+        network = CropNetwork(
             self.auxiliary,
-            Fusion(h.fusion, h.alpha, h.alpha_window, h.alpha_grid, h.alpha_start, h.alpha_from),
-            OnlineBatch(h.capacity, h.policy),
             loss=LOSSES[h.loss],
             lr=h.lr,
             weight_decay=h.weight_decay,
             crop_size=h.crop_size,
             extra_channel=None if extra == "none" else extra,
             crop_resize=h.crop_resize,
+        )
+        return OnlineLearner(
+            network,
+            Fusion(h.fusion, h.alpha, h.alpha_window, h.alpha_grid, h.alpha_start, h.alpha_from),
+            OnlineBatch(h.capacity, h.policy),
             sam_alone=rule if h.adapter is None else "largest",
             step_per=h.step_per,
             replay_without_feedback=h.replay_without_feedback,
@@ -257,7 +263,7 @@ class AuxOl(lightning.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The learner's; it is stepped by the learner."""
-        return self.learner.optimizer
+        return self.learner.network.optimizer
 
     def on_fit_start(self) -> None:
         """Bring SAM to the device and find the images that a prompt file names.
@@ -283,18 +289,14 @@ class AuxOl(lightning.LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if data is None:  # a loader alone: the caller knows how many steps there are
             return
-        places = data.stream_items()
-        loop = self.trainer.fit_loop.epoch_loop
-        # Until now the steps were counted as if each had one image.
-        loop.max_steps = min(loop.max_steps, -(-len(places) // self.images_per_step))
         if self.prompter.file is not None:
-            self.print(self.prompter.bind(place.item for place in places))
+            self.print(self.prompter.bind(place.item for place in data.stream_items()))
 
-    def training_step(self, batch: StreamItem | list[StreamItem], batch_idx: int) -> dict[str, list[Round]]:
+    def training_step(self, batch: StreamItem | list[StreamItem], batch_idx: int) -> dict[str, list[StreamRecord]]:
         """Predict this process's images of a step, record, then learn from them and from the other processes' images.
 
         Returns:
-            ``rounds``: the records of all images of the step in the order of the stream, on rank 0; elsewhere none.
+            ``records``: those of all images of the step in the order of the stream, on rank 0; elsewhere none.
         """
         items = batch if isinstance(batch, list) else [batch]
         first = items[0]["position"] // self.images_per_step * self.images_per_step
@@ -309,16 +311,23 @@ class AuxOl(lightning.LightningModule):
             torch.cuda.synchronize(self.device)  # the clock is to show when it has learned
         learned = time.perf_counter()
         own = [
-            round_of(done, item, places, self.convention)
+            stream_record(done, item, places, self.convention)
             for done, item, places in zip(walked, items, prompts, strict=True)
         ]
-        rounds = gather_rounds(own, ready - start, learned - ready)
-        self._log_running([each.image for each in rounds])
-        # Lightning counts optimizer steps; here an iteration is a step of the stream, however many updates it is worth.
+        records = gather_records(own, ready - start, learned - ready)
+        self._log_running([each.image for each in records])
+        self._count_step()
+        return {"records": records}
+
+    def _count_step(self) -> None:
+        """Let ``global_step`` count the steps of the stream, by which a run ends, is saved and goes on.
+
+        Lightning counts calls of an optimizer; a step of the stream is worth none where nobody rectifies, and several
+        where an image has several prompts. Nothing public of Lightning counts otherwise.
+        """
         steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         steps.increment_ready()
         steps.increment_completed()
-        return {"rounds": rounds}
 
     def _arrival(self, item: StreamItem, prompts: NDArray[np.float64]) -> Arrival:
         """Let SAM answer an image's prompts."""
@@ -365,7 +374,7 @@ class AuxOl(lightning.LightningModule):
         checkpoint["online"] = {**self.learner.state_dict(weights=False), **state}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on where the checkpoint was written, bit by bit as the stream would have.
+        """Go on where the checkpoint was written, bit for bit as the stream would have.
 
         Raises:
             UserError: If the checkpoint's steps have another number of images.
@@ -383,13 +392,14 @@ class AuxOl(lightning.LightningModule):
 
     def _log_running(self, rows: list[ImageRow]) -> None:
         """Mean DSC so far, for the progress bar and the loggers; rank 0 has the rows."""
+        columns = (SAM, CLIPPED, self.column)
         for row in rows:
             self._running["images"] += 1
-            for column in COLUMNS:
-                self._running[column] += getattr(row, f"{column}_dsc")
-        for column in COLUMNS if rows else ():
+            for column, dsc in zip(columns, (row.sam_dsc, row.sam_clipped_dsc, row.learned_dsc), strict=True):
+                self._running[column] += dsc
+        for column in columns if rows else ():
             mean = self._running[column] / self._running["images"]
-            self.log(f"dsc/{column}", mean, prog_bar=column != "sam_clipped", batch_size=1, rank_zero_only=True)
+            self.log(f"dsc/{column}", mean, prog_bar=column != CLIPPED, batch_size=1, rank_zero_only=True)
         if prompts := sum(row.prompts for row in rows):
             alpha = sum(row.alpha * row.prompts for row in rows if row.prompts) / prompts
             self.log("alpha", alpha, batch_size=1, rank_zero_only=True)

@@ -7,17 +7,19 @@ from lightning_samseg.adapters.adapted_sam import AdaptedSam
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods.aux_ol import LOSSES, AuxOl
 from lightning_samseg.models.image_encoders import BackboneName
+from lightning_samseg.online.adapted_network import AdaptedNetwork
 from lightning_samseg.online.batch import OnlineBatch
-from lightning_samseg.online.direct import DirectLearner
+from lightning_samseg.online.fusion import Fusion
+from lightning_samseg.online.learner import OnlineLearner
 
 
 class DirectOl(AuxOl):
     """A stream in which LoRA or bottlenecks of an adapted SAM are updated, predict then learn.
 
     Stream, prompts, crops, expert, online batch and files are AuxOL's, so that the tables stand side by side: the
-    columns ``sam`` and ``sam_clipped`` are the adapted SAM as it was before the stream, ``aux_ol`` is what has become
-    of it, inside the same crops; the weight ``alpha`` of the former is 0. The paper tells no more of DirectOL than that
-    it updates the added layers; it "can degrade segmentation performance in some cases".
+    columns ``sam`` and ``sam_clipped`` are the adapted SAM as it was before the stream, ``direct_ol`` is what has
+    become of it, inside the same crops; nothing is fused: the weight ``alpha`` of the former is 0. The paper tells no
+    more of DirectOL than that it updates the added layers; it "can degrade segmentation performance in some cases".
 
     Args:
         adapter: Adapter file, or ``best.ckpt`` of the run of SAMed that trained it.
@@ -31,7 +33,7 @@ class DirectOl(AuxOl):
         UserError: If the adapter does not fit, or has nothing to train.
     """
 
-    label = "DirectOL"
+    column = "direct_ol"
 
     def __init__(
         self,
@@ -63,18 +65,23 @@ class DirectOl(AuxOl):
             **aux_ol,
         )
 
-    def _build_learner(self, h: Any) -> DirectLearner:
+    def _build_learner(self, h: Any) -> OnlineLearner:
         # Not a submodule: what was trained is in the learner's part of the checkpoint, the rest is frozen.
-        network: AdaptedSam = copy.deepcopy(self.generalist)  # type: ignore[assignment]
-        return DirectLearner(
-            network,
-            OnlineBatch(h.capacity, h.policy),
+        module: AdaptedSam = copy.deepcopy(self.generalist)  # type: ignore[assignment]
+        network = AdaptedNetwork(
+            module,
             trained=h.trained,
             at_once=h.at_once,
             loss=LOSSES[h.loss],
             lr=h.lr,
             weight_decay=h.weight_decay,
             crop_size=h.crop_size,
+        )
+        return OnlineLearner(
+            network,
+            Fusion("fixed", 0.0),
+            OnlineBatch(h.capacity, h.policy),
+            sam_alone="largest",
             step_per=h.step_per,
             replay_without_feedback=h.replay_without_feedback,
         )
@@ -87,5 +94,5 @@ class DirectOl(AuxOl):
         """
         if self.trainer.world_size > 1:
             raise UserError("DirectOl walks through the stream in one process.", fix="set --trainer.devices 1")
-        self.learner.auxiliary.to(self.device)
+        self.learner.network.module.to(self.device)
         super().on_fit_start()

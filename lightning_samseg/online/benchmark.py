@@ -15,6 +15,7 @@ from lightning_samseg.models.unet import build_auxiliary
 from lightning_samseg.online.ahead import Request, SamAhead, sam_ahead
 from lightning_samseg.online.batch import OnlineBatch
 from lightning_samseg.online.cache import LogitsCache
+from lightning_samseg.online.crop_network import CropNetwork
 from lightning_samseg.online.crops import network_target
 from lightning_samseg.online.expert import Expert
 from lightning_samseg.online.fusion import Fusion
@@ -56,9 +57,8 @@ def benchmark_online(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = build_auxiliary(in_channels=4, width=width).to(device)
-    learner = OnlineLearner(
-        network, Fusion("adaptive"), OnlineBatch(capacity), crop_size=crop_size, extra_channel="mask"
-    )
+    crops_of = CropNetwork(network, crop_size=crop_size, extra_channel="mask")
+    learner = OnlineLearner(crops_of, Fusion("adaptive"), OnlineBatch(capacity))
     stream = _Stream(image_size, rounds, seed)
     inside = torch.from_numpy(stream.reference[stream.box.slices] > 0).to(device)
     with tempfile.TemporaryDirectory() as folder:
@@ -76,9 +76,9 @@ def benchmark_online(
             middle = _now(device)
             for _ in range(rounds):
                 crops, masks = learner.batch.tensors()
-                learner.optimizer.zero_grad()
+                learner.network.optimizer.zero_grad()
                 torch.autograd.backward(dice_loss(network.train()(crops), masks).mean())
-                learner.optimizer.step()
+                learner.network.optimizer.step()
             online.append((middle - start) / rounds)
             bare.append((_now(device) - middle) / rounds)
     online_s, bare_s = statistics.median(online[1:]), statistics.median(bare[1:])
@@ -117,7 +117,7 @@ def benchmark_fill(
 
     Returns:
         The arguments, ``device``, ``single_s`` and ``batched_s`` (seconds per image), their ``ratio``, whether the
-        logits of both are ``equal`` bit by bit, and whether those of a pass are ``apart``: not changed by neighbours.
+        logits of both are ``equal`` bit for bit, and whether those of a pass are ``apart``: not changed by neighbours.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     generalist = FrozenSam(backbone).to(device)

@@ -1,21 +1,18 @@
 """AuxOL (Listing 1): predict with what is known, then learn from the rectified mask."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.losses.binary import dice_loss
 from lightning_samseg.online.batch import OnlineBatch
-from lightning_samseg.online.crops import CropResize, ExtraChannel, crop_logits, network_input, network_target
 from lightning_samseg.online.fusion import Fusion, optimal_alpha
-from lightning_samseg.online.ranks import gather_rows, maxima, rank_and_size, sum_over_ranks
+from lightning_samseg.online.ranks import gather_rows, maxima, rank_and_size
 from lightning_samseg.online.records import (
     Feedback,
+    Look,
     Prediction,
     PromptOutcome,
     PromptPrediction,
@@ -25,8 +22,48 @@ from lightning_samseg.online.records import (
 )
 from lightning_samseg.prompts.boxes import Box
 
-EntryLoss = Callable[[Tensor, Tensor], Tensor]
-"""Logits and targets ``(N, 1, S, S)`` -> losses ``(N,)``."""
+
+class OnlineNetwork(Protocol):
+    """What learns in a stream: AuxOL's network beside SAM (``CropNetwork``), DirectOL's SAM (``AdaptedNetwork``)."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The network itself."""
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Of what is trained."""
+
+    @property
+    def loss(self) -> Any:
+        """Logits and masks ``(N, 1, S, S)`` -> losses ``(N,)``."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of what it sees."""
+
+    @property
+    def crop_size(self) -> int:
+        """``S``, side in pixels at which answers and masks are compared."""
+
+    def look(self, image: Tensor, sam_logits: Tensor, crops: Sequence[Box]) -> list[Look]:
+        """Answer the prompts of an image, of which there is at least one."""
+
+    def target(self, mask: Tensor, crop: Box, image_size: tuple[int, int]) -> Tensor:
+        """What is to be answered for a prompt; its first channel is the mask, float ``(S, S)``."""
+
+    def update(self, inputs: Tensor, targets: Tensor, /) -> Tensor:
+        """Make one step on a batch; its losses before the step."""
+
+    def state_dict(self, weights: bool = True) -> dict[str, Any]:
+        """What has been learned, without what the caller saves itself where ``weights`` is false."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what of ``state_dict()`` is there."""
 
 
 class Lesson(NamedTuple):
@@ -42,11 +79,11 @@ class Lesson(NamedTuple):
 
 
 class OnlineLearner:
-    """An auxiliary network that learns beside a frozen SAM, image by image.
+    """A network that learns beside a frozen SAM, image by image.
 
-    One round of the stream is ``prediction = predict(...)``, then ``learn(prediction, feedback)``. All prompts of an
+    One step of the stream is ``prediction = predict(...)``, then ``learn(prediction, feedback)``. All prompts of an
     image are predicted before anything of the image's masks is used. The literal order of Listing 1, in which later
-    prompts of an image profit from the masks of its earlier ones, is a round per prompt with ``position`` given,
+    prompts of an image profit from the masks of its earlier ones, is a step per prompt with ``position`` given,
     joined by ``records.merge``.
 
     The only wait for the device is at the end of ``predict``, where the caller fetches the mask anyway;
@@ -55,74 +92,40 @@ class OnlineLearner:
     Several images may make one step (``learn_together``), and several processes may share it, an extension of the
     paper. Where ``torch.distributed`` has a group, its ranks must all call ``learn_together`` together, each with its
     images of the step, or none. All ranks then hold the same online batch of ``capacity`` entries, the same alphas and,
-    if they started so, the same weights, bit by bit: the step's crops go to all ranks and into the batch in the order
-    of the stream, each rank computes the loss of every R-th entry, and the gradients add up to those of the mean over
-    all entries. Networks in which the entries of a batch meet (BatchNorm) or that draw random numbers (dropout) compute
-    all entries on every rank: equal to one process, too, but no faster.
+    if they started so, the same weights, bit for bit: the step's crops go to all ranks and into the batch in the order
+    of the stream.
 
     Args:
-        auxiliary: Maps crops ``(N, C, S, S)`` to logits ``(N, 1, S, S)``; on its device already. Predicts in evaluation
-            mode, in which the prompts of an image share one forward pass without influence on each other, and learns
-            in training mode.
+        network: What learns.
         fusion: Weight between SAM and the network.
         batch: What is learned from again.
-        loss: One value per entry; the paper names Dice as its example.
-        lr: Learning rate of AdamW.
-        weight_decay: Of AdamW. The paper does not give it; this is the authors' code's.
-        crop_size: ``S`` in pixels, a multiple of 32. The paper does not give it; this is the authors' code's.
-        extra_channel: SAM's output as a fourth channel of the crops; the paper's choice for box prompts only.
-        crop_resize: How crops are resized, see ``crops.network_input``.
         sam_alone: How the column of SAM alone is put together, see ``records.SamAlone``.
         step_per: ``prompt``: one update after every rectified prompt. ``image``: one for all prompts of an image. See
             ``learn_together`` for several images.
         replay_without_feedback: Update on the stored batch also when there is nothing new to learn (authors' code). It
             takes place after the prediction, because whether there is feedback may depend on the reference.
-
-    Raises:
-        UserError: ``crop_size`` is not a multiple of 32, or ``crop_resize`` does not go with ``extra_channel``.
     """
 
     def __init__(
         self,
-        auxiliary: nn.Module,
+        network: OnlineNetwork,
         fusion: Fusion,
         batch: OnlineBatch,
         *,
-        loss: EntryLoss = dice_loss,
-        lr: float = 5e-4,
-        weight_decay: float = 5e-4,
-        crop_size: int = 128,
-        extra_channel: ExtraChannel | None = None,
-        crop_resize: CropResize = "tensor",
         sam_alone: SamAlone = "sum",
         step_per: Literal["prompt", "image"] = "prompt",
         replay_without_feedback: bool = False,
     ) -> None:
-        if crop_size < 32 or crop_size % 32:
-            raise UserError(f"crop size {crop_size}", expected="a multiple of 32", fix="use 128 as the authors do")
-        if crop_resize == "pil" and extra_channel not in (None, "mask"):
-            raise UserError(
-                f"crop_resize pil makes a picture of 8 bits, which cannot hold SAM's {extra_channel}.",
-                expected="extra_channel mask or none, as in the authors' code",
-                fix="set --model.extra_channel auto, or --model.crop_resize tensor",
-            )
-        self.auxiliary = auxiliary
-        self.fusion = fusion
-        self.batch = batch
-        self.loss = loss
-        self.crop_size = crop_size
-        self.extra_channel = extra_channel
-        self.crop_resize: CropResize = crop_resize
+        self.network, self.fusion, self.batch = network, fusion, batch
         self.sam_alone: SamAlone = sam_alone
         self.step_per = step_per
         self.replay_without_feedback = replay_without_feedback
-        self.optimizer = torch.optim.AdamW(auxiliary.parameters(), lr=lr, weight_decay=weight_decay)
         self.position = 0
 
     @property
     def device(self) -> torch.device:
-        """Where the auxiliary network is."""
-        return next(self.auxiliary.parameters()).device
+        """Where the network is."""
+        return self.network.device
 
     @torch.no_grad()
     def predict(
@@ -131,13 +134,13 @@ class OnlineLearner:
         """Segment one image with what has been learned from the images before it (Listing 1, lines 3 to 7).
 
         Args:
-            image: ``(3, H, W)``, uint8, or float in [0, 1].
+            image: ``(3, H, W)``, uint8, or float in [0, 1] where the network takes it.
             sam_logits: Float ``(m, H, W)``, SAM's output for each of the image's prompts; ``m`` may be 0.
             crops: ``m`` boxes inside the image, see ``prompts.boxes``.
             position: Of the image in the stream; None: the next one.
 
         Returns:
-            The record to score, to rectify and to learn from. Later rounds do not change it.
+            The record to score, to rectify and to learn from. Later steps do not change it.
 
         Raises:
             UserError: A crop reaches over the image's border; a logit is NaN or infinite.
@@ -153,12 +156,11 @@ class OnlineLearner:
                     fix="clip it with lightning_samseg.prompts.boxes.crop_of_box",
                 )
         position = self.position if position is None else position
-        image = image.to(self.device, non_blocking=True)
-        image = image.float() / 255 if image.dtype == torch.uint8 else image
         sam_logits = sam_logits.to(self.device, torch.float32, non_blocking=True)
-        inputs = network_input(image, sam_logits, crops, self.crop_size, self.extra_channel, self.crop_resize)
-        self.auxiliary.eval()
-        answers = self.auxiliary(inputs).float() if len(crops) else inputs[:, :1]
+        if not crops:
+            return record(position, (), sam_alone(sam_logits, self.sam_alone))
+        looks = self.network.look(image, sam_logits, crops)
+        answers = torch.stack([each.network_logits for each in looks])
         if not bool(answers.isfinite().all() & sam_logits.isfinite().all()):
             raise UserError(
                 f"a logit at position {position} of the stream is NaN or infinite",
@@ -166,8 +168,10 @@ class OnlineLearner:
             )
         alpha = self.fusion.value(self.device)
         prompts = tuple(
-            PromptPrediction(crop, seen, answer, sam[crop.slices].clone(), crop_logits(answer, crop), alpha)
-            for crop, seen, answer, sam in zip(crops, inputs, answers, sam_logits, strict=True)
+            PromptPrediction(
+                crop, each.network_input, each.network_logits, sam[crop.slices].clone(), each.logits, alpha
+            )
+            for crop, each, sam in zip(crops, looks, sam_logits, strict=True)
         )
         return record(position, prompts, sam_alone(sam_logits, self.sam_alone))
 
@@ -244,7 +248,7 @@ class OnlineLearner:
                 outcomes[lesson.position, lesson.number] = self._remember(lesson)
             new = any(lesson.crop is not None for lesson in lessons)
             if new or (self.replay_without_feedback and len(self.batch)):
-                self._update()
+                self.batch.update(self.network.update(*self.batch.tensors()))
         return [tuple(outcomes[each.position, number] for number in range(len(each.prompts))) for each in predictions]
 
     @torch.no_grad()
@@ -255,8 +259,10 @@ class OnlineLearner:
         if mask is not None:
             if mask.shape != prompt.sam_logits.shape:
                 raise ValueError(f"mask {tuple(mask.shape)} for a crop of {tuple(prompt.sam_logits.shape)}")
-            crop, target = prompt.network_input, network_target(mask.to(self.device, non_blocking=True), self.crop_size)
-            loss = self.loss(prompt.network_logits.unsqueeze(0), target.unsqueeze(0))[0]
+            size = (prediction.mask.shape[0], prediction.mask.shape[1])
+            crop = prompt.network_input
+            target = self.network.target(mask.to(self.device, non_blocking=True), prompt.crop, size)
+            loss = self.network.loss(prompt.network_logits.unsqueeze(0), target[:1].unsqueeze(0))[0]
         known = feedback.masks if feedback.source == "expert" else feedback.reference
         seen = known[number] if known is not None and self.fusion.wants(feedback.source) else None
         if seen is not None:
@@ -268,10 +274,10 @@ class OnlineLearner:
         """The turn's lessons of all ranks in the order of the stream."""
         if rank_and_size()[1] == 1:
             return own
-        channels = 3 if self.extra_channel is None else 4
+        channels, side = self.network.in_channels, self.network.crop_size
         nothing = torch.zeros((), device=self.device)
         facts = torch.zeros(len(own), 6, dtype=torch.float64, device=self.device)
-        pictures = torch.zeros(len(own), channels + 1, self.crop_size, self.crop_size, device=self.device)
+        pictures = torch.zeros(len(own), channels + 1, side, side, device=self.device)
         for row, lesson in enumerate(own):
             taught = lesson.crop is not None, lesson.alpha_star is not None
             facts[row, :4] = torch.tensor([lesson.position, lesson.number, *taught], dtype=torch.float64)
@@ -299,95 +305,37 @@ class OnlineLearner:
             self.fusion.remember(lesson.alpha_star)
         return PromptOutcome(lesson.loss, slot, lesson.alpha_star)
 
-    def _update(self) -> None:
-        """Make one step on the whole batch and note its entries' losses (lines 16 to 19)."""
-        crops, masks = self.batch.tensors()
-        count = len(crops)
-        rank, size = rank_and_size()
-        # This rank's entries, and how much of their loss is its share: gradients and losses are summed over the ranks.
-        own, share = slice(rank, None, size), 1.0
-        if size > 1 and not entries_stay_apart(self.auxiliary):
-            own, share = slice(None), 1 / size
-        elif rank >= count:
-            own, share = slice(0, 1), 0.0  # takes part without an entry of its own: gradients of zero
-        self.auxiliary.train()
-        with torch.enable_grad():
-            losses = self.loss(self._answers(crops[own]), masks[own])
-            latest = losses.new_zeros(count)
-            latest[own] = share * losses.detach()
-            sum_over_ranks([latest])
-            self.batch.update(latest)
-            self._step(losses.sum() * (share / count))
-
-    def _answers(self, crops: Tensor) -> Tensor:
-        """The network's logits in training.
-
-        Raises:
-            UserError: If it normalises over the batch, and there is but one value to normalise.
-        """
-        try:
-            return self.auxiliary(crops)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise UserError(
-                "The auxiliary network normalises over the batch, which starts with a single crop.",
-                expected="more than one pixel at its deepest level",
-                found=str(error),
-                fix="set a larger --model.crop_size, or --model.auxiliary unet17m, which normalises each crop",
-            ) from error
-
-    def _step(self, loss: Tensor) -> None:
-        """Step on this process's share of the mean loss over the batch."""
-        self.optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        sum_over_ranks(each.grad for each in self.auxiliary.parameters() if each.grad is not None)
-        self.optimizer.step()
-
     def state_dict(self, weights: bool = True) -> dict[str, Any]:
-        """Everything that the next round depends on, loadable with ``weights_only=True``.
+        """Everything that the next step depends on, loadable with ``weights_only=True``.
 
         Args:
             weights: With network and optimizer. False for a caller that saves these two itself, as Lightning does.
 
         Returns:
-            Copies of batch, alphas and position; network and optimizer as their own ``state_dict`` gives them.
+            Copies of batch, alphas and position, beside what the network's own ``state_dict`` gives.
 
         Raises:
             UserError: A weight is NaN or infinite, so that the last good checkpoint is kept.
         """
-        if not all(bool(parameter.isfinite().all()) for parameter in self.auxiliary.parameters()):
+        if not all(bool(parameter.isfinite().all()) for parameter in self.network.module.parameters()):
             raise UserError(
-                f"the auxiliary network has NaN or infinite weights before position {self.position} of the stream",
+                f"the network has NaN or infinite weights before position {self.position} of the stream",
                 fix="lower the learning rate and resume from the last checkpoint",
             )
-        state: dict[str, Any] = {
+        return {
             "batch": self.batch.state_dict(),
             "fusion": self.fusion.state_dict(),
             "position": self.position,
+            **self.network.state_dict(weights),
         }
-        if weights:
-            state |= {"auxiliary": self.auxiliary.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore ``state_dict()``, after which the stream goes on bit by bit as it would have.
+        """Restore ``state_dict()``, after which the stream goes on bit for bit as it would have.
 
         Args:
             state: From a learner with the same settings; with or without network and optimizer.
         """
+        self.network.load_state_dict(state)
         self.batch.load_state_dict(state["batch"])
         self.fusion.load_state_dict(state["fusion"])
         self.position = state["position"]
-        if "auxiliary" in state:
-            self.auxiliary.load_state_dict(state["auxiliary"])
-            self.optimizer.load_state_dict(state["optimizer"])
-
-
-def entries_stay_apart(network: nn.Module) -> bool:
-    """Whether a network in training treats the entries of a batch one by one and without chance.
-
-    True of InstanceNorm, GroupNorm and LayerNorm; not of BatchNorm and dropout. Says nothing of layers that are not
-    PyTorch's own.
-    """
-    return not any(isinstance(each, _BatchNorm | _DropoutNd) for each in network.modules())

@@ -20,6 +20,17 @@ for an adapted SAM, whose prompts share one answer, so that a pixel in two boxes
 """
 
 
+class Look(NamedTuple):
+    """What a network sees and answers for one prompt."""
+
+    network_input: Tensor
+    """Float ``(C, h, w)`` of its own size."""
+    network_logits: Tensor
+    """Float ``(1, S, S)``: the answer at the size at which it learns."""
+    logits: Tensor
+    """Float ``(h, w)``: the answer at the size of the crop."""
+
+
 @dataclass(frozen=True)
 class PromptPrediction:
     """Prediction for one prompt, made before anything was learned from its image. Nobody writes to the tensors."""

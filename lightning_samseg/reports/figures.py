@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_samseg.io.tables import read_table
+from lightning_samseg.online.columns import CLIPPED, LABELS, LEARNED, SAM
+from lightning_samseg.online.columns import COLOURS as STREAM_COLOURS
 from lightning_samseg.reports.groups import Block, Variant, repeat_key
 from lightning_samseg.reports.results import case_scores
-from lightning_samseg.reports.runs import STREAM_COLUMNS, FloatArray, RunRecord
+from lightning_samseg.reports.runs import FloatArray, RunRecord
 from lightning_samseg.reports.tables import metric_head
 
 if TYPE_CHECKING:
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000")
-STREAM_COLOURS = {"sam": "#E69F00", "sam_clipped": "#999999", "aux_ol": "#0072B2"}
 DASHES = ("-", "--", "-.", ":")
 WIDTH = 7.2
 """Inches, the text width of a page."""
@@ -64,16 +65,16 @@ def stream_curves(block: Block) -> "Figure":
     Lines are means over seeds; bands, where variants are few, go from the lowest to the highest seed; every prompt of
     every seed is a dot.
     """
-    learners = [variant for variant in block.variants if variant.column == "aux_ol"]
+    learners = [variant for variant in block.variants if variant.column in LEARNED]
     figure, (top, middle, bottom) = start(3, 1, 6.2, height_ratios=(2, 1.4, 1))
-    shown = block.variants if len(learners) == 1 else [*learners, next(v for v in block.variants if v.column == "sam")]
+    shown = block.variants if len(learners) == 1 else [*learners, next(v for v in block.variants if v.column == SAM)]
     for index, variant in enumerate(shown):
         colour = _colour(variant, index, len(shown) if len(learners) > 1 else 3)
-        dash = {"sam": "--", "sam_clipped": ":"}.get(variant.column, DASHES[index // len(COLOURS) % len(DASHES)])
+        dash = {SAM: "--", CLIPPED: ":"}.get(variant.column, DASHES[index // len(COLOURS) % len(DASHES)])
         traces = [_trace(run) for run in variant.runs]
         running = [_running_mean([100 * float(row[f"{variant.column}_dsc"]) for row in rows]) for rows, _ in traces]
         _band(top, running, variant.name, colour, dash, len(shown) <= 4)
-        if variant.column == "aux_ol":
+        if variant.column in LEARNED:
             for _, alphas in traces:
                 middle.plot(np.arange(1, len(alphas) + 1), alphas, ".", markersize=3, color=colour, alpha=0.6)
             told = [_running_mean([100.0 * (row["feedback"] == "expert") for row in rows]) for rows, _ in traces]
@@ -96,7 +97,7 @@ def sweeps(block: Block) -> "list[tuple[str, Figure]]":
         Name of the option and its figure; an option needs three values.
     """
     figures = []
-    shown = [variant for variant in block.variants if variant.column in ("", "aux_ol", "sam")]
+    shown = [variant for variant in block.variants if variant.column in ("", SAM, *LEARNED)]
     for option in _varying(shown):
         lines: dict[str, list[tuple[float, Variant]]] = defaultdict(list)
         for variant in shown:
@@ -118,15 +119,13 @@ def _sweep(option: str, lines: Mapping[str, list[tuple[float, Variant]]]) -> "Fi
         scores = [[100 * part.mean("dsc") for part in variant.scores] for _, variant in line]
         spread = [float(np.std(part, ddof=1)) if len(part) > 1 else 0.0 for part in scores]
         alone = column and not differing
-        label = ", ".join(
-            [STREAM_COLUMNS.get(column, "DSC"), *(f"{n.rpartition('.')[2]} {options[n]}" for n in differing)]
-        )
+        label = ", ".join([LABELS.get(column, "DSC"), *(f"{n.rpartition('.')[2]} {options[n]}" for n in differing)])
         axes.errorbar(
             [value for value, _ in line],
             [float(np.mean(part)) for part in scores],
             yerr=spread,
             color=STREAM_COLOURS[column] if alone else COLOURS[index % len(COLOURS)],
-            linestyle="--" if column == "sam" else "-",
+            linestyle="--" if column == SAM else "-",
             marker="o",
             markersize=4,
             capsize=3,
@@ -168,7 +167,7 @@ def axis_label(metric: str, unit: str) -> str:
 
 
 def _colour(variant: Variant, index: int, count: int) -> str:
-    if (variant.column and count <= len(STREAM_COLUMNS)) or variant.column == "sam_clipped":
+    if (variant.column and count <= 3) or variant.column == CLIPPED:
         return STREAM_COLOURS[variant.column]
     return COLOURS[index % len(COLOURS)]
 

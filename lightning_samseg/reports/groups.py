@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from lightning_samseg.reports.runs import METRICS, STREAM_COLUMNS, Problem, RunRecord, Scores
+from lightning_samseg.online.columns import LABELS
+from lightning_samseg.reports.runs import METRICS, Problem, RunRecord, Scores
 from lightning_samseg.runs.options import WITHOUT_INFLUENCE, flat, is_one_of
 
 IGNORED = (
@@ -281,7 +282,7 @@ def _block(runs: list[RunRecord], origins: Mapping[Path, Origin], differing: Seq
     for name, part in zip(names, members, strict=True):
         cells = tuple(dict.fromkeys(_frozen(cell) for run in part for cell in _origin(run, origins).cells))
         for column in part[0].scores:
-            label = _column_label(part[0], column)
+            label = LABELS.get(column, "")
             full = name if not label else label if len(members) == 1 else f"{name}: {label}"
             variants.append(Variant(full, part, column, tuple(dict(cell) for cell in cells)))
     common = facts(runs[0])
@@ -310,13 +311,6 @@ def _names(members: Sequence[tuple[RunRecord, ...]], origins: Mapping[Path, Orig
             name = f"{method}, {shown}" if shown else method
         names.append(name)
     return [name if names.count(name) == 1 else f"{name} #{names[: i + 1].count(name)}" for i, name in enumerate(names)]
-
-
-def _column_label(run: RunRecord, column: str) -> str:
-    """Of one of a stream's methods; empty for other runs."""
-    if column == "aux_ol" and run.method != "AuxOl":
-        return METHOD_LABELS.get(run.method, run.method)
-    return STREAM_COLUMNS.get(column, "")
 
 
 def _origin(run: RunRecord, origins: Mapping[Path, Origin]) -> Origin:

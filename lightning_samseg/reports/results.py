@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lightning_samseg.errors import UserError
+from lightning_samseg.online.columns import CLIPPED, LEARNED, SAM
 from lightning_samseg.reports.groups import Block, Variant
 from lightning_samseg.reports.paper import EVERY_COLUMN, Cell, filled_by, paper_tables, paper_values
 from lightning_samseg.reports.runs import FRACTIONS, FloatArray, nanmean
@@ -99,7 +100,7 @@ def check_baseline(blocks: Sequence[Block], baseline: str | None) -> None:
 def find_baseline(block: Block, variant: Variant, baseline: str | None) -> Variant | None:
     """What a variant is compared with: the named one; where there is none in its table, SAM of the same stream."""
     named = None if baseline is None else _named(block, baseline)
-    return named or next((v for v in block.variants if v.runs == variant.runs and v.column == "sam"), None)
+    return named or next((v for v in block.variants if v.runs == variant.runs and v.column == SAM), None)
 
 
 def _named(block: Block, baseline: str) -> Variant | None:
@@ -107,7 +108,7 @@ def _named(block: Block, baseline: str) -> Variant | None:
     wanted = baseline.casefold()
     named = next((v for v in block.variants if v.name.casefold() == wanted), None)
     return named or next(
-        (v for v in block.variants if v.column == "aux_ol" and v.name.casefold().startswith(f"{wanted}: ")), None
+        (v for v in block.variants if v.column in LEARNED and v.name.casefold().startswith(f"{wanted}: ")), None
     )
 
 
@@ -215,9 +216,9 @@ def _places(named: Mapping[str, str], block: Block, variant: Variant) -> list[tu
     if variant.column == "":
         return [(cell, None) for cell in cells]
     row = named["row"]
-    if variant.column == "sam":  # `SAM-H, box` beside `SAM-H, box, AuxOL`; in Fig. 5 beside `AuxOL`
+    if variant.column == SAM:  # `SAM-H, box` beside `SAM-H, box, AuxOL`; in Fig. 5 beside `AuxOL`
         row = row.removesuffix("AuxOL").removesuffix(", ") or "adapted SAM"
-    if variant.column == "sam_clipped" or (variant.column == "sam" and row == named["row"]):
+    if variant.column == CLIPPED or (variant.column == SAM and row == named["row"]):
         return []
     columns = paper_tables()[named["paper"]]["tables"][named["table"]]["columns"]
     cells = [cell._replace(row=row) for cell in cells if row in columns[cell.column]["rows"]]

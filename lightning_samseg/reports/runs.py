@@ -16,13 +16,12 @@ import yaml
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.tables import read_table
 from lightning_samseg.io.text import read_text
+from lightning_samseg.online.columns import CLIPPED, SAM, learned_column
 
 FloatArray = npt.NDArray[np.float64]
 METRICS = {"cases": ("dsc", "jc", "hd95", "asd"), "stream": ("dsc", "hd")}
 """What is reported of each kind of run."""
 FRACTIONS = ("dsc", "jc")
-STREAM_COLUMNS = {"sam": "SAM", "sam_clipped": "SAM, clipped", "aux_ol": "SAM + AuxOL"}
-"""The three methods that a stream compares; the last is named after the run's own method where that is another."""
 REPORT_MARK = "report.json"
 """Marks a folder that a report may replace, and that is never searched for runs."""
 _NOT_SEARCHED = {"checkpoints", "logs", "figures", "overlays", "predictions", "wandb", "__pycache__"}
@@ -86,7 +85,7 @@ class RunRecord:
     metrics: Mapping[str, Any]
     """``metrics.json``."""
     scores: Mapping[str, Scores]
-    """Method -> scores: one entry called ``""``, or those of ``STREAM_COLUMNS``."""
+    """Method -> scores: one entry called ``""``, or those of ``online.columns.LABELS``."""
 
     @property
     def seed(self) -> int | None:
@@ -162,10 +161,11 @@ def read_run(folder: Path) -> RunRecord:
         name for name, value in _leaves(metrics) if isinstance(value, float) and not math.isfinite(value)
     ]:
         raise _BrokenError(f"metrics.json: {not_finite[0]} is not a finite number")
-    kind: Literal["cases", "stream"] = "stream" if "aux_ol" in summary else "cases"
+    learned = learned_column(summary)
+    kind: Literal["cases", "stream"] = "stream" if learned else "cases"
     try:
         rows = _rows(folder / "cases.csv")
-        scores = _stream_scores(rows) if kind == "stream" else {"": _case_scores(rows)}
+        scores = _stream_scores(rows, (SAM, CLIPPED, learned)) if learned else {"": _case_scores(rows)}
     except UserError as error:
         raise _BrokenError(" ".join(str(error).partition("  way out")[0].split())) from error
     except (KeyError, ValueError, TypeError, OSError) as error:
@@ -257,7 +257,7 @@ def _case_scores(rows: Sequence[Mapping[str, str]]) -> Scores:
     )
 
 
-def _stream_scores(rows: Sequence[Mapping[str, str]]) -> dict[str, Scores]:
+def _stream_scores(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> dict[str, Scores]:
     # Not the position: the order of a stream may depend on the seed.
     by_case = {f"{row['set_name']}/{row['case_id']}#{int(row['slice_index']):04d}": row for row in rows}
     if len(by_case) < len(rows):
@@ -265,7 +265,7 @@ def _stream_scores(rows: Sequence[Mapping[str, str]]) -> dict[str, Scores]:
     cases = tuple(sorted(by_case))
     sets = tuple(by_case[case]["set_name"] for case in cases)
     empty = sum(int(row["empty_reference"]) for row in rows)
-    missed = {column: [row.get(f"{column}_empty") for row in rows] for column in STREAM_COLUMNS}
+    missed = {column: [row.get(f"{column}_empty") for row in rows] for column in columns}
     return {
         column: Scores(
             cases,
@@ -274,7 +274,7 @@ def _stream_scores(rows: Sequence[Mapping[str, str]]) -> dict[str, Scores]:
             None if None in missed[column] else sum(int(cell) for cell in missed[column] if cell is not None),
             empty,
         )
-        for column in STREAM_COLUMNS
+        for column in columns
     }
 
 

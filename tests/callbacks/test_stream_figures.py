@@ -15,21 +15,21 @@ from lightning_samseg.callbacks import StreamFigures
 from lightning_samseg.callbacks import stream_figures as figures
 from lightning_samseg.io.images import read_image
 from lightning_samseg.online.records import PromptPrediction, record
-from lightning_samseg.online.trace import ImageRow, PromptRow, Round, RowFile
+from lightning_samseg.online.row_files import RowFile, image_fields
+from lightning_samseg.online.scores import ImageRow, PromptRow
+from lightning_samseg.online.stream_record import StreamRecord
 from lightning_samseg.prompts.boxes import Box
-from lightning_samseg.types import Case, StreamItem
 
 HEIGHT, WIDTH = 40, 61
 CROP = Box(10, 5, 30, 25)
 GAINS = (math.nan, 0.1, -0.2, 0.3, 0.05, -0.3)  # the first image has no prompt
 
 
-def item(position: int) -> StreamItem:
+def shown(position: int) -> tuple[np.ndarray, np.ndarray]:
+    """Picture and reference."""
     reference = np.zeros((HEIGHT, WIDTH), np.uint8)
     reference[8:20, 12:26] = 1
-    picture = np.full((HEIGHT, WIDTH, 3), 10 * position, np.uint8)
-    case = Case(f"case{position}", f"{position}.png", (HEIGHT, WIDTH), (HEIGHT, WIDTH))
-    return StreamItem(position=position, set_name="a", cases=[case], original=picture, reference=reference)
+    return np.full((HEIGHT, WIDTH, 3), 10 * position, np.uint8), reference
 
 
 def image_row(position: int) -> ImageRow:
@@ -39,10 +39,10 @@ def image_row(position: int) -> ImageRow:
     return ImageRow(position, "ab"[position > 3], f"case{position}", 0, prompts, "expert", alpha, *scores, *[0] * 4)
 
 
-def done(position: int) -> Round:
+def done(position: int) -> StreamRecord:
     """SAM says the crop's left half, the auxiliary network its upper half; the weight is 0: the network wins."""
     if position == 0:
-        return Round(record(0, (), torch.zeros(HEIGHT, WIDTH)), image_row(0), [])
+        return StreamRecord(record(0, (), torch.zeros(HEIGHT, WIDTH)), image_row(0), [], *shown(0))
     sam, aux = torch.full((2, 20, 20), -5.0)
     sam[:, :10], aux[:10] = 5, 5
     prompt = PromptPrediction(CROP, torch.zeros(3, 32, 32), torch.zeros(32, 32), sam, aux, torch.tensor(0.0))
@@ -50,7 +50,7 @@ def done(position: int) -> Round:
     whole[CROP.slices] = sam.sigmoid()
     places = (CROP.x0, CROP.y0, CROP.x1, CROP.y1)
     row = PromptRow(position, f"case{position}", 0, 0, "box", math.nan, math.nan, *places, 0.5, 0.6, 0.2, 0)
-    return Round(record(position, (prompt,), whole), image_row(position), [row])
+    return StreamRecord(record(position, (prompt,), whole), image_row(position), [row], *shown(position))
 
 
 class Recording(WandbLogger):
@@ -62,19 +62,18 @@ class Recording(WandbLogger):
         self.given.append(key)
 
 
-def write_rows(folder: Path, rounds: list[Round]) -> None:
-    RowFile(folder / "cases.csv", ImageRow._fields).append([each.image for each in rounds])
+def write_rows(folder: Path, rounds: list[StreamRecord]) -> None:
+    RowFile(folder / "cases.csv", image_fields("direct_ol")).append([each.image for each in rounds])
     RowFile(folder / "prompts.csv", PromptRow._fields).append([row for each in rounds for row in each.prompts])
 
 
-def walk(callback: StreamFigures, rounds: list[Round]) -> None:
+def walk(callback: StreamFigures, rounds: list[StreamRecord]) -> None:
     for each in rounds:
-        callback.on_train_batch_end(None, None, {"rounds": [each]}, None, 0)  # type: ignore[arg-type]
+        callback.on_train_batch_end(None, None, {"records": [each]}, None, 0)  # type: ignore[arg-type]
 
 
 def trainer(*loggers: Any, main: bool = True) -> Any:
-    loader = SimpleNamespace(dataset=[item(position) for position in range(len(GAINS))])
-    return SimpleNamespace(loggers=list(loggers), is_global_zero=main, train_dataloader=loader, global_step=len(GAINS))
+    return SimpleNamespace(loggers=list(loggers), is_global_zero=main, global_step=len(GAINS))
 
 
 def test_every_logger_gets_every_figure(tmp_path: Path) -> None:
@@ -84,7 +83,7 @@ def test_every_logger_gets_every_figure(tmp_path: Path) -> None:
     callback = StreamFigures(tmp_path)
     walk(callback, rounds)
     assert not (tmp_path / "figures").exists()  # drawn at the end
-    callback.on_fit_end(trainer(csv, board, wandb), SimpleNamespace(label="DirectOL"))  # type: ignore[arg-type]
+    callback.on_fit_end(trainer(csv, board, wandb), SimpleNamespace(column="direct_ol"))  # type: ignore[arg-type]
     names = {"alpha", "running_dsc", "gain", "first", "best_gain", "worst_gain"}
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == names
     assert {key.removeprefix("figures/") for key in wandb.given} == names
@@ -110,8 +109,9 @@ def test_the_cases_are_the_first_the_best_and_the_worst(tmp_path: Path) -> None:
 
 
 def test_a_strip_shows_each_mask_in_its_panel() -> None:
-    masks = figures.packed_masks(done(2).prediction)
-    strip = figures.draw_strip(item(2), figures.Chosen(2, 0.0, masks), image_row(2), "SAM + AuxOL")
+    callback = figures.StreamFigures(Path())
+    walk(callback, [done(2)])
+    strip = figures.draw_strip(callback._chosen["first"], image_row(2), "SAM + AuxOL")
     assert strip.shape == (HEIGHT + figures.CAPTION_HEIGHT, 5 * WIDTH, 3)
     panels = np.split(strip[figures.CAPTION_HEIGHT :], 5, axis=1)
     assert (panels[0] == 20).all()
@@ -133,7 +133,7 @@ def test_the_curves_show_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     drawn = []
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, path, dpi: drawn.append(self.axes[0]))
     rows = [image_row(position) for position in range(len(GAINS))]
-    figures.draw_curves(rows, [1.0, 0.4, 0.3], tmp_path, "SAM + AuxOL")
+    figures.draw_curves(rows, [1.0, 0.4, 0.3], tmp_path, "aux_ol")
     alpha, running, gain = drawn
     np.testing.assert_array_equal(alpha.lines[0].get_ydata(), [1.0, 0.4, 0.3])
     means = {line.get_label(): line.get_ydata() for line in running.lines}
@@ -150,6 +150,6 @@ def test_other_processes_draw_nothing(tmp_path: Path) -> None:
 
 
 def test_a_figure_is_a_picture(tmp_path: Path) -> None:
-    figures.draw_curves([image_row(position) for position in range(len(GAINS))], [0.5], tmp_path, "DirectOL")
+    figures.draw_curves([image_row(position) for position in range(len(GAINS))], [0.5], tmp_path, "direct_ol")
     for name in ("alpha", "running_dsc", "gain"):
         assert read_image(tmp_path / f"{name}.png").std() > 5

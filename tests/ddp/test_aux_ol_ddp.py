@@ -18,7 +18,8 @@ from PIL import Image
 from lightning_samseg.__main__ import main
 from lightning_samseg.callbacks import StreamWriter
 from lightning_samseg.methods import AuxOl
-from lightning_samseg.online.trace import ImageRow, PromptRow
+from lightning_samseg.online.row_files import image_fields
+from lightning_samseg.online.scores import PromptRow
 from tests.comparing import assert_equal
 from tests.float64 import learn_in_float64
 
@@ -110,7 +111,7 @@ class Bench:
 
     def assert_close(self, one: str, other: str) -> None:
         """Rows in order, table, batch and weights."""
-        for name, fields in (("cases", ImageRow._fields), ("prompts", PromptRow._fields)):
+        for name, fields in (("cases", image_fields("aux_ol")), ("prompts", PromptRow._fields)):
             pairs = zip(self.rows(one, name), self.rows(other, name), strict=True)
             for a, b in pairs:
                 assert list(a) == list(fields)

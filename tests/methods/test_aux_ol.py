@@ -104,7 +104,7 @@ def test_the_fourth_channel_is_for_boxes() -> None:
         }.items()
     }
     assert channels == {"box": 4, "point": 3, "point with mask": 4, "box without": 3}
-    assert model().learner.extra_channel == "mask"
+    assert model().learner.network.extra_channel == "mask"
 
 
 def test_sam_alone_for_points_as_the_authors_add_it() -> None:
@@ -209,7 +209,7 @@ def test_a_checkpoint_holds_plain_values_and_restores_everything() -> None:
     other = model(fusion="adaptive", alpha_start="sam", seed=7)
     other.on_load_checkpoint(torch.load(file, weights_only=True))
     other.auxiliary.load_state_dict(module.auxiliary.state_dict())
-    other.learner.optimizer.load_state_dict(module.learner.optimizer.state_dict())
+    other.learner.network.optimizer.load_state_dict(module.learner.network.optimizer.state_dict())
     assert other._running == module._running
     assert other.learner.position == 3
     one, another = (step(each, item(3))[0] for each in (module, other))

@@ -116,12 +116,12 @@ def test_files_are_those_of_aux_ol(finished: Bench) -> None:
     rows, prompts = finished.rows("direct"), finished.rows("direct", "prompts")
     assert [row["case_id"] for row in rows] == [f"case{i}" for i in range(LENGTH)]
     assert {row["alpha"] for row in prompts} == {"0.0"}
-    assert rows[0]["sam_clipped_dsc"] == rows[0]["aux_ol_dsc"]  # nothing was learned yet
+    assert rows[0]["sam_clipped_dsc"] == rows[0]["direct_ol_dsc"]  # nothing was learned yet
     result = json.loads((finished.folder / "direct" / "metrics.json").read_text())
     assert " adapter " in result["generalist"]
     table = finished.summary("direct")
-    assert set(table["empty_predictions"]) == {"sam", "sam_clipped", "aux_ol"}
-    for column in ("sam", "sam_clipped", "aux_ol"):
+    assert set(table["empty_predictions"]) == {"sam", "sam_clipped", "direct_ol"}
+    for column in ("sam", "sam_clipped", "direct_ol"):
         assert table[column]["dsc"] == pytest.approx(np.mean([float(row[f"{column}_dsc"]) for row in rows]))
     assert len({row["loss"] for row in prompts}) == len(prompts)
     state = torch.load(finished.folder / "direct" / "checkpoints" / "last.ckpt", weights_only=True)

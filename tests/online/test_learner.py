@@ -59,7 +59,7 @@ def test_one_round_step_by_step(make_stream, make_learner):
     """Listing 1 written out once more for a batch of one, against ``predict`` and ``learn``."""
     sample = make_stream(1)[0]
     learner = make_learner(exact=True, fusion=Fusion(alpha=0.25), weight_decay=0.01, lr=1e-3)
-    network = copy.deepcopy(learner.auxiliary)
+    network = copy.deepcopy(learner.network.module)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.01)
 
     prediction = learner.predict(sample.image, sample.sam_logits, sample.crops)
@@ -83,14 +83,14 @@ def test_one_round_step_by_step(make_stream, make_learner):
     torch.testing.assert_close(outcome.loss, loss.detach())
     torch.testing.assert_close(learner.batch.losses, loss.detach().view(1))
     assert (outcome.slot, outcome.alpha_star) == (0, None)
-    assert_equal(learner.auxiliary.state_dict(), network.state_dict(), within=1e-12)
+    assert_equal(learner.network.module.state_dict(), network.state_dict(), within=1e-12)
 
 
 @pytest.mark.parametrize("policy", ["smallest_loss", "fifo"])
 def test_a_stream_against_listing_1_in_plain_python(make_stream, make_learner, policy):
     samples = make_stream(12, prompts=2)
     learner = make_learner(exact=True, fusion=Fusion("adaptive", window=3), batch=OnlineBatch(3, policy), lr=2e-3)
-    network = copy.deepcopy(learner.auxiliary)
+    network = copy.deepcopy(learner.network.module)
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=5e-4)
     entries, best = [], []  # entries: [crop, mask, last loss], oldest first
     refused = 0
@@ -139,7 +139,7 @@ def test_losses_are_those_before_any_update_and_the_batch_keeps_the_latest(make_
     learner = make_learner(lr=0.05, exact=True)
     prediction = learner.predict(sample.image, sample.sam_logits, sample.crops)
     feedback = Expert().feedback(prediction, sample.reference)
-    before = copy.deepcopy(learner.auxiliary)
+    before = copy.deepcopy(learner.network.module)
     outcomes = learner.learn(prediction, feedback)
     crops, masks = learner.batch.tensors()
     expected = float64.dice_loss(before(crops), masks).detach()
@@ -153,7 +153,7 @@ def test_one_update_per_prompt_or_per_image(make_stream, make_learner, step_per,
     sample = make_stream(1, prompts=3)[0]
     sizes = []
     learner = make_learner(step_per=step_per)
-    learner._step = lambda loss: sizes.append(len(learner.batch))
+    learner.network._step = lambda loss: sizes.append(len(learner.batch))
     prediction = learner.predict(sample.image, sample.sam_logits, sample.crops)
     learner.learn(prediction, Expert().feedback(prediction, sample.reference))
     assert sizes == expected
@@ -163,7 +163,7 @@ def test_an_update_follows_also_when_the_batch_refuses_the_sample(make_stream, m
     samples = make_stream(2)
     steps = []
     learner = make_learner(batch=OnlineBatch(1))
-    learner._step = steps.append
+    learner.network._step = steps.append
     run(learner, Expert(), samples[:1])
     learner.batch.update(torch.tensor([10.0]))
     _, ((outcome,),) = run(learner, Expert(), samples, start=1)
@@ -175,7 +175,7 @@ def test_an_update_follows_also_when_the_batch_refuses_the_sample(make_stream, m
 def test_without_feedback(make_stream, make_learner, replay, expected):
     steps = []
     learner = make_learner(replay_without_feedback=replay)
-    learner._step = steps.append
+    learner.network._step = steps.append
     samples = make_stream(4)
     run(learner, Expert(rate=0), samples[:2])  # positions 0 and 1: there is nothing to replay yet
     assert steps == []
@@ -238,9 +238,9 @@ def test_state_without_weights(make_stream, make_learner):
     state = learner.state_dict(weights=False)
     assert sorted(state) == ["batch", "fusion", "position"]
     other = make_learner(seed=1)
-    before = copy.deepcopy(other.auxiliary.state_dict())
+    before = copy.deepcopy(other.network.module.state_dict())
     other.load_state_dict(state)
-    assert_equal(other.auxiliary.state_dict(), before)
+    assert_equal(other.network.module.state_dict(), before)
     assert (other.position, len(other.batch)) == (3, 3)
 
 
@@ -326,8 +326,8 @@ def test_numbers_that_are_not_numbers_stop_the_stream(make_stream, make_learner)
 def test_a_step_on_the_gpu_waits_only_at_the_end_of_predict(make_stream, make_learner):
     samples = make_stream(8, prompts=2)
     learner = make_learner()
-    learner.auxiliary.cuda()
-    learner.optimizer = torch.optim.AdamW(learner.auxiliary.parameters(), lr=1e-3)
+    learner.network.module.cuda()
+    learner.network.optimizer = torch.optim.AdamW(learner.network.module.parameters(), lr=1e-3)
     host, expert = [], Expert()
     for sample in samples:
         prediction = learner.predict(sample.image.cuda(), sample.sam_logits.cuda(), sample.crops)

@@ -116,15 +116,15 @@ class LeaksStatistics(PredictsAgain):
     """Predicts with the weights of before, but with the normalisation statistics of after."""
 
     def learn(self, prediction, feedback):
-        before = [parameter.detach().clone() for parameter in self.auxiliary.parameters()]
+        before = [parameter.detach().clone() for parameter in self.network.module.parameters()]
         alpha = prediction.prompts[0].alpha
         outcomes = super().learn(prediction, feedback)
         with torch.no_grad():
-            after = [parameter.clone() for parameter in self.auxiliary.parameters()]
-            for parameter, value in zip(self.auxiliary.parameters(), before, strict=True):
+            after = [parameter.clone() for parameter in self.network.module.parameters()]
+            for parameter, value in zip(self.network.module.parameters(), before, strict=True):
                 parameter.copy_(value)
             self.again(prediction)
-            for parameter, value in zip(self.auxiliary.parameters(), after, strict=True):
+            for parameter, value in zip(self.network.module.parameters(), after, strict=True):
                 parameter.copy_(value)
         for prompt in prediction.prompts:
             prompt.alpha.copy_(alpha)

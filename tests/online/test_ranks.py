@@ -9,9 +9,9 @@ import torch.distributed as dist
 from torch import nn
 
 from lightning_samseg.online.batch import OnlineBatch
+from lightning_samseg.online.crop_network import entries_stay_apart
 from lightning_samseg.online.expert import Expert
 from lightning_samseg.online.fusion import Fusion
-from lightning_samseg.online.learner import entries_stay_apart
 from lightning_samseg.online.ranks import gather_on_first, gather_rows, maxima, sum_over_ranks
 from lightning_samseg.online.walk import Arrival, walk
 from tests.comparing import assert_equal
@@ -154,7 +154,7 @@ def test_a_prompt_is_predicted_once_unless_the_expert_looks(make_stream, make_le
 
     def strolled(expert):
         sizes, learner = [], make_learner(lr=0.02)
-        learner.auxiliary.register_forward_pre_hook(lambda net, x: sizes.append(0 if net.training else len(x[0])))
+        learner.network.module.register_forward_pre_hook(lambda net, x: sizes.append(0 if net.training else len(x[0])))
         return stroll(learner, expert, images, "prompt", step), sum(sizes)
 
     once, predictions = strolled(Expert(below_dice=0.9))
@@ -194,12 +194,12 @@ def test_a_step_is_offered_in_order_and_learned_once(make_stream, make_learner):
     images = arrivals(make_stream)[3:5]  # three prompts and one
     sizes = []
     learner = make_learner(step_per="image")
-    learner._step = lambda loss: sizes.append(len(learner.batch))
+    learner.network._step = lambda loss: sizes.append(len(learner.batch))
     first, second = walk(learner, Expert(), images, "image")
     assert [int(o.slot) for o in first.outcomes + second.outcomes] == [0, 1, 2, 3]
     assert sizes == [4]
     learner = make_learner()
-    learner._step = lambda loss: sizes.append(len(learner.batch))
+    learner.network._step = lambda loss: sizes.append(len(learner.batch))
     first, second = walk(learner, Expert(), images, "image")
     assert [int(o.slot) for o in first.outcomes] == [0, 2, 3]
     assert [int(o.slot) for o in second.outcomes] == [1]

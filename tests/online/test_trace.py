@@ -10,17 +10,8 @@ import torch
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.online.records import Feedback, PromptOutcome, PromptPrediction, record
-from lightning_samseg.online.trace import (
-    ImageRow,
-    PromptRow,
-    RowFile,
-    format_summary,
-    image_row,
-    prompt_rows,
-    read_prompt_alphas,
-    read_rows,
-    summary,
-)
+from lightning_samseg.online.row_files import RowFile, image_fields, read_prompt_alphas, read_rows
+from lightning_samseg.online.scores import ImageRow, PromptRow, format_summary, image_row, prompt_rows, summary
 from lightning_samseg.prompts.boxes import Box
 from lightning_samseg.types import IGNORED, Case
 
@@ -60,15 +51,15 @@ def test_an_image_is_scored_as_it_was_predicted() -> None:
     assert (scored.sam_dsc, scored.sam_hd) == (1, 0)
     assert (scored.sam_clipped_dsc, scored.sam_clipped_hd) == (pytest.approx((2 * 8 + 1) / (8 + 16 + 1)), 2)
     # 0.25 * SAM + 0.75 * auxiliary: rows 2 and 3 of the crop, all four columns.
-    assert scored.aux_ol_dsc == pytest.approx((2 * 4 + 1) / (8 + 16 + 1))
-    assert scored.aux_ol_hd == pytest.approx(math.hypot(2, 2))
+    assert scored.learned_dsc == pytest.approx((2 * 4 + 1) / (8 + 16 + 1))
+    assert scored.learned_hd == pytest.approx(math.hypot(2, 2))
     nothing = image_row(prediction(), Feedback("none", (None,)), np.zeros((8, 10), np.uint8), CASE, "a")
     assert nothing.empty_reference == 1
-    assert (scored.sam_empty, scored.sam_clipped_empty, scored.aux_ol_empty) == (0, 0, 0)
+    assert (scored.sam_empty, scored.sam_clipped_empty, scored.learned_empty) == (0, 0, 0)
     missed = prediction()
     missed.mask[:], missed.sam_clipped[:] = False, False
     missed = image_row(missed, Feedback("none", (None,)), reference, CASE, "a")
-    assert (missed.sam_empty, missed.sam_clipped_empty, missed.aux_ol_empty) == (0, 1, 1)
+    assert (missed.sam_empty, missed.sam_clipped_empty, missed.learned_empty) == (0, 1, 1)
     assert nothing.sam_hd == pytest.approx(math.hypot(8, 10))
 
 
@@ -83,23 +74,25 @@ def test_a_row_per_prompt() -> None:
     assert math.isnan(point.alpha_star)
 
 
-def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
-    file = RowFile(tmp_path / "new" / "cases.csv", ImageRow._fields)
-    rows = [row(0, "a, b", sam_hd=math.nan), row(1, aux_ol_dsc=1 / 3)]
+@pytest.mark.parametrize("column", ["aux_ol", "direct_ol"])
+def test_rows_come_back_as_they_were(tmp_path: Path, column: str) -> None:
+    file = RowFile(tmp_path / "new" / "cases.csv", image_fields(column))
+    rows = [row(0, "a, b", sam_hd=math.nan), row(1, learned_dsc=1 / 3)]
     file.append(rows[:1])
     size = file.size
+    assert f",{column}_dsc,{column}_hd," in file.path.read_text()
     file.append(rows[1:])
     assert [tuple(map(str, each)) for each in read_rows(file.path)] == [tuple(map(str, each)) for each in rows]
     content = file.path.read_bytes()
     with file.path.open("a") as damaged:
         damaged.write("2,half a row")
-    again = RowFile(file.path, ImageRow._fields, size)
+    again = RowFile(file.path, image_fields(column), size)
     again.append(rows[1:])
     assert file.path.read_bytes() == content
     with pytest.raises(UserError, match=r"cases\.csv lacks rows"):
-        RowFile(file.path, ImageRow._fields, len(content) + 1)
+        RowFile(file.path, image_fields(column), len(content) + 1)
     with pytest.raises(UserError, match="found: 0 bytes"):
-        RowFile(tmp_path / "gone.csv", ImageRow._fields, 10)
+        RowFile(tmp_path / "gone.csv", image_fields(column), 10)
     prompts = RowFile(tmp_path / "prompts.csv", PromptRow._fields)
     prompts.append(prompt_rows(prediction(), [PromptOutcome(None, None, None)], np.array([[2.5, 3.0]]), CASE))
     assert read_prompt_alphas(prompts.path) == [0.25]
@@ -108,9 +101,9 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
 
 def test_the_table() -> None:
     rows = [
-        row(0, "b", aux_ol_dsc=0.9, aux_ol_hd=1.0, alpha=1.0, prompts=3),
-        row(1, "b", aux_ol_dsc=0.7, feedback="none", alpha=0.2, aux_ol_empty=1),
-        row(2, "a", prompts=0, alpha=math.nan, sam_hd=math.nan, sam_clipped_hd=math.nan, aux_ol_hd=math.nan),
+        row(0, "b", learned_dsc=0.9, learned_hd=1.0, alpha=1.0, prompts=3),
+        row(1, "b", learned_dsc=0.7, feedback="none", alpha=0.2, learned_empty=1),
+        row(2, "a", prompts=0, alpha=math.nan, sam_hd=math.nan, sam_clipped_hd=math.nan, learned_hd=math.nan),
     ]
     table = summary(rows)
     assert table["aux_ol"] == {"dsc": pytest.approx(0.7), "hd": 2.5}
@@ -126,7 +119,8 @@ def test_the_table() -> None:
     assert lines[3].split() == ["a", "1", "50.00", "-", "50.00", "-", "50.00", "-"]
     assert lines[4].split()[0] == "all"
     assert lines[0].endswith(" SAM + AuxOL")
-    assert format_summary(table, "DirectOL").splitlines()[0].endswith(" DirectOL")
+    assert format_summary(summary(rows, "direct_ol")).splitlines()[0].endswith(" DirectOL")
+    assert summary(rows, "direct_ol")["direct_ol"] == table["aux_ol"]
 
 
 def test_ignored_pixels_are_not_scored() -> None:
@@ -136,6 +130,6 @@ def test_ignored_pixels_are_not_scored() -> None:
     reference[4:, :], reference[:, 4:] = IGNORED, IGNORED
     scored = image_row(prediction(), Feedback("expert", (None,)), reference, CASE, "a")
     assert (scored.sam_dsc, scored.sam_hd, scored.sam_clipped_dsc) == (1, 0, 1)
-    assert scored.aux_ol_dsc == pytest.approx((2 * 4 + 1) / (8 + 4 + 1))  # 2 x 4 of which 2 x 2 are right
+    assert scored.learned_dsc == pytest.approx((2 * 4 + 1) / (8 + 4 + 1))  # 2 x 4 of which 2 x 2 are right
     reference[reference == 1] = 0
     assert image_row(prediction(), Feedback("none", (None,)), reference, CASE, "a").empty_reference == 1

@@ -10,10 +10,12 @@ from lightning_samseg.adapters.adapted_sam import AdaptedSam
 from lightning_samseg.adapters.files import save_adapter
 from lightning_samseg.errors import UserError
 from lightning_samseg.losses.binary import dice_loss
-from lightning_samseg.online import direct
+from lightning_samseg.online import adapted_network
+from lightning_samseg.online.adapted_network import AdaptedNetwork, read
 from lightning_samseg.online.batch import OnlineBatch
-from lightning_samseg.online.direct import DirectLearner, read
 from lightning_samseg.online.expert import Expert
+from lightning_samseg.online.fusion import Fusion
+from lightning_samseg.online.learner import OnlineLearner
 from lightning_samseg.prompts.boxes import Box
 from tests import float64
 from tests.comparing import assert_equal
@@ -37,11 +39,13 @@ def adapted(tmp_path_factory):
 
 @pytest.fixture
 def make(adapted):
-    def make(kind="lora", cls=DirectLearner, capacity=2, exact=False, **settings):
+    def make(kind="lora", cls=OnlineLearner, capacity=2, exact=False, **settings):
         network = copy.deepcopy(adapted[kind])
         if exact:
             network, settings = float64.in_float64(network), {"loss": float64.dice_loss} | settings
-        return cls(network, OnlineBatch(capacity), **{"loss": dice_loss, "lr": 0.02, "crop_size": 32} | settings)
+        steps = {"step_per": settings.pop("step_per")} if "step_per" in settings else {}
+        learns = AdaptedNetwork(network, **{"loss": dice_loss, "lr": 0.02, "crop_size": 32} | settings)
+        return cls(learns, Fusion("fixed", 0.0), OnlineBatch(capacity), sam_alone="largest", **steps)
 
     return make
 
@@ -82,14 +86,14 @@ def test_a_reference_changes_the_next_record_and_none_before(make, make_stream, 
     assert first_difference(make, make_stream(LENGTH, 2), **settings) == CHANGED + 1
 
 
-class Leaks(DirectLearner):
+class Leaks(OnlineLearner):
     """Predicts again after learning."""
 
     def learn(self, prediction, feedback):
         outcomes = super().learn(prediction, feedback)
         with torch.no_grad():
             seen = prediction.prompts[0].network_input[None]
-            prediction.prompts[0].network_logits.add_(self.auxiliary.foreground(seen).mean())
+            prediction.prompts[0].network_logits.add_(self.network.module.foreground(seen).mean())
         return outcomes
 
 
@@ -100,11 +104,11 @@ def test_a_leak_is_caught(make, make_stream):
 @pytest.mark.parametrize("kind", ["lora", "msa"])
 def test_only_the_adapter_learns_and_it_learns(make, make_stream, kind):
     learner = make(kind)
-    before = {name: each.clone() for name, each in learner.auxiliary.state_dict().items()}
+    before = {name: each.clone() for name, each in learner.network.module.state_dict().items()}
     (sample,) = make_stream(1)
     losses = [float(step(learner, sample, sample.reference)[1][0].loss) for _ in range(8)]
     assert losses[-1] < losses[0] - 0.005
-    moved = {name for name, each in learner.auxiliary.state_dict().items() if not torch.equal(each, before[name])}
+    moved = {name for name, each in learner.network.module.state_dict().items() if not torch.equal(each, before[name])}
     part = ".lora_" if kind == "lora" else ".bottleneck."
     assert moved
     assert all(part in name and "image_encoder" in name for name in moved)
@@ -140,14 +144,14 @@ def test_the_result_does_not_depend_on_how_many_images_go_at_once(make, make_str
         return answer if torch.is_grad_enabled() else answer.float()
 
     monkeypatch.setattr(AdaptedSam, "foreground", exact)
-    monkeypatch.setattr(direct, "read", lambda low_res, places: read(low_res, places.to(low_res.dtype)))
+    monkeypatch.setattr(adapted_network, "read", lambda low_res, places: read(low_res, places.to(low_res.dtype)))
     learners = [make(capacity=3, at_once=at_once, exact=True) for at_once in (1, 2, 3)]
     for sample in make_stream(3):
         for learner in learners:
             step(learner, sample, sample.reference)
     for learner in learners[1:]:
         assert_equal(learner.batch.losses, learners[0].batch.losses, within=1e-6)  # kept in float32
-        assert_equal(dict(learner.trained), dict(learners[0].trained), within=1e-12)
+        assert_equal(dict(learner.network.trained), dict(learners[0].network.trained), within=1e-12)
 
 
 @pytest.mark.parametrize("geometry", ["half_pixel", "corner_aligned"])
@@ -156,14 +160,14 @@ def test_places_are_where_the_pixels_of_the_crop_are(adapted, resize, geometry):
     """A crop as large as the network reads it: pixel (x, y) of the image reads what ``restore`` puts there."""
     network = copy.deepcopy(adapted["lora"])
     network.view = {"resize": resize, "normalise": "minmax", "grey": False, "geometry": geometry}
-    learner = DirectLearner(network, OnlineBatch(2), crop_size=32)
+    learner = AdaptedNetwork(network, crop_size=32)
     ramp = torch.linspace(-3, 3, 64)
     low_res = ramp[None, None, :, None] + 0.5 * ramp
     crop = Box(20, 9, 52, 41)
     restored = network.restore(low_res[0], network.geometry_of((50, 70)))[0]
-    found = read(low_res, learner._places(crop, (50, 70))[None])[0, 0]
+    found = read(low_res, learner.places(crop, (50, 70))[None])[0, 0]
     torch.testing.assert_close(found, restored[crop.slices], atol=0.01, rtol=0)
-    moved = learner._places(Box(21, 9, 53, 41), (50, 70))  # the tolerance is a fraction of a pixel's step
+    moved = learner.places(Box(21, 9, 53, 41), (50, 70))  # the tolerance is a fraction of a pixel's step
     assert (read(low_res, moved[None])[0, 0] - restored[crop.slices]).abs().min() > 0.02
 
 
@@ -180,7 +184,7 @@ def test_going_on_from_a_state_is_as_if_nothing_had_been(make, make_stream):
     for each, expected in zip(samples[2:], records[2:], strict=True):
         found, _ = step(second, each, each.reference)
         assert all(torch.equal(a, b) for a, b in zip(tensors(found), tensors(expected), strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(whole.trained.values(), second.trained.values(), strict=True))
+    assert_equal(dict(whole.network.trained), dict(second.network.trained))
 
 
 def test_mistakes(make, make_stream):

@@ -1,0 +1,166 @@
+"""What learns in AuxOL: a small network that sees one crop for each prompt (Listing 1, lines 3 to 5 and 16 to 19)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from lightning_samseg.errors import UserError
+from lightning_samseg.losses.binary import dice_loss
+from lightning_samseg.online.crops import CropResize, ExtraChannel, crop_logits, network_input, network_target
+from lightning_samseg.online.ranks import rank_and_size, sum_over_ranks
+from lightning_samseg.online.records import Look
+from lightning_samseg.prompts.boxes import Box
+
+EntryLoss = Callable[[Tensor, Tensor], Tensor]
+"""Logits and targets ``(N, 1, S, S)`` -> losses ``(N,)``."""
+
+
+class CropNetwork:
+    """An auxiliary network beside SAM. Predicts in evaluation mode, learns in training mode.
+
+    In evaluation the prompts of an image share one forward pass without influence on each other. Where several
+    processes learn together, each computes the loss of every R-th entry, and the gradients add up to those of the mean
+    over all entries. Networks in which the entries of a batch meet (BatchNorm) or that draw random numbers (dropout)
+    compute all entries on every rank: equal to one process, too, but no faster.
+
+    Args:
+        module: Maps crops ``(N, C, S, S)`` to logits ``(N, 1, S, S)``; on its device already.
+        loss: One value per entry; the paper names Dice as its example.
+        lr: Learning rate of AdamW.
+        weight_decay: Of AdamW. The paper does not give it; this is the authors' code's.
+        crop_size: ``S`` in pixels, a multiple of 32. The paper does not give it; this is the authors' code's.
+        extra_channel: SAM's output as a fourth channel of the crops; the paper's choice for box prompts only.
+        crop_resize: How crops are resized, see ``crops.network_input``.
+
+    Raises:
+        UserError: ``crop_size`` is not a multiple of 32, or ``crop_resize`` does not go with ``extra_channel``.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        loss: EntryLoss = dice_loss,
+        lr: float = 5e-4,
+        weight_decay: float = 5e-4,
+        crop_size: int = 128,
+        extra_channel: ExtraChannel | None = None,
+        crop_resize: CropResize = "tensor",
+    ) -> None:
+        if crop_size < 32 or crop_size % 32:
+            raise UserError(f"crop size {crop_size}", expected="a multiple of 32", fix="use 128 as the authors do")
+        if crop_resize == "pil" and extra_channel not in (None, "mask"):
+            raise UserError(
+                f"crop_resize pil makes a picture of 8 bits, which cannot hold SAM's {extra_channel}.",
+                expected="extra_channel mask or none, as in the authors' code",
+                fix="set --model.extra_channel auto, or --model.crop_resize tensor",
+            )
+        self.module, self.loss = module, loss
+        self.crop_size, self.extra_channel = crop_size, extra_channel
+        self.crop_resize: CropResize = crop_resize
+        self.in_channels = 3 if extra_channel is None else 4
+        self.optimizer = torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=weight_decay)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.module.parameters()).device
+
+    @torch.no_grad()
+    def look(self, image: Tensor, sam_logits: Tensor, crops: Sequence[Box]) -> list[Look]:
+        """Answer the prompts of an image with what has been learned so far.
+
+        Args:
+            image: ``(3, H, W)``, uint8, or float in [0, 1].
+            sam_logits: Float ``(m, H, W)`` on the network's device.
+            crops: ``m`` boxes inside the image, at least one.
+        """
+        image = image.to(self.device, non_blocking=True)
+        image = image.float() / 255 if image.dtype == torch.uint8 else image
+        inputs = network_input(image, sam_logits, crops, self.crop_size, self.extra_channel, self.crop_resize)
+        answers = self.module.eval()(inputs).float()
+        return [
+            Look(seen, answer, crop_logits(answer, crop))
+            for seen, answer, crop in zip(inputs, answers, crops, strict=True)
+        ]
+
+    def target(self, mask: Tensor, crop: Box, image_size: tuple[int, int]) -> Tensor:
+        """What is to be answered: the mask at the network's size, float ``(1, S, S)``; see ``crops.network_target``."""
+        return network_target(mask, self.crop_size)
+
+    def update(self, crops: Tensor, targets: Tensor) -> Tensor:
+        """Make one step on the mean loss over a batch; every rank with the same batch.
+
+        Args:
+            crops: ``(n, C, S, S)``.
+            targets: ``(n, 1, S, S)``.
+
+        Returns:
+            Losses ``(n,)`` before the step.
+        """
+        count = len(crops)
+        rank, size = rank_and_size()
+        # This rank's entries, and how much of their loss is its share: gradients and losses are summed over the ranks.
+        own, share = slice(rank, None, size), 1.0
+        if size > 1 and not entries_stay_apart(self.module):
+            own, share = slice(None), 1 / size
+        elif rank >= count:
+            own, share = slice(0, 1), 0.0  # takes part without an entry of its own: gradients of zero
+        self.module.train()
+        with torch.enable_grad():
+            losses = self.loss(self._answers(crops[own]), targets[own])
+            latest = losses.new_zeros(count)
+            latest[own] = share * losses.detach()
+            sum_over_ranks([latest])
+            self._step(losses.sum() * (share / count))
+        return latest
+
+    def _answers(self, crops: Tensor) -> Tensor:
+        """The network's logits in training.
+
+        Raises:
+            UserError: If it normalises over the batch, and there is but one value to normalise.
+        """
+        try:
+            return self.module(crops)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                "The auxiliary network normalises over the batch, which starts with a single crop.",
+                expected="more than one pixel at its deepest level",
+                found=str(error),
+                fix="set a larger --model.crop_size, or --model.auxiliary unet17m, which normalises each crop",
+            ) from error
+
+    def _step(self, loss: Tensor) -> None:
+        """Step on this process's share of the mean loss over the batch."""
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        sum_over_ranks(each.grad for each in self.module.parameters() if each.grad is not None)
+        self.optimizer.step()
+
+    def state_dict(self, weights: bool = True) -> dict[str, Any]:
+        """Network and optimizer; nothing where the caller saves them itself, as Lightning does."""
+        if not weights:
+            return {}
+        return {"auxiliary": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what of ``state_dict()`` is there."""
+        if "auxiliary" in state:
+            self.module.load_state_dict(state["auxiliary"])
+            self.optimizer.load_state_dict(state["optimizer"])
+
+
+def entries_stay_apart(network: nn.Module) -> bool:
+    """Whether a network in training treats the entries of a batch one by one and without chance.
+
+    True of InstanceNorm, GroupNorm and LayerNorm; not of BatchNorm and dropout. Says nothing of layers that are not
+    PyTorch's own.
+    """
+    return not any(isinstance(each, _BatchNorm | _DropoutNd) for each in network.modules())
