@@ -21,6 +21,7 @@ import torch  # noqa: E402 - reads the variable
 from tests.process_state import belongings, end_services, left_open, put_back, seed, state  # noqa: E402
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+pytest_plugins = ["tests.fake_slurm"]
 FAILED = pytest.StashKey[bool]()
 
 

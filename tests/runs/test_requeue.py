@@ -13,8 +13,8 @@ from lightning_samseg.methods import CpcSam
 from lightning_samseg.runs import requeue
 from lightning_samseg.runs.folder import read_status
 from tests.comparing import assert_equal
+from tests.fake_slurm import SCRIPTS
 from tests.fakes import write_busi
-from tests.grids.conftest import SCRIPTS
 
 CONFIG = """
 test_after_fit: true
