@@ -98,5 +98,8 @@ def a_test_leaves_no_trace(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def one_thread(a_module_leaves_no_trace: None) -> None:
-    """For modules that fork: the threads of OpenMP do not exist in a child, which would wait for them for ever."""
+    """For modules that fork: the threads of OpenMP do not exist in a child, which would wait for them for ever.
+
+    And for modules that compare with jobs of one thread.
+    """
     torch.set_num_threads(1)

@@ -62,6 +62,50 @@ def picture(*shape: int) -> Callable[[Path], Any]:
     return lambda path: Image.fromarray(np.zeros(shape, np.uint8)).save(path)
 
 
+def lightning_checkpoint(path: Path) -> None:
+    """Of somebody else's project, with all that a training goes on from."""
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    optimizers = {"optimizer_states": [optimizer.state_dict()], "lr_schedulers": []}
+    loops = {"fit_loop": {}, "validate_loop": {}, "test_loop": {}, "predict_loop": {}}
+    known = {"epoch": 1, "global_step": 5, "pytorch-lightning_version": "2.4.0", "callbacks": {}}
+    hyper = {"hparams_name": "kwargs", "hyper_parameters": {"hidden": 8}}
+    torch.save({**known, **optimizers, **hyper, "loops": loops, "state_dict": model.state_dict()}, path)
+
+
+# What takes weights, and what somebody else's file is answered with.
+WITH_WEIGHTS = {
+    "predict": CKPT.replace("{s}/run/checkpoints/best.ckpt", "FILE"),
+    "test": f"{TEST} --ckpt_path FILE",
+    "fit": f"{FIT} --ckpt_path FILE",
+    "SAMed": "fit --config {s}/samed.yaml --trainer.default_root_dir run --model.checkpoint FILE",
+    "AuxOl": f"{STREAM} --model.checkpoint FILE",
+}
+NOT_OURS = "not a checkpoint of a run of lightning_samseg|best.ckpt or last.ckpt of a run folder|check --ckpt_path"
+THEIRS: list[tuple[str, Content, list[str]]] = [
+    (
+        "a foreign state_dict",
+        lambda path: torch.save({"layer.weight": torch.zeros(2)}, path),
+        [f"{NOT_OURS}|weights alone"] * 3 + ["image_encoder.*|layer.weight|leave the checkpoint out"] * 2,
+    ),
+    (
+        "a foreign Lightning checkpoint",
+        lightning_checkpoint,
+        [
+            "does not say which method",
+            "belongs to another model",
+            "belongs to another model",
+            *["image_encoder.*|leave the checkpoint out"] * 2,
+        ],
+    ),
+    (
+        "a pickled module",
+        lambda path: torch.save(torch.nn.Linear(2, 1), path),
+        [NOT_OURS] * 3 + ["state dict alone"] * 2,
+    ),
+    ("a text", "weights: none\n", [NOT_OURS] * 3 + ["cannot be read as a checkpoint"] * 2),
+]
+
 # Command; parts of the message, separated by |; files to write before.
 WRONG: dict[str, tuple[str, str, dict[str, Content]]] = {
     # options and configurations, which all verbs that run one share
@@ -160,6 +204,11 @@ WRONG: dict[str, tuple[str, str, dict[str, Content]]] = {
         "sam.pth is not a checkpoint|best.ckpt or last.ckpt|--model.checkpoint",
         {"sam.pth": lambda path: torch.save({"image_encoder.pos_embed": torch.zeros(2)}, path)},
     ),
+    **{
+        f"{verb} with {kind}": (command.replace("FILE", "theirs.ckpt"), f"theirs.ckpt|{said}", {"theirs.ckpt": content})
+        for kind, content, told in THEIRS
+        for verb, command, said in zip(WITH_WEIGHTS, WITH_WEIGHTS.values(), told, strict=True)
+    },
     # streams
     "prompts for another stream": (
         f"{STREAM} --model.prompt_file p.csv",

@@ -15,6 +15,7 @@ import nibabel
 import numpy as np
 import pytest
 import tifffile
+import torch
 import yaml
 from PIL import Image
 
@@ -332,6 +333,60 @@ def test_16_prompts(tmp_path: Path, capsys: Screen, name: str, text: str, status
     assert said in screen.out + screen.err
     if not status:
         assert read_image(tmp_path / "out" / "masks" / "s00.png").any()
+
+
+# Configurations and checkpoints. Rows 19 to 21, which take a run each that is moved, killed or changed:
+# tests/callbacks/test_checkpoints.py, tests/test_kill_while_saving.py, tests/test_resume_cli.py
+
+
+def test_17_a_variable_of_the_shell(tmp_path: Path, capsys: Screen) -> None:  # others: tests/runs/test_filled_in.py
+    config = tmp_path / "env.yaml"
+    config.write_text(
+        "trainer: {accelerator: cpu, max_steps: 1}\n"
+        "model: {class_path: lightning_samseg.methods.UNet}\n"
+        "data: {class_path: data_modules.FolderDataModule, init_args: {root: '${HOME}/data', image_size: 64}}\n"
+    )
+    assert main(["fit", "--config", str(config), "--trainer.default_root_dir", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert "data.root" in said
+    assert "'HOME' not found" in said
+    assert "way out: write ${oc.env:HOME}" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_18_a_checkpoint_without_its_arguments(tmp_path: Path, checkpoint: Path, capsys: Screen) -> None:
+    known = torch.load(checkpoint, weights_only=True)
+    names = ("state_dict", "pytorch-lightning_version", "method")
+    torch.save({name: known[name] for name in names}, tmp_path / "bare.ckpt")
+    (tmp_path / "in").mkdir()
+    Image.fromarray(square(255)).save(tmp_path / "in" / "s00.png")
+    assert predict(tmp_path / "bare.ckpt", tmp_path / "in", tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert "bare.ckpt is not a checkpoint of a run of lightning_samseg" in said
+    assert "found: a Lightning checkpoint without hyper_parameters\n  way out: check --ckpt_path" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_epochs_are_not_counted(tmp_path: Path, capsys: Screen) -> None:
+    root = write_folder(tmp_path / "data", NAMES)
+    assert fit(root, tmp_path / "run", "--trainer.max_steps", "-1", "--trainer.max_epochs", "3") == 2
+    said = capsys.readouterr().err
+    assert "Epochs are not counted" in said
+    assert "found: trainer.max_epochs 3\n  way out: " in said
+    assert "trainer.max_steps" in said.partition("way out: ")[2]
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_half_precision(tmp_path: Path, capsys: Screen) -> None:
+    root, run = write_folder(tmp_path / "data", NAMES), tmp_path / "run"
+    assert fit(root, run, "--trainer.precision", "16-true") == 2
+    said = capsys.readouterr().err
+    assert "found: trainer.precision 16-true\n  way out: set --trainer.precision bf16-mixed" in said
+    assert "last.ckpt" not in said  # there is none
+    assert "Traceback" not in said
+    assert not run.exists()
 
 
 # Disks; run folders: tests/runs/test_folder.py; W&B's wrong key: tests/test_bad_input.py

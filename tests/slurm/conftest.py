@@ -138,6 +138,6 @@ class Desk:
 
 
 @pytest.fixture
-def desk(cluster: Cluster, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+def desk(cluster: Cluster, tmp_path: Path, data: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> Desk:
     monkeypatch.chdir(PROJECT)
     return Desk(tmp_path, data)

@@ -4,6 +4,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods import AuxOl, CpcSam
 
@@ -21,6 +23,10 @@ class SlowCpcSam(CpcSam):
             raise UserError("This run fails on purpose.", fix=f"delete {self.fails_while}")
         return super().training_step(batch, batch_idx)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["threads"] = torch.get_num_threads()
+
 
 class SlowAuxOl(AuxOl):
     """Pauses after every image."""
@@ -32,3 +38,7 @@ class SlowAuxOl(AuxOl):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         time.sleep(self.pause)
         return super().training_step(batch, batch_idx)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["threads"] = torch.get_num_threads()

@@ -25,6 +25,7 @@ def reference(desk: Desk, config: str, *options: str) -> None:
 def assert_equal_weights(desk: Desk, run: str) -> None:
     ours, theirs = desk.weights(run), desk.weights("reference")
     assert ours["global_step"] == theirs["global_step"]
+    assert ours["threads"] == theirs["threads"] == 1  # sums in another order are other sums
     assert_equal(ours["state_dict"], theirs["state_dict"])
 
 
