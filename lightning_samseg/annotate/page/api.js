@@ -1,31 +1,6 @@
 /**
- * The server's calls, under `api/` beside this page. Relative, so that a proxy's prefix does not matter.
- *
- * @typedef {{size: [number, number], counts: number[]}} Runs  row-major run lengths, background first (rle.js)
- * @typedef {{box: [number, number, number, number]} | {point: [number, number]}} Prompt
- *   A box is half open in image pixels, x0, y0, x1, y1; a point is a pixel's column and row.
- * @typedef {{strokes: number, undos: number, prompts: number, seconds: number}} Effort
- *   Of this image: what the expert did, and active seconds (pauses of more than 30 s do not count).
- * @typedef {{id: string, name: string, state: "new"|"draft"|"accepted"|"skipped"|"unreadable", reason?: string,
- *   volume?: string, slice?: number, slices?: number, holder?: string}} Listed
- *   An image of the list. A volume is listed slice by slice; its slices share `volume`.
- *
- * GET workspace -> {workspace: string (an id that no other workspace has), name, class, prompt: "box"|"point", author?,
- *   images: Listed[] in the order in which they are asked for, numbers, learned, pending}
- * GET images/ID/pixels -> raw values, little endian, row-major; X-Shape: "H,W" or "H,W,3"; X-Dtype: "uint8", "uint16",
- *   "int16", "int32", "float32"; X-Window: "LOW,HIGH", the window to start with
- * POST images/ID/open {tab, take_over?: true} -> {revision, prompts, draft: Runs|null, accepted: Runs|null}
- *   409 {error: "lease", holder} if another tab has it
- * POST images/ID/ask {tab, prompts} -> {answers: {sam: Runs, fused: Runs|null}[], alpha, learned, pending}
- *   in the order of the prompts; fused is null where it is hidden (--blind); 422 {message} says why a prompt is refused
- * PUT images/ID/draft {tab, revision, prompts, mask: Runs, effort} -> 204; the revision is now one higher
- *   409 {error: "revision", revision, prompts, mask} if the revision sent is not the newest; 409 {error: "lease", holder}
- * POST images/ID/accept, as draft -> {position, next: id|null, numbers}; 507 {message} if the disk is full
- * POST images/ID/skip {tab, reason} -> {next}; POST images/ID/reopen {tab} -> as open
- * GET events?tab=TAB -> server-sent events: learned {learned, pending}, numbers {...}, image Listed, lease {id, tab},
- *   message {message}; a comment every 15 s. The stream is the tab's sign of life.
- *
- * Every refusal is {message}, a sentence for the expert, beside what is named above.
+ * The server's calls, under `api/` beside this page (http.py says what each takes and answers). Relative, so that a
+ * proxy's prefix does not matter.
  */
 
 const TOKEN = "samseg-token";
@@ -45,14 +20,14 @@ export function takeToken(location = window.location, storage = window.sessionSt
 export class Refusal extends Error {
   /** @param {number} status @param {any} answer */
   constructor(status, answer) {
-    super(answer?.message ?? answer?.error ?? (status ? `The server answered ${status}.` : "The server does not answer."));
+    super(answer?.error ?? (status ? `The server answered ${status}.` : "The server does not answer."));
     this.status = status;
     this.answer = answer ?? {};
   }
 
   /** Nobody was there, or not able to work: the same call may succeed later. */
   get unreachable() {
-    return this.status === 0 || this.status === 502 || this.status === 503 || this.status === 504;
+    return this.status === 0 || [502, 503, 504].includes(this.status);
   }
 }
 
@@ -69,7 +44,7 @@ export class Api {
     try {
       response = await fetch(`api/${path}`, {
         ...options,
-        headers: { Authorization: `Bearer ${this.token}`, ...options.headers },
+        headers: { Authorization: `Bearer ${this.token}`, Tab: this.tab, ...options.headers },
         credentials: "omit",
         cache: "no-store",
       });
@@ -86,9 +61,9 @@ export class Api {
     const response = await this.fetch(path, {
       method,
       signal,
-      ...(body && { body: JSON.stringify({ tab: this.tab, ...body }), headers: { "Content-Type": "application/json" } }),
+      ...(body && { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } }),
     });
-    return response.status === 204 ? null : response.json();
+    return response.status === 204 ? { revision: Number(response.headers.get("Revision")) } : response.json();
   }
 
   workspace() {
@@ -98,34 +73,40 @@ export class Api {
   /** Raw values of an image: {height, width, channels, dtype, window, buffer}. */
   async pixels(id, signal) {
     const response = await this.fetch(`images/${encodeURIComponent(id)}/pixels`, { signal });
-    const [height, width, channels = 1] = response.headers.get("X-Shape").split(",").map(Number);
-    const window = response.headers.get("X-Window").split(",").map(Number);
-    const dtype = response.headers.get("X-Dtype");
+    const [height, width, channels = 1] = response.headers.get("Shape").split(",").map(Number);
+    const window = response.headers.get("Window").split(",").map(Number);
+    const dtype = response.headers.get("Dtype");
     return { height, width, channels, dtype, window, buffer: await response.arrayBuffer() };
   }
 
-  open(id, take_over = false) {
-    return this.json("POST", `images/${encodeURIComponent(id)}/open`, take_over ? { take_over } : {});
+  open(id, takeOver = false) {
+    return this.#post(id, "open", { tab: this.tab, take_over: takeOver });
   }
 
-  ask(id, prompts, signal) {
-    return this.json("POST", `images/${encodeURIComponent(id)}/ask`, { prompts }, signal);
+  /** With samOnly the answer waits for no lesson and has no fused mask. */
+  ask(id, prompts, samOnly, signal) {
+    return this.#post(id, "ask", { prompts, sam_only: samOnly }, signal);
   }
 
+  /** @param {{revision: number, prompts: object[], mask: object, effort: object}} draft */
   draft(id, draft) {
     return this.json("PUT", `images/${encodeURIComponent(id)}/draft`, draft);
   }
 
   accept(id, draft) {
-    return this.json("POST", `images/${encodeURIComponent(id)}/accept`, draft);
+    return this.#post(id, "accept", draft);
   }
 
-  skip(id, reason) {
-    return this.json("POST", `images/${encodeURIComponent(id)}/skip`, { reason });
+  skip(id, revision, reason) {
+    return this.#post(id, "skip", { revision, reason });
   }
 
   reopen(id) {
-    return this.json("POST", `images/${encodeURIComponent(id)}/reopen`, {});
+    return this.#post(id, "reopen", {});
+  }
+
+  #post(id, call, body, signal) {
+    return this.json("POST", `images/${encodeURIComponent(id)}/${call}`, body, signal);
   }
 
   /**
@@ -142,7 +123,7 @@ export class Api {
       const stop = new AbortController();
       let alarm = setTimeout(() => stop.abort(), SILENCE);
       try {
-        const response = await this.fetch(`events?tab=${encodeURIComponent(this.tab)}`, {
+        const response = await this.fetch("events", {
           signal: stop.signal,
           headers: last ? { "Last-Event-ID": last } : {},
         });

@@ -1,0 +1,147 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Draft } from "../../../lightning_samseg/annotate/page/draft.js";
+import { area, areaOutside, capsule, emptyMask, polygon } from "../../../lightning_samseg/annotate/page/mask.js";
+import { decode, encode, runLengths } from "../../../lightning_samseg/annotate/page/rle.js";
+
+/** mulberry32 */
+function random(seed) {
+  return () => {
+    seed = (seed + 0x6d2b79f5) | 0;
+    let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+}
+
+const snapshot = (draft) => JSON.stringify([[...draft.mask.data], draft.prompts]);
+const WHOLE = [0, 0, 37, 23];
+
+function box(n) {
+  return { box: [n, n, n + 5, n + 6] };
+}
+
+/** A random step, as a tool would make it. */
+function step(draft, draw, n) {
+  const choice = draw();
+  if (choice < 0.5) {
+    const ends = [0, 0].map(() => [draw() * 40 - 2, draw() * 26 - 2]);
+    draft.commit("stroke", capsule(draft.mask, ...ends, 0.5 + draw() * 5, draw() < 0.3 ? 0 : 1));
+  } else if (choice < 0.7) {
+    const corners = Array.from({ length: 3 + Math.floor(draw() * 6) }, () => [draw() * 40, draw() * 26]);
+    draft.commit("stroke", polygon(draft.mask, corners, draw() < 0.3 ? 0 : 1));
+  } else if (choice < 0.9) {
+    const made = draft.commit("prompt", null, { prompts: [...draft.prompts, box(n)], waits: true });
+    const answer = emptyMask(37, 23);
+    capsule(answer, [draw() * 37, draw() * 23], [draw() * 37, draw() * 23], 4, 1);
+    draft.answer(made, answer);
+  } else {
+    draft.mask.data.fill(0);
+    draft.commit("nothing", WHOLE, { prompts: [], nothing: true });
+  }
+}
+
+test("undo and redo walk through every state, also after a reload", () => {
+  for (let seed = 0; seed < 40; seed += 1) {
+    const draw = random(seed);
+    let draft = new Draft(37, 23);
+    const states = [snapshot(draft)];
+    for (let n = 0; n < 15; n += 1) {
+      const before = draft.steps.length;
+      step(draft, draw, n);
+      if (draft.steps.length > before) states.push(snapshot(draft));
+    }
+    const again = new Draft(37, 23);
+    again.load(JSON.parse(JSON.stringify(draft.kept())));
+    draft = again;
+    for (let at = states.length - 1; at > 0; at -= 1) {
+      assert.equal(snapshot(draft), states[at]);
+      draft.undo();
+    }
+    assert.equal(snapshot(draft), states[0]);
+    assert.equal(draft.undo(), null);
+    for (const state of states.slice(1)) {
+      draft.redo();
+      assert.equal(snapshot(draft), state);
+    }
+    assert.equal(draft.effort.undos, states.length - 1);
+  }
+});
+
+test("an answer that comes after a stroke belongs to its prompt's step", () => {
+  const draft = new Draft(37, 23);
+  const asked = draft.commit("prompt", null, { prompts: [box(1)], waits: true });
+  draft.commit("stroke", capsule(draft.mask, [5, 5], [9, 5], 2, 1));
+  const stroke = area(draft.mask);
+  const answer = emptyMask(37, 23);
+  answer.data.fill(1, 37 * 10, 37 * 12);
+  draft.answer(asked, answer);
+  assert.equal(area(draft.mask), stroke + 74);
+  draft.undo();
+  assert.equal(area(draft.mask), 74);
+  draft.undo();
+  assert.equal(area(draft.mask), 0);
+  assert.deepEqual(draft.prompts, []);
+});
+
+test("an answer to a prompt that was undone is drawn when it is redone", () => {
+  const draft = new Draft(37, 23);
+  const asked = draft.commit("prompt", null, { prompts: [box(1)], waits: true });
+  draft.undo();
+  const answer = emptyMask(37, 23);
+  answer.data.fill(1, 0, 50);
+  assert.equal(draft.answer(asked, answer), null);
+  assert.equal(area(draft.mask), 0);
+  draft.redo();
+  assert.ok(asked.waits, "it still waits, and is answered again");
+});
+
+test("a refused prompt is gone from all later steps", () => {
+  const draft = new Draft(37, 23);
+  const refused = draft.commit("prompt", null, { prompts: [box(1)], waits: true });
+  draft.commit("prompt", null, { prompts: [...draft.prompts, box(2)], waits: true });
+  draft.withdraw(refused);
+  assert.deepEqual(draft.prompts, [box(2)]);
+  draft.undo();
+  assert.deepEqual(draft.prompts, []);
+  draft.redo();
+  assert.deepEqual(draft.prompts, [box(2)]);
+});
+
+test("a new step ends what could be redone", () => {
+  const draft = new Draft(37, 23);
+  draft.commit("stroke", capsule(draft.mask, [5, 5], [5, 5], 2, 1));
+  draft.undo();
+  draft.commit("stroke", capsule(draft.mask, [15, 5], [15, 5], 2, 1));
+  assert.equal(draft.canRedo, false);
+  assert.equal(draft.steps.length, 1);
+});
+
+test("a stroke that changes nothing is no step, and a cancelled one leaves nothing", () => {
+  const draft = new Draft(37, 23);
+  assert.equal(draft.commit("stroke", capsule(draft.mask, [5, 5], [9, 9], 2, 0)), null);
+  const rect = capsule(draft.mask, [5, 5], [9, 9], 2, 1);
+  draft.cancel(rect);
+  assert.equal(area(draft.mask), 0);
+  assert.equal(draft.effort.strokes, 0);
+});
+
+test("runs", () => {
+  assert.deepEqual(runLengths(Uint8Array.from([0, 0, 1, 1, 1, 0])), [2, 3, 1]);
+  assert.deepEqual(runLengths(Uint8Array.from([1, 0])), [0, 1, 1]);
+  assert.deepEqual(runLengths(new Uint8Array(4)), [4]);
+  assert.throws(() => decode({ size: [2, 2], counts: [3] }));
+  assert.throws(() => decode({ size: [2, 2], counts: [3, 2] }));
+  const draw = random(7);
+  const mask = emptyMask(37, 23);
+  for (let i = 0; i < mask.data.length; i += 1) mask.data[i] = draw() < 0.5 ? 1 : 0;
+  assert.deepEqual(decode(encode(mask)), mask);
+});
+
+test("paint outside of crops", () => {
+  const mask = emptyMask(10, 10);
+  mask.data.fill(1);
+  assert.equal(areaOutside(mask, []), 100);
+  assert.equal(areaOutside(mask, [[0, 0, 5, 5], [3, 3, 8, 8]]), 100 - 25 - 25 + 4);
+  assert.equal(areaOutside(mask, [[-5, -5, 20, 20]]), 0);
+});
