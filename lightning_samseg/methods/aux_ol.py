@@ -289,8 +289,10 @@ class AuxOl(lightning.LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if data is None:  # a loader alone: the caller knows how many steps there are
             return
+        places = data.stream_items()
+        self._end_after(-(-len(places) // self.images_per_step))
         if self.prompter.file is not None:
-            self.print(self.prompter.bind(place.item for place in data.stream_items()))
+            self.print(self.prompter.bind(place.item for place in places))
 
     def training_step(self, batch: StreamItem | list[StreamItem], batch_idx: int) -> dict[str, list[StreamRecord]]:
         """Predict this process's images of a step, record, then learn from them and from the other processes' images.
@@ -319,12 +321,17 @@ class AuxOl(lightning.LightningModule):
         self._count_step()
         return {"records": records}
 
-    def _count_step(self) -> None:
-        """Let ``global_step`` count the steps of the stream, by which a run ends, is saved and goes on.
+    # Lightning counts calls of an optimizer. A step of the stream is worth none where nobody rectifies, and several
+    # where an image has several prompts; ``global_step``, by which a run ends, is saved and goes on, is to count the
+    # steps of the stream, and nothing public of Lightning lets it. These two methods are all that touches its loop.
 
-        Lightning counts calls of an optimizer; a step of the stream is worth none where nobody rectifies, and several
-        where an image has several prompts. Nothing public of Lightning counts otherwise.
-        """
+    def _end_after(self, steps: int) -> None:
+        """End with the stream: until the processes are known, each image counts as a step."""
+        loop = self.trainer.fit_loop.epoch_loop
+        loop.max_steps = min(loop.max_steps, steps)
+
+    def _count_step(self) -> None:
+        """Count a step of the stream."""
         steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         steps.increment_ready()
         steps.increment_completed()

@@ -91,7 +91,6 @@ def settled(arguments: Mapping[str, Any], stream_length: int | None = None) -> d
     new["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins] if plugins else []), CheckpointFiles()]
     if stream_length is not None:
         new["max_steps"] = stream_length if steps < 0 else min(steps, stream_length)
-        new["max_epochs"] = 1  # several images a step need fewer steps: the run ends where the loader does
         if steps > stream_length:
             say(f"The stream has {stream_length} images: the run ends there, before trainer.max_steps {steps}.")
     elif isinstance(interval, int) and 0 < steps < interval:
