@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-online league test test-matrix test-all test-wandb test-slurm check lint type bench clean
+.PHONY: help install demo demo-online demo-annotate league test test-matrix test-all test-wandb test-slurm check lint type bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ demo: install  ## train CPC-SAM on generated ultrasound images, print scores and
 demo-online: install  ## let AuxOL learn online beside a frozen SAM on a generated stream of images
 	rm -rf runs/quickstart_aux_ol
 	$(BIN)/python -m lightning_samseg fit --config experiments/quickstart/aux_ol.yaml
+
+demo-annotate: install  ## annotate generated images in the browser; Ctrl-C ends it
+	test -d runs/demo_annotate || $(BIN)/python -m lightning_samseg data demo folder --out runs/demo_annotate
+	$(BIN)/python -m lightning_samseg annotate --input runs/demo_annotate/images --class cell
 
 LEAGUE ?=# for instance LEAGUE='--set data=data_modules.FolderDataModule --set data.root=my_data'
 league: install  ## twelve methods on the same generated images, one table of them; LEAGUE=... for your own

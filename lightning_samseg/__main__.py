@@ -12,6 +12,7 @@ from lightning_samseg.runs.error_log import write_log
 
 TRAINING_VERBS = ("fit", "validate", "test", "predict")
 OTHER_VERBS = {
+    "annotate": "lightning_samseg.cli.annotate",
     "data": "lightning_samseg.cli.data",
     "grid": "lightning_samseg.cli.grid",
     "report": "lightning_samseg.cli.report",
@@ -27,6 +28,9 @@ train and evaluate (options: VERB --help, and VERB --config FILE --print_config)
   validate   score a checkpoint on the validation images
   test       score a checkpoint on the test images
   predict    write the masks a checkpoint predicts: --ckpt_path FILE --input FOLDER --output DIR
+
+annotate your own images
+  annotate   in the browser, with a network that learns from every mask: --input FOLDER
 
 look after things
   data       list, verify, show, split and prepare data sets, write generated samples of them

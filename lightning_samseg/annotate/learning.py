@@ -1,0 +1,231 @@
+"""The learner's thread: it alone changes the network, lesson by lesson in the order of the stream."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import __version__ as lightning_version
+from numpy.random import SeedSequence
+from torch import Tensor
+
+from lightning_samseg.adapters.checkpoints import LAST, CheckpointFiles, read_checkpoint
+from lightning_samseg.annotate.lessons import Lesson
+from lightning_samseg.errors import UserError, described, explained
+from lightning_samseg.methods.aux_ol import NETWORK, AuxOl
+from lightning_samseg.online.columns import CLIPPED, SAM
+from lightning_samseg.online.expert import Expert
+from lightning_samseg.online.row_files import RowFile, image_fields
+from lightning_samseg.online.scores import PromptRow, image_row, prompt_rows
+from lightning_samseg.runs.resume import check_fit, find_checkpoint
+
+SET_NAME = "folder"
+"""In ``cases.csv``, as ``FolderDataModule`` has it."""
+CHECKPOINT_EVERY = 30.0
+"""Seconds between two checkpoints."""
+
+
+class Snapshot(NamedTuple):
+    """The network as it was after a number of lessons. Nobody writes to the tensors."""
+
+    lessons: int
+    weights: dict[str, Tensor]
+    fusion: dict[str, Any]
+
+
+class LearningStream:
+    """Learns from lessons in a thread of its own, keeps the tables and the checkpoint.
+
+    Args:
+        method: On its device.
+        folder: The workspace.
+        data: ``datamodule_hyper_parameters`` of the checkpoint.
+        class_name: What is annotated.
+        learned: Called after every lesson, in the learner's thread.
+        tell: Called with what a user should know.
+
+    Raises:
+        UserError: If the workspace's checkpoint is of other weights or another network.
+    """
+
+    def __init__(
+        self,
+        method: AuxOl,
+        folder: Path,
+        data: dict[str, Any],
+        class_name: str,
+        learned: Callable[[], None] = lambda: None,
+        tell: Callable[[str], None] = print,
+    ) -> None:
+        self.method, self.folder, self.data, self.class_name = method, folder, data, class_name
+        self._learned, self._tell = learned, tell
+        self._changed = threading.Condition()
+        self._lessons: deque[Lesson] = deque()
+        self._stopping = False
+        self.error: str | None = None
+        """Why it has stopped learning, if it has."""
+        self._running = {"images": 0.0, **dict.fromkeys((SAM, CLIPPED, method.column), 0.0)}
+        sizes = self._restore()
+        self._images = RowFile(folder / "cases.csv", image_fields(method.column), sizes.get("cases"))
+        self._prompts = RowFile(folder / "prompts.csv", PromptRow._fields, sizes.get("prompts"))
+        self.snapshot = self._snapshot()
+        self._saved = -1 if not sizes else self.count
+        self._saved_before = self.count
+        self._saved_at = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="learner", daemon=True)
+        if not sizes:
+            self._save()  # so that no later start depends on the one that --ckpt_path named
+
+    @property
+    def count(self) -> int:
+        """Lessons learned."""
+        return self.method.learner.position
+
+    @property
+    def pending(self) -> int:
+        """Lessons that wait, the one at work included."""
+        with self._changed:
+            return len(self._lessons)
+
+    def start(self) -> None:
+        """Begin to learn."""
+        self._thread.start()
+
+    def submit(self, lesson: Lesson) -> None:
+        """Add the next lesson of the stream."""
+        with self._changed:
+            self._lessons.append(lesson)
+            self._changed.notify_all()
+
+    def wait(self, seconds: float | None) -> Snapshot:
+        """Give the newest snapshot, when all lessons are learned or the time is over.
+
+        Args:
+            seconds: None: no limit.
+
+        Raises:
+            UserError: If it has stopped learning, and there is no limit.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self._lessons or self.error is not None, seconds)
+            if self.error is not None and seconds is None:
+                raise UserError("Learning has stopped.", found=self.error, fix="mend that and start annotate again")
+            return self.snapshot
+
+    def close(self) -> None:
+        """Finish the lesson at work, write a checkpoint and stop. Lessons that wait are learned at the next start."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._stopping or bool(self._lessons), self._until_due())
+                    lesson = self._lessons[0] if self._lessons and not self._stopping else None
+                if lesson is not None:
+                    self._learn(lesson)
+                if self._saved != self.count and (self._stopping or self._until_due() == 0):
+                    self._save()
+                if self._stopping:
+                    return
+        except Exception as error:
+            message = explained(error) or str(described(error) or f"{type(error).__name__}: {error}")
+            with self._changed:
+                self.error = message
+                self._changed.notify_all()
+            self._tell(
+                f"Learning has stopped: {message}\nWhat is accepted is safe and will be learned from at the next start."
+            )
+
+    def _until_due(self) -> float | None:
+        """Seconds until a checkpoint is due; None: nothing to save."""
+        if self._saved == self.count:
+            return None
+        return max(0.0, self._saved_at + CHECKPOINT_EVERY - time.monotonic())
+
+    def _learn(self, lesson: Lesson) -> None:
+        prediction, method = lesson.prediction, self.method
+        seed = SeedSequence((method.seed, NETWORK, prediction.position)).generate_state(1)
+        torch.manual_seed(int(seed[0]))  # as in fit, for networks with dropout
+        feedback = Expert().feedback(prediction, lesson.mask, lesson.case.source)
+        outcomes = method.learner.learn(prediction, feedback)
+        row = image_row(prediction, feedback, lesson.mask, lesson.case, SET_NAME, method.convention)
+        self._prompts.append(prompt_rows(prediction, outcomes, lesson.prompts, lesson.case))
+        self._images.append([row])
+        scores = {SAM: row.sam_dsc, CLIPPED: row.sam_clipped_dsc, method.column: row.learned_dsc}
+        self._running["images"] += 1
+        for column, dsc in scores.items():
+            self._running[column] += dsc
+        snapshot = self._snapshot()
+        with self._changed:
+            self.snapshot = snapshot
+            self._lessons.popleft()
+            self._changed.notify_all()
+        self._learned()
+
+    def _snapshot(self) -> Snapshot:
+        learner = self.method.learner
+        weights = {name: value.clone() for name, value in learner.network.module.state_dict().items()}
+        return Snapshot(self.count, weights, learner.fusion.state_dict())
+
+    # The checkpoint
+
+    def _save(self) -> None:
+        """Write what ``predict``, ``annotate`` and a later start take; remove lessons that two checkpoints hold."""
+        method, position = self.method, self.count
+        checkpoint: dict[str, Any] = {
+            "epoch": 0,
+            "global_step": position,
+            "pytorch-lightning_version": lightning_version,
+            "state_dict": method.state_dict(),
+            "optimizer_states": [method.learner.network.optimizer.state_dict()],
+            "lr_schedulers": [],
+            "hparams_name": "kwargs",
+            "hyper_parameters": dict(method.hparams),
+            "datamodule_hyper_parameters": self.data,
+        }
+        method.on_save_checkpoint(checkpoint)
+        checkpoint["online"]["running"] = dict(self._running)
+        checkpoint["class_names"] = [self.class_name]
+        checkpoint["workspace"] = {"cases": self._images.size, "prompts": self._prompts.size}
+        CheckpointFiles().save_checkpoint(checkpoint, self.folder / "checkpoints" / LAST)
+        for path in (self.folder / "lessons").glob("*.pt"):
+            if path.stem.isdigit() and int(path.stem) < self._saved_before:  # previous.ckpt may still need the later
+                path.unlink(missing_ok=True)
+        self._saved, self._saved_before, self._saved_at = position, max(self._saved, 0), time.monotonic()
+
+    def _restore(self) -> dict[str, int]:
+        """Load the workspace's checkpoint, if there is one; give the sizes of the tables that it counts on."""
+        path = find_checkpoint(self.folder, "last")
+        if path is None:
+            return {}
+        checkpoint = read_checkpoint(path)
+        load_learner(self.method, checkpoint, path)
+        self._running = dict(checkpoint["online"]["running"])
+        return dict(checkpoint["workspace"])
+
+
+def load_learner(method: AuxOl, checkpoint: dict[str, Any], path: Path) -> None:
+    """Take network, optimizer, online batch and alphas from a checkpoint of AuxOL.
+
+    Raises:
+        UserError: If it is of another network, or was trained beside another SAM.
+    """
+    check_fit(checkpoint, method, path)
+    if checkpoint.get("weights_sha256") != method.weights_sha256:
+        raise UserError(
+            f"{path} was made beside another SAM.",
+            expected=f"weights with sha256 {checkpoint.get('weights_sha256')}",
+            found=str(method.weights_sha256),
+            fix="give those weights with --weights FILE, or start a new workspace with --output",
+        )
+    method.load_state_dict(checkpoint["state_dict"])
+    method.learner.network.optimizer.load_state_dict(checkpoint["optimizer_states"][0])
+    method.learner.load_state_dict(checkpoint["online"])

@@ -1,0 +1,139 @@
+"""``python -m lightning_samseg annotate --input FOLDER``: an expert corrects masks in a browser, the network learns."""
+
+import argparse
+import math
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lightning_samseg.arguments import Parser
+from lightning_samseg.cli.predict import BACKBONES
+from lightning_samseg.errors import UserError
+
+DESCRIPTION = """\
+Annotate a folder of images in the browser: draw a box, see SAM's mask and the corrected one of AuxOL, mend it, press
+Enter. Each accepted mask is learned from, in the background, so that the next ones need less work."""
+EPILOG = """\
+WORKSPACE gets masks/ (as predict writes them), journal.jsonl (everything that happened), cases.csv and prompts.csv (as
+fit writes them) and checkpoints/last.ckpt, which predict takes, too. Started again, it goes on where it was: nothing
+that was accepted, and no stroke, is lost. Options that a workspace was made with need not be given again.
+
+On another machine: ssh -L 8765:127.0.0.1:8765 MACHINE, start it there with --no_browser, open the printed address."""
+EXTRA = ("starlette", "uvicorn", "python_multipart")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve a workspace until Ctrl-C.
+
+    Args:
+        argv: Arguments after ``annotate``.
+
+    Returns:
+        Exit status 0.
+
+    Raises:
+        UserError: For mistakes a user can mend.
+    """
+    arguments = _parser().parse_args(argv)
+    given = arguments.input.expanduser()
+    output = (arguments.output or Path("runs") / f"annotate_{given.resolve().name}").expanduser()
+    _check(arguments, given, output)
+
+    from lightning_samseg.annotate.start import Options, annotate  # late: torch
+
+    annotate(
+        Options(
+            given,
+            output,
+            class_name=arguments.class_name,
+            prompt=arguments.prompt,
+            backbone=arguments.backbone,
+            weights=arguments.weights,
+            checkpoint=arguments.ckpt_path,
+            model=None if arguments.config is None else _model(arguments.config),
+            order=arguments.order,
+            blind=arguments.blind,
+            patience=arguments.patience,
+            device=arguments.device,
+            host=arguments.host,
+            port=arguments.port,
+            allow_host=arguments.allow_host,
+            people=[] if arguments.people is None else [name.strip() for name in arguments.people.split(",")],
+            browser=not arguments.no_browser,
+        )
+    )
+    return 0
+
+
+def _check(arguments: argparse.Namespace, given: Path, output: Path) -> None:
+    """Refuse, before anything slow, what cannot work."""
+    if missing := [name for name in EXTRA if find_spec(name) is None]:
+        raise UserError(
+            f"annotate needs the package {missing[0]}.",
+            fix="pip install 'lightning-samseg[annotate]', or in a checkout pip install -e '.[annotate]'",
+        )
+    if not given.exists():
+        raise UserError(f"There is no file or folder {given}.", fix="check --input")
+    if output.is_dir() and any(output.iterdir()) and not (output / "workspace.json").is_file():
+        begun = {path.name for path in output.iterdir()} <= {"run.lock", "status.json"}
+        if not begun:
+            raise UserError(f"{output} is no workspace and not empty.", fix="give another --output")
+    if arguments.blind is not None and not 0 <= arguments.blind <= 1:
+        raise UserError(f"--blind {arguments.blind}", expected="a share in 0..1", fix="use 0.2, or leave it out")
+    if math.isnan(arguments.patience) or arguments.patience < 0:
+        raise UserError(f"--patience {arguments.patience}", expected="seconds, or inf", fix="leave it out for 1.5")
+    if not 0 <= arguments.port <= 65535:
+        raise UserError(f"--port {arguments.port}", expected="0..65535", fix="leave it out for 8765")
+    people = [name.strip() for name in (arguments.people or "-").split(",")]
+    if not all(people) or len(set(people)) < len(people):
+        raise UserError(f"--people {arguments.people}", expected="names, each once", fix="write --people anna,ben")
+
+
+def _model(path: Path) -> dict[str, Any]:
+    """Arguments of ``AuxOl`` in a configuration of ``fit``; its data and trainer mean nothing here."""
+    from lightning_samseg.io.yaml_files import read_yaml
+
+    content = read_yaml(path, "a configuration of fit with a section model")
+    model = content.get("model") if isinstance(content, dict) else None
+    arguments = model.get("init_args", {}) if isinstance(model, dict) else None
+    name = str(model.get("class_path", "AuxOl")).rpartition(".")[2] if isinstance(model, dict) else "none"
+    if not isinstance(arguments, dict) or name != "AuxOl":
+        raise UserError(
+            f"{path} does not say how AuxOL is built.",
+            expected="model: {class_path: lightning_samseg.methods.AuxOl, init_args: {...}}",
+            found=f"model {name}",
+            fix="give a configuration such as experiments/quickstart/aux_ol.yaml",
+        )
+    return arguments
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m lightning_samseg annotate",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--input", type=Path, required=True, metavar="FOLDER", help="images and volumes, or one of them")
+    add("--output", type=Path, metavar="WORKSPACE", help="folder of the results (runs/annotate_FOLDER)")
+    add("--class", dest="class_name", metavar="NAME", help="what is annotated (object); one class a workspace")
+    add("--prompt", choices=["box", "point"], help="how objects are pointed out (box)")
+    add("--backbone", choices=BACKBONES, metavar="NAME", help="SAM (lite_medsam)")
+    add("--weights", metavar="FILE", help="its weights instead of the cached ones")
+    add("--ckpt_path", type=Path, metavar="FILE", help="start from what AuxOL has learned: last.ckpt of a run")
+    add("--config", type=Path, metavar="FILE", help="configuration of fit, of which AuxOL's options are taken")
+    add("--order", choices=["sorted", "shuffled"], help="in which images are offered (sorted, by name)")
+    add("--blind", type=float, metavar="SHARE", help="of images that start from SAM's mask, to measure unbiased (0)")
+    help_patience = "longest wait of an answer for lessons that are still being learned; inf: as in fit (1.5)"
+    add("--patience", type=float, default=1.5, metavar="SECONDS", help=help_patience)
+    add("--people", metavar="NAMES", help="anna,ben: an address for each; they never get the same image")
+    add("--device", default="auto", metavar="NAME", help="auto (a GPU where there is one), cpu, cuda, cuda:1")
+    add("--port", type=int, default=8765, metavar="N", help="to listen on (8765); 0: any that is free")
+    add("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on (127.0.0.1: this machine alone)")
+    help_allow = "name, or name:port, that browsers may ask for besides this machine's; may be repeated"
+    add("--allow_host", action="append", default=[], metavar="NAME", help=help_allow)
+    add("--no_browser", action="store_true", help="only print the address")
+    return parser
