@@ -8,18 +8,19 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
 
+from lightning_samseg.models.backbones import BACKBONES
 from lightning_samseg.models.branched_sam import BranchedSam
-from lightning_samseg.models.image_encoders import VIT_SHAPES
 
 
 def tiny_sam(image_size: int, masks: int = 3) -> Sam:
     """What the package builds, at the width of the backbone `tiny`."""
-    shape = VIT_SHAPES["tiny"]
+    shape = BACKBONES["tiny"].shape
+    assert shape is not None
     side = image_size // 16
     encoder = ImageEncoderViT(
         img_size=image_size,
         embed_dim=shape.dim,
-        depth=shape.depth,
+        depth=BACKBONES["tiny"].attention_blocks,
         num_heads=shape.heads,
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
         use_rel_pos=True,

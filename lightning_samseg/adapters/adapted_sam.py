@@ -15,19 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lightning_samseg.adapters.checkpoints import open_adapter
 from lightning_samseg.adapters.files import Adapter, build_adapted
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.geometry import resize_image
-from lightning_samseg.io.images import to_grey
+from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.bottleneck import MSA_KEY
-from lightning_samseg.models.frozen_sam import SAM_MEAN, SAM_STD, InputGeometry
-from lightning_samseg.models.image_encoders import BackboneName
-
-DEFAULT_VIEW = {"resize": "squash", "normalise": "minmax", "grey": False, "geometry": "half_pixel"}
-"""Of adapters that do not say how their training images were prepared: the data modules' default."""
+from lightning_samseg.transforms import View, prepare_image, to_original_size
+from lightning_samseg.types import Case
 
 
 class AdaptedSam(nn.Module):
@@ -59,7 +54,8 @@ class AdaptedSam(nn.Module):
         self.sam = build_adapted(content, adapter, checkpoint)
         self.branches = content.architecture.branches
         self.image_size = content.architecture.image_size
-        self.view: dict[str, Any] = DEFAULT_VIEW if content.view is None else content.view
+        # Adapters that do not say how their training images were prepared: the data modules' default.
+        self.view = View(self.image_size, **(content.view or {}))
         self.adapter_sha256 = fingerprint(content)
         self.requires_grad_(False).eval()
 
@@ -71,8 +67,11 @@ class AdaptedSam(nn.Module):
     @property
     def identity(self) -> str:
         """What the answer for an image depends on besides it: part of a cache's key."""
-        view = json.dumps(self.view, sort_keys=True)
+        view = json.dumps({name: getattr(self.view, name) for name in View.STORED}, sort_keys=True)
         return f"{self.backbone} {self.weights_sha256} adapter {self.adapter_sha256} {self.image_size} {view}"
+
+    def prompt_warning(self, _: str) -> None:
+        """None: it answers without prompts."""
 
     def train_only(self, part: str) -> None:
         """Thaw a part of the model, for DirectOL.
@@ -113,7 +112,7 @@ class AdaptedSam(nn.Module):
         return scores[:, :, 1:].logsumexp((0, 2)).unsqueeze(1) - scores[:, :, :1].logsumexp(0)
 
     @torch.no_grad()
-    def predict(self, image: NDArray[np.uint8], *_: Any) -> tuple[Tensor, InputGeometry]:
+    def predict(self, image: NDArray[np.uint8], *_: Any) -> tuple[Tensor, Case]:
         """Answer once for a picture.
 
         Args:
@@ -126,19 +125,12 @@ class AdaptedSam(nn.Module):
         pixels, geometry = self.preprocess(image)
         return self.foreground(pixels.to(next(self.parameters()).device))[0], geometry
 
-    def geometry(self, image: NDArray[np.uint8]) -> InputGeometry:
+    def geometry(self, image: NDArray[np.uint8]) -> Case:
         """How a picture, uint8 ``(H, W, 3)``, will lie in the network's input."""
-        return self.geometry_of((image.shape[0], image.shape[1]))
+        return self.view.case(image.shape)
 
-    def geometry_of(self, size: tuple[int, int]) -> InputGeometry:
-        """The same for its size ``(H, W)``."""
-        if self.view["resize"] == "squash":
-            return InputGeometry(size, (self.image_size, self.image_size))
-        scale = self.image_size / max(size)
-        return InputGeometry(size, (max(1, round(size[0] * scale)), max(1, round(size[1] * scale))))
-
-    def preprocess(self, image: NDArray[np.uint8]) -> tuple[Tensor, InputGeometry]:
-        """Turn a picture into network input as the adapter's training did (``lightning_samseg.transforms``).
+    def preprocess(self, image: NDArray[np.uint8]) -> tuple[Tensor, Case]:
+        """Turn a picture into network input as the adapter's training did.
 
         Args:
             image: uint8 ``(H, W, 3)``, RGB.
@@ -146,29 +138,12 @@ class AdaptedSam(nn.Module):
         Returns:
             Float ``(1, 3, S, S)`` on the host, and the geometry that leads there and back.
         """
-        geometry = self.geometry(image)
-        height, width = geometry.content_size
-        values = _normalised(to_grey(image) if self.view["grey"] else image, self.view["normalise"])
-        resized = resize_image(values, geometry.content_size, self.view["geometry"])
-        pixels = torch.zeros(1, 3, self.image_size, self.image_size)
-        pixels[0, :, :height, :width] = torch.from_numpy(resized if resized.ndim == 2 else resized.transpose(2, 0, 1))
-        return pixels, geometry
+        frame = prepare_image(image, self.view)
+        return torch.from_numpy(frame.image)[None], frame.case
 
-    def restore(self, low_res: Tensor, geometry: InputGeometry) -> Tensor:
-        """Bring logits to the size of the image: enlarged to the input, padding cut off, resized; bilinear.
-
-        Args:
-            low_res: ``(N, L, L)``.
-            geometry: Of the image.
-
-        Returns:
-            Float ``(N, H, W)``.
-        """
-        height, width = geometry.content_size
-        size = (self.image_size, self.image_size)
-        maps = F.interpolate(low_res[:, None], size, mode="bilinear", align_corners=False)[..., :height, :width]
-        corners = self.view["geometry"] == "corner_aligned"
-        return F.interpolate(maps, geometry.image_size, mode="bilinear", align_corners=corners)[:, 0]
+    def restore(self, low_res: Tensor, geometry: Case) -> Tensor:
+        """Bring logits ``(N, L, L)`` to the size of the image, float ``(N, H, W)``; see ``to_original_size``."""
+        return to_original_size(low_res, self.image_size, geometry)
 
 
 def fingerprint(adapter: Adapter) -> str:
@@ -183,17 +158,3 @@ def fingerprint(adapter: Adapter) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _normalised(image: NDArray[np.uint8], how: str) -> NDArray[np.float32]:
-    values = image.astype(np.float32)
-    if how == "stored":
-        return values / np.float32(255)
-    if how == "sam":
-        return np.asarray(((values[..., None] if values.ndim == 2 else values) - SAM_MEAN) / SAM_STD, np.float32)
-    if how == "percentile":
-        low, high = (float(bound) for bound in np.percentile(values, (0.5, 99.5)))
-        values = values.clip(low, high)
-    else:
-        low, high = float(values.min()), float(values.max())
-    return np.asarray((values - low) * (1.0 / (high - low) if high > low else 0.0), np.float32)

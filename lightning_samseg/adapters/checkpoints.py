@@ -11,13 +11,12 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning_samseg.adapters.files import Adapter, check_adapter, infer_architecture, read_adapter, trained_part
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.files import atomic_write
+from lightning_samseg.transforms import View
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 """Names in a run's ``checkpoints`` folder: the state to go on from, the one before it, the best weights."""
 DEFAULT_IMAGE_SIZE = 512
 """Of a method that was built in Python with its default, which is then not recorded."""
-VIEW = ("resize", "normalise", "grey", "geometry")
-"""Arguments of the data module that say how its images become network input, beside the size."""
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -191,6 +190,6 @@ def adapter_of_run(path: str | Path, git_commit: str | None = None) -> Adapter:
             # The place of the base weights on this machine means nothing elsewhere; their hash does.
             "init_args": {k: v for k, v in settings.items() if not k.startswith("_") and k != "checkpoint"},
         },
-        {name: data[name] for name in VIEW} if all(name in data for name in VIEW) else None,
+        {name: data[name] for name in View.STORED} if all(name in data for name in View.STORED) else None,
         git_commit=git_commit,
     )

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -22,13 +22,12 @@ from torch import Tensor
 from lightning_samseg import __version__
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.files import atomic_write
-from lightning_samseg.io.weights import CHECKPOINTS
+from lightning_samseg.models.backbones import BACKBONES, CHECKPOINTS, BackboneName
 from lightning_samseg.models.bottleneck import MSA_KEY, find_msa
 from lightning_samseg.models.branched_sam import AdapterKind, BranchedSam
-from lightning_samseg.models.image_encoders import VIT_SHAPES, BackboneName, build_image_encoder, embedding_stride
+from lightning_samseg.models.image_encoders import build_image_encoder
 from lightning_samseg.models.lora import attention_names
 from lightning_samseg.models.mask_decoder import Upsampling
-from lightning_samseg.models.tiny_vit import TinyViT
 
 FORMAT = "1"
 _MASK_TOKENS = "mask_decoders.{}.mask_tokens.weight"
@@ -181,7 +180,7 @@ def read_adapter(path: str | Path) -> Adapter:
     try:
         values = {name: json.loads(text) for name, text in metadata.items() if name not in ("format", "adapter_format")}
         architecture = Architecture(**values.pop("architecture"))
-        if architecture.backbone not in get_args(BackboneName):
+        if architecture.backbone not in BACKBONES:
             raise ValueError(f"unknown backbone {architecture.backbone}")
         adapter = Adapter(architecture, tensors, **values)
         check_adapter(adapter, str(path))
@@ -252,7 +251,7 @@ def infer_architecture(
     stages = sum(
         key.startswith("mask_decoders.0.output_upscaling.") and value.ndim == 4 for key, value in tensors.items()
     )
-    full = 2**stages == embedding_stride(backbone)
+    full = 2**stages == BACKBONES[backbone].stride
     with torch.device("meta"):
         names = attention_names(build_image_encoder(backbone, image_size))
     down = [tensors.get(f"image_encoder.{name}.q_proj.lora_A.default.weight") for name in names]
@@ -309,7 +308,7 @@ def check_adapter(adapter: Adapter, source: str) -> None:
 
 
 def _load(sam: BranchedSam, adapter: Adapter, path: str | Path, allow_other_base: bool) -> None:
-    own_backbones = _backbones_of(sam)
+    own_backbones = _alike(sam.backbone)
     if adapter.architecture.backbone not in own_backbones:
         raise UserError(
             f"The adapter {path} is for another backbone.",
@@ -356,12 +355,10 @@ def _scales(sam: BranchedSam) -> dict[str, float]:
     return {"lora_alpha": float(layers[0].lora_alpha["default"])} if layers else {}
 
 
-def _backbones_of(sam: BranchedSam) -> list[str]:
-    encoder = sam.image_encoder
-    if isinstance(encoder, TinyViT):
-        return ["lite_medsam"]
-    shape = (encoder.get_parameter("pos_embed").shape[-1], len(encoder.get_submodule("blocks")))  # type: ignore[arg-type]
-    return [name for name, vit in VIT_SHAPES.items() if (vit.dim, vit.depth) == shape]
+def _alike(backbone: BackboneName) -> list[str]:
+    """The backbones whose encoder is built alike: weights of one fit the others."""
+    own = BACKBONES[backbone]
+    return [each.name for each in BACKBONES.values() if (each.encoder, each.shape) == (own.encoder, own.shape)]
 
 
 def _named(sha256: str | None) -> str:

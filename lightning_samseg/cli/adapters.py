@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import get_args
 
 import torch
 
@@ -14,9 +13,9 @@ from lightning_samseg.adapters.convert import from_authors_adapter, is_authors_a
 from lightning_samseg.adapters.files import Adapter, check_base, infer_architecture, read_adapter, write_adapter
 from lightning_samseg.arguments import Parser
 from lightning_samseg.errors import UserError
-from lightning_samseg.io import weights
 from lightning_samseg.io.files import atomic_write
-from lightning_samseg.models.image_encoders import VIT_SHAPES, BackboneName
+from lightning_samseg.models import weights
+from lightning_samseg.models.backbones import BACKBONES, CHECKPOINTS, BackboneName
 from lightning_samseg.runs.provenance import git_commit
 
 AUTHORS_IMAGE_SIZE = 512
@@ -53,9 +52,7 @@ def main(argv: Sequence[str]) -> int:
     importing.add_argument(
         "--out", type=Path, default=weights.weights_dir(), metavar="DIR", help="default: %(default)s"
     )
-    importing.add_argument(
-        "--backbone", choices=get_args(BackboneName), help="base weights; default: SAM's of that size"
-    )
+    importing.add_argument("--backbone", choices=list(BACKBONES), help="base weights; default: SAM's of that size")
     importing.add_argument("--checkpoint", metavar="BASE", help="base weights that are not published")
     importing.add_argument(
         "--image-size", type=int, metavar="S", help=f"network input in pixels; default: {AUTHORS_IMAGE_SIZE}"
@@ -93,9 +90,9 @@ def import_file(args: argparse.Namespace) -> str:
     if not args.file.is_file():
         raise UserError(f"There is no file {args.file}.", fix="check the path")
     size = args.file.stat().st_size
-    if any(known.size == size for known in weights.CHECKPOINTS.values()):
+    if any(known.size == size for known in CHECKPOINTS.values()):
         digest = weights.sha256_file(args.file)
-        for name, known in weights.CHECKPOINTS.items():
+        for name, known in CHECKPOINTS.items():
             if known.sha256 == digest:
                 return _import_published(name, args.file, args.out)
     state = weights.load_state_dict(args.file)
@@ -104,7 +101,7 @@ def import_file(args: argparse.Namespace) -> str:
     if any(key.startswith("image_encoder.patch_embed.") for key in state):
         raise UserError(
             f"{args.file} holds SAM weights, but is none of the published files.",
-            expected="the sha256 of one of " + ", ".join(weights.CHECKPOINTS),
+            expected="the sha256 of one of " + ", ".join(CHECKPOINTS),
             found=f"{size:,} bytes, sha256 {weights.sha256_file(args.file)}",
             fix="if it should be a published file, fetch it again; if it is your own, use it as it is: "
             f"--model.checkpoint {args.file}",
@@ -129,7 +126,7 @@ def merge(args: argparse.Namespace) -> str:
             found="bottleneck adapters (msa), which compute something that no weight of a plain SAM does",
             fix="use the adapter as it is (--model.adapter), or train with --model.adapter_kind lora",
         )
-    if args.checkpoint is None and architecture.backbone not in weights.CHECKPOINTS:
+    if args.checkpoint is None and architecture.backbone not in CHECKPOINTS:
         raise UserError(
             f"The backbone {architecture.backbone} of {args.file} has no published weights.",
             fix="give the base weights it was trained from with --checkpoint FILE",
@@ -149,11 +146,11 @@ def merge(args: argparse.Namespace) -> str:
 
 def _import_published(name: str, source: Path, folder: Path) -> str:
     """Copy a file that has a published hash, under its published name."""
-    target = folder / weights.CHECKPOINTS[name].file
+    target = folder / CHECKPOINTS[name].file
     if not target.is_file():
         with atomic_write(target) as temporary:
             shutil.copyfile(source, temporary)
-    elif weights.sha256_file(target) != weights.CHECKPOINTS[name].sha256:
+    elif weights.sha256_file(target) != CHECKPOINTS[name].sha256:
         raise UserError(f"{target} exists and is another file.", fix="choose another --out, or delete it")
     if folder.resolve() == weights.weights_dir().resolve():
         return f"{name}: {weights.verify(name)}\n  use: --model.backbone {name}"
@@ -164,16 +161,17 @@ def _import_authors(state: dict[str, torch.Tensor], args: argparse.Namespace) ->
     """Write a checkpoint of SAMed or CPC-SAM as an adapter."""
     out = _new_file(args.out / f"{args.file.stem}.safetensors", ".safetensors")
     width = next(value.shape[-1] for key, value in state.items() if key.startswith("w_a_"))
-    fitting = [name for name, shape in VIT_SHAPES.items() if shape.dim == width]
-    backbone: BackboneName = args.backbone or (fitting[0] if fitting else "sam_vit_b")  # type: ignore[assignment]
+    fitting = [name for name, each in BACKBONES.items() if each.shape is not None and each.shape.dim == width]
+    backbone: BackboneName = args.backbone or (fitting[0] if fitting else "sam_vit_b")
     if backbone not in fitting:
+        shape = BACKBONES[backbone].shape
         raise UserError(
             f"{args.file} was not made for the backbone {backbone}.",
-            expected=f"LoRA of width {VIT_SHAPES[backbone].dim}" if backbone in VIT_SHAPES else "a Vision Transformer",
+            expected="a Vision Transformer" if shape is None else f"LoRA of width {shape.dim}",
             found=f"LoRA of width {width}",
             fix=f"set --backbone {' or '.join(fitting)}" if fitting else "check the file",
         )
-    tensors = from_authors_adapter(state, VIT_SHAPES[backbone].depth, args.lora_blocks, str(args.file))
+    tensors = from_authors_adapter(state, BACKBONES[backbone].attention_blocks, args.lora_blocks, str(args.file))
     image_size = args.image_size or AUTHORS_IMAGE_SIZE
     architecture = infer_architecture(tensors, backbone, image_size)
     adapter = Adapter(architecture, tensors, _base_sha256(backbone, args.checkpoint), git_commit=git_commit())
@@ -187,7 +185,7 @@ def _import_authors(state: dict[str, torch.Tensor], args: argparse.Namespace) ->
 def _base_sha256(backbone: str, checkpoint: str | None) -> str | None:
     """Hash of the base weights: of a file where one is named, else of the backbone's published file."""
     if checkpoint is None:
-        return weights.CHECKPOINTS[backbone].sha256 if backbone in weights.CHECKPOINTS else None
+        return weights.published(backbone).sha256 if backbone in CHECKPOINTS else None
     if not Path(checkpoint).is_file():
         raise UserError(
             f"The base weights {checkpoint} are not there, so the adapter cannot name them.",

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from lightning_samseg.arguments import Parser
 from lightning_samseg.errors import UserError
+from lightning_samseg.models.backbones import BACKBONES
 
-BACKBONES = ("sam_vit_b", "sam_vit_l", "sam_vit_h", "medsam_vit_b", "lite_medsam", "tiny")
 DESCRIPTION = """\
 Predict masks for your own images: png, jpg, tif, bmp, webp, gif, jp2 of any depth and mode; NIfTI and MHA/MHD volumes,
 slice by slice along the last axis of the file. The checkpoint says how: no config is needed."""
@@ -95,7 +95,7 @@ def _parser() -> Parser:
     add("--output", type=Path, required=True, metavar="DIR", help="folder for the results; must be new or empty")
     add("--ckpt_path", type=Path, metavar="FILE", help="RUN/checkpoints/best.ckpt; of AuxOL last.ckpt")
     add("--method", choices=["zero_shot"], help="instead of a checkpoint: SAM as it is, prompted by --prompts")
-    add("--backbone", choices=BACKBONES, default="lite_medsam", metavar="NAME", help="its SAM (lite_medsam)")
+    add("--backbone", choices=list(BACKBONES), default="lite_medsam", metavar="NAME", help="its SAM (lite_medsam)")
     add("--weights", metavar="FILE", help="weights of the frozen SAM instead of the cached ones (AuxOL, zero_shot)")
     add("--prompts", type=Path, metavar="FILE", help="CSV or COCO file with boxes or points (AuxOL, zero_shot)")
     add("--prompt", choices=["box", "point"], default="box", help="what zero_shot takes from --prompts (box)")

@@ -9,7 +9,8 @@ from importlib import import_module
 
 from lightning_samseg.arguments import Parser
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.weights import CHECKPOINTS, fetch, is_verified, locate, verify, weights_dir
+from lightning_samseg.models.backbones import CHECKPOINTS
+from lightning_samseg.models.weights import fetch, is_verified, locate, verify, weights_dir
 
 ADAPTER_VERBS = {
     "export": "the trained part of a run's checkpoint, as one file to share",
@@ -33,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     verbs.add_parser("list", help="what there is, how large, and what of it is on this machine")
-    names = " ".join(CHECKPOINTS)
+    fetched = [name for name, checkpoint in CHECKPOINTS.items() if checkpoint.sha256 is not None]
+    names = " ".join(fetched)
     fetching = verbs.add_parser("fetch", help="download, or go on with a download that was broken off")
     fetching.add_argument("names", nargs="*", metavar="NAME", help=names)
     fetching.add_argument("--all", action="store_true", help="every checkpoint in the list")
@@ -49,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_table())
         return 0
     if args.verb == "verify":
-        return _each(args.names or CHECKPOINTS, lambda name: f"{name}: right, {verify(name)}")
+        return _each(args.names or fetched, lambda name: f"{name}: right, {verify(name)}")
     if bool(args.names) == args.all:
         fetching.error("give one or more names, or --all")
-    return _each(args.names or CHECKPOINTS, _fetch)
+    return _each(args.names or fetched, _fetch)
 
 
 def _each(names: Iterable[str], action: Callable[[str], str]) -> int:
@@ -76,6 +78,10 @@ def _fetch(name: str) -> str:
 def _table() -> str:
     rows = [("name", "size", "cached", "verified", "licence", "path")]
     for name, checkpoint in CHECKPOINTS.items():
+        if checkpoint.sha256 is None:
+            where = f"no hash is known: download {checkpoint.url}, then --model.checkpoint FILE"
+            rows.append((name, f"~{checkpoint.size / 1e6:,.0f} MB", "-", "-", checkpoint.licence, where))
+            continue
         path = locate(name)
         cached, verified = path.is_file(), is_verified(name)
         marks = ("yes" if cached else "no", "yes" if verified else "not yet" if cached else "-")

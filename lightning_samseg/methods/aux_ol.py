@@ -15,6 +15,7 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,8 +25,8 @@ from lightning_samseg.io.files import cache_dir
 from lightning_samseg.losses.binary import bce_dice_loss, dice_loss
 from lightning_samseg.losses.structure import structure_loss
 from lightning_samseg.methods.base import describe
+from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.frozen_sam import FrozenSam, Preprocessing
-from lightning_samseg.models.image_encoders import BackboneName
 from lightning_samseg.models.unet import build_auxiliary
 from lightning_samseg.online.ahead import Request, SamAhead, images_in_pass, requests_of, sam_ahead
 from lightning_samseg.online.batch import OnlineBatch, Policy
@@ -66,7 +67,7 @@ class AuxOl(lightning.LightningModule):
             the weights ``medsam_point_prompt_flare22.pth`` of its repository.
         adapter: What SAMed or CpcSam has trained makes the generalist a SAM adapted to the task (Sec. 4.3): an adapter
             file, or ``best.ckpt`` of the run. It sees images as in its training and answers without prompts; see
-            ``models.adapted``. ``preprocessing`` and ``sam_size`` are the adapter's then.
+            ``adapters.adapted_sam``. ``preprocessing`` and ``sam_size`` are the adapter's then.
         preprocessing: ``own``: as the backbone's authors publish it; ``sam``: as SAM's predictor, which the authors of
             AuxOL use for MedSAM, too.
         sam_size: Side of SAM's square input in pixels; None for what it was trained at.
@@ -285,6 +286,8 @@ class AuxOl(lightning.LightningModule):
                 f"policy single learns from one crop at a time, not from {self.images_per_step} images per step.",
                 fix="set --model.images_per_step 1 in a single process, or --model.policy smallest_loss",
             )
+        if (warning := self.generalist.prompt_warning(self.prompter.prompt)) is not None:
+            rank_zero_warn(warning)
         self.generalist.to(self.device)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if data is None:  # a loader alone: the caller knows how many steps there are
@@ -362,7 +365,7 @@ class AuxOl(lightning.LightningModule):
         """
         geometry = self.generalist.geometry(image)
         if len(prompts) == 0:
-            return torch.zeros(0, *geometry.image_size, device=self.device)
+            return torch.zeros(0, *geometry.original_size, device=self.device)
 
         if self._sam is None:
             precision = self.trainer.precision if self._trainer is not None else "32-true"

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lightning_samseg.methods.cpc_sam import CpcSam
-from lightning_samseg.models.image_encoders import BackboneName
+from lightning_samseg.models.backbones import BackboneName
 
 Update = Literal["joint", "sequential"]
 

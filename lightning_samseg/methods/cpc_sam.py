@@ -20,8 +20,8 @@ from lightning_samseg.errors import UserError
 from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.metrics.on_device import agreement, confidence, empty_fraction
+from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.branched_sam import AdapterKind, BranchedSam
-from lightning_samseg.models.image_encoders import BackboneName
 from lightning_samseg.prompts.points import ClassPoints, class_points
 from lightning_samseg.types import Batch, SemiBatch
 

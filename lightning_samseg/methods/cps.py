@@ -9,8 +9,8 @@ from lightning_samseg.losses.consistency import probabilities
 from lightning_samseg.losses.dice_ce import cross_entropy_loss, dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.metrics.on_device import agreement, confidence, empty_fraction
+from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.branched_unet import NetworkName, take_channels
-from lightning_samseg.models.image_encoders import BackboneName
 from lightning_samseg.models.sam_network import SamNetwork, build_network
 from lightning_samseg.semi.ramps import staircase_ramp
 from lightning_samseg.types import SemiBatch

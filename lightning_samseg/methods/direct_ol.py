@@ -6,7 +6,7 @@ from typing import Any, Literal
 from lightning_samseg.adapters.adapted_sam import AdaptedSam
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods.aux_ol import LOSSES, AuxOl
-from lightning_samseg.models.image_encoders import BackboneName
+from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.online.adapted_network import AdaptedNetwork
 from lightning_samseg.online.batch import OnlineBatch
 from lightning_samseg.online.fusion import Fusion

@@ -13,16 +13,14 @@ from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.losses.ranks import sum_over_ranks
 from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.metrics.on_device import agreement, empty_fraction
+from lightning_samseg.models.backbones import BACKBONES, BackboneName
 from lightning_samseg.models.branched_unet import NetworkName, build_unet, take_channels
 from lightning_samseg.models.frozen_sam import FrozenSam
-from lightning_samseg.models.image_encoders import BackboneName
 from lightning_samseg.semi.noise import clipped_noise
 from lightning_samseg.semi.ramps import staircase_ramp, warmup_decay
 from lightning_samseg.semi.sam_teacher import PromptKind, SamTeacher
 from lightning_samseg.semi.teacher import make_teacher, update_teacher
 from lightning_samseg.types import Case, SemiBatch
-
-TRAINED_ON_BOXES = ("medsam_vit_b", "lite_medsam")
 
 
 class SemiSam(BaseMethod):
@@ -98,7 +96,7 @@ class SemiSam(BaseMethod):
         self.backbone = backbone
         self.checkpoint = checkpoint
         self.sam_size = sam_size
-        default: PromptKind = "box" if backbone in TRAINED_ON_BOXES else "point"
+        default: PromptKind = "point" if "point" in BACKBONES[backbone].prompts else "box"
         self.prompt: PromptKind = prompt or default
         self.mask_threshold = mask_threshold
         self.network = build_unet(network, self.num_classes, in_channels, encoder_weights=encoder_weights)

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from lightning_samseg.adapters.files import load_adapter_into
 from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
+from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.branched_sam import AdapterKind, BranchedSam
 from lightning_samseg.models.branched_unet import NetworkName, build_unet, take_channels
-from lightning_samseg.models.image_encoders import BackboneName
 from lightning_samseg.models.mask_decoder import Upsampling
 from lightning_samseg.types import Batch
 

@@ -12,8 +12,8 @@ from lightning_samseg.losses.dice_ce import dice_ce_loss, dice_loss
 from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.methods.bcp import halves
 from lightning_samseg.metrics.on_device import agreement, empty_fraction
+from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.branched_unet import NetworkName, take_channels
-from lightning_samseg.models.image_encoders import BackboneName
 from lightning_samseg.models.sam_network import build_network
 from lightning_samseg.semi.mixing import Box, cutmix_boxes, inside
 from lightning_samseg.semi.noise import drop_channels

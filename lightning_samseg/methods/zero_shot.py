@@ -5,13 +5,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods.base import BaseMethod
+from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.frozen_sam import FrozenSam, MaskChoice, Preprocessing
-from lightning_samseg.models.image_encoders import BackboneName
 from lightning_samseg.prompts.objects import ReferenceObject, find_objects
 from lightning_samseg.types import Batch
 
@@ -29,8 +30,7 @@ class ZeroShot(BaseMethod):
     Args:
         backbone: Which SAM.
         checkpoint: Weights in official SAM's names instead of the cached ones.
-        input_size: Side of SAM's own square input in pixels, a multiple of 16; None for what it was trained at: 1024,
-            LiteMedSAM 256.
+        input_size: Side of SAM's own square input in pixels, a multiple of 16; None for what it was trained at.
         preprocessing: ``own``: as the backbone's authors do; ``sam``: as SAM's, whatever the backbone.
         prompt: ``point``: the deepest pixel, the first one row by row where several are. ``box``: the tight box, given
             by its outermost pixels, as SAM's corners are.
@@ -64,6 +64,8 @@ class ZeroShot(BaseMethod):
         self.mask: MaskChoice = mask
         self.overlap = overlap
         self.sam = FrozenSam(backbone, input_size, checkpoint, preprocessing)
+        if (warning := self.sam.prompt_warning(prompt)) is not None:
+            rank_zero_warn(warning)
 
     @property
     def weights_sha256(self) -> str | None:

@@ -7,14 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_samseg.errors import UserError
+from lightning_samseg.models.backbones import BACKBONES, BackboneName
 from lightning_samseg.models.bottleneck import add_msa
-from lightning_samseg.models.image_encoders import (
-    BackboneName,
-    build_image_encoder,
-    embedding_stride,
-    load_image_encoder,
-    load_pretrained,
-)
+from lightning_samseg.models.image_encoders import build_image_encoder, load_image_encoder, load_pretrained
 from lightning_samseg.models.lora import add_lora
 from lightning_samseg.models.mask_decoder import ClassMaskDecoder, Upsampling
 from lightning_samseg.models.prompt_encoder import ClassPromptEncoder
@@ -68,13 +63,14 @@ class BranchedSam(nn.Module):
     ) -> None:
         super().__init__()
         channels = num_classes + 1
+        self.backbone = backbone
         self.image_encoder = build_image_encoder(backbone, image_size)
         self.prompt_encoder = ClassPromptEncoder(channels, image_size)
-        stride = embedding_stride(backbone)
+        stride = BACKBONES[backbone].stride
         decoders = [ClassMaskDecoder(channels, stride, upsampling) for _ in range(branches)]
         self.mask_decoders = nn.ModuleList(decoders)
         self.weights_sha256: str | None = None
-        if pretrained and (backbone != "tiny" or checkpoint is not None):
+        if pretrained and (BACKBONES[backbone].checkpoint is not None or checkpoint is not None):
             states = load_pretrained(backbone, checkpoint)
             self.weights_sha256 = states.sha256
             load_image_encoder(self.image_encoder, states.image_encoder, checkpoint or backbone)

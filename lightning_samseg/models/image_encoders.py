@@ -1,46 +1,26 @@
 """Image encoders of the SAM family by name, at any input size, with their pretrained weights.
 
-The Vision Transformers are built from the package ``segment_anything`` with :class:`RelPosAttention` in place of its
-attention. Official checkpoints are made for 1024 px; :func:`resize_positions` fits their position tables to the size
-asked for.
+``models.backbones`` says what there is. The Vision Transformers are built from the package ``segment_anything`` with
+:class:`RelPosAttention` in place of its attention. Official checkpoints are made for 1024 px; :func:`resize_positions`
+fits their position tables to the size asked for.
 """
 
 from collections.abc import Mapping
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.io import weights
+from lightning_samseg.models import weights
 from lightning_samseg.models.attention import RelPosAttention
-from lightning_samseg.models.tiny_vit import TinyViT
+from lightning_samseg.models.backbones import BACKBONES, EMBED_DIM, Backbone, BackboneName
 
-BackboneName = Literal["sam_vit_b", "sam_vit_l", "sam_vit_h", "medsam_vit_b", "lite_medsam", "tiny"]
 WINDOW = 14
-EMBED_DIM = 256
-
-
-class ViTShape(NamedTuple):
-    """Width, depth, heads and global-attention blocks of a SAM Vision Transformer (SAM paper, appendix A)."""
-
-    dim: int
-    depth: int
-    heads: int
-    global_blocks: tuple[int, ...]
-
-
-VIT_SHAPES: dict[str, ViTShape] = {
-    "sam_vit_b": ViTShape(768, 12, 12, (2, 5, 8, 11)),
-    "sam_vit_l": ViTShape(1024, 24, 16, (5, 11, 17, 23)),
-    "sam_vit_h": ViTShape(1280, 32, 16, (7, 15, 23, 31)),
-    "medsam_vit_b": ViTShape(768, 12, 12, (2, 5, 8, 11)),
-    # Random weights, for tests: the shape of the recorded reference model.
-    "tiny": ViTShape(48, 4, 4, (1, 3)),
-}
 
 
 class Pretrained(NamedTuple):
@@ -50,11 +30,6 @@ class Pretrained(NamedTuple):
     prompt_encoder: dict[str, Tensor]
     mask_decoder: dict[str, Tensor]
     sha256: str | None
-
-
-def embedding_stride(backbone: BackboneName) -> int:
-    """Input pixels per embedding cell: 16 for Vision Transformers, 4 for LiteMedSAM."""
-    return 4 if backbone == "lite_medsam" else 16
 
 
 def check_image_size(image_size: int) -> None:
@@ -76,13 +51,20 @@ def build_image_encoder(backbone: BackboneName, image_size: int) -> nn.Module:
         UserError: If ``image_size`` is not a multiple of 16.
     """
     check_image_size(image_size)
-    if backbone == "lite_medsam":
-        return TinyViT()
-    shape = VIT_SHAPES[backbone]
+    entry = BACKBONES[backbone]
+    module, _, function = entry.encoder.partition(":")
+    encoder: nn.Module = getattr(import_module(module), function)(entry, image_size)
+    return encoder
+
+
+def sam_vit(backbone: Backbone, image_size: int) -> ImageEncoderViT:
+    """A SAM Vision Transformer of the entry's shape, ``(B, 3, S, S) -> (B, 256, S / 16, S / 16)``."""
+    shape = backbone.shape
+    assert shape is not None
     encoder = ImageEncoderViT(
         img_size=image_size,
         embed_dim=shape.dim,
-        depth=shape.depth,
+        depth=backbone.attention_blocks,
         num_heads=shape.heads,
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
         use_rel_pos=True,
@@ -106,10 +88,11 @@ def load_pretrained(backbone: BackboneName, checkpoint: str | Path | None = None
         UserError: If the file is missing, corrupt, or belongs to another architecture.
     """
     if checkpoint is None:
-        if backbone == "tiny":
+        published = BACKBONES[backbone].checkpoint
+        if published is None:
             return Pretrained({}, {}, {}, None)
         path = weights.resolve(backbone)
-        sha256: str | None = weights.CHECKPOINTS[backbone].sha256  # as resolve has just made sure of
+        sha256 = published.sha256  # as resolve has just made sure of
     else:
         path = Path(checkpoint)
         sha256 = None
@@ -118,7 +101,8 @@ def load_pretrained(backbone: BackboneName, checkpoint: str | Path | None = None
     def part(name: str) -> dict[str, Tensor]:
         return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
 
-    image_encoder = part("image_encoder")
+    unused = BACKBONES[backbone].unused
+    image_encoder = {key: value for key, value in part("image_encoder").items() if not key.startswith(unused)}
     if not image_encoder:
         raise UserError(
             f"{path} holds no image encoder.",

@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
+from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.branched_sam import BranchedSam
 from lightning_samseg.models.branched_unet import BranchedUNet, Decoded, NetworkName, build_unet
-from lightning_samseg.models.image_encoders import BackboneName
 
 
 class SamNetwork(nn.Module):

@@ -1,9 +1,9 @@
-"""LiteMedSAM's image encoder: a TinyViT whose embedding has a quarter of the input's resolution.
+"""The image encoders of MobileSAM and LiteMedSAM: a TinyViT.
 
 TinyViT (Wu et al., ECCV 2022) is one stage of inverted bottlenecks, then three of windowed attention with a depthwise
-convolution between attention and MLP. LiteMedSAM changes the patch embedding to two 1x1 convolutions of stride 1 and,
-like MobileSAM, lets the last merging keep the resolution. The parameters are those under ``image_encoder.`` in its
-checkpoint, except that the fused ``qkv`` of each attention is held as three Linears, which peft can target one by one.
+convolution between attention and MLP. MobileSAM lets the last merging keep the resolution; LiteMedSAM changes the patch
+embedding, too, to two 1x1 convolutions of stride 1. The parameters are those under ``image_encoder.`` in their
+checkpoints, except that the fused ``qkv`` of each attention is held as three Linears, which peft can target one by one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,10 @@ from lightning_samseg.errors import UserError
 
 
 class TinyViT(nn.Module):
-    """Image encoder of LiteMedSAM.
+    """Image encoder of LiteMedSAM, or with ``patch_stride`` 2 of MobileSAM.
 
     Works on every square input whose side ``S`` is a multiple of 16; LiteMedSAM was trained at 256 on images scaled to
-    [0, 1]. At multiples of 112 the windows fit without padding, which is cheapest per pixel. BatchNorm statistics
+    [0, 1]. At multiples of 112 its windows fit without padding, which is cheapest per pixel. BatchNorm statistics
     never move, in ``train()`` as in ``eval()``: see :class:`ConvBN`. Feature maps are kept in channels-last memory,
     the layout in which convolutions and attention windows are both cheap.
 
@@ -31,9 +31,10 @@ class TinyViT(nn.Module):
         windows: Window sides of the three attention stages, in tokens.
         strides: Strides of the three mergings between the stages.
         out_channels: Channels of the embedding.
+        patch_stride: Stride of each of the two convolutions of the patch embedding.
     """
 
-    embedding_stride = 4
+    embedding_stride: int
     """Pixels of the input per token of the embedding, along each side."""
 
     def __init__(
@@ -44,10 +45,11 @@ class TinyViT(nn.Module):
         windows: tuple[int, int, int] = (7, 14, 7),
         strides: tuple[int, int, int] = (2, 2, 1),
         out_channels: int = 256,
+        patch_stride: int = 1,
     ) -> None:
         super().__init__()
-        self.embedding_stride = strides[0] * strides[1] * strides[2]
-        self.patch_embed = PatchEmbed(dims[0])
+        self.embedding_stride = patch_stride**2 * strides[0] * strides[1] * strides[2]
+        self.patch_embed = PatchEmbed(dims[0], patch_stride)
         stages = [Stage([MBConv(dims[0]) for _ in range(depths[0])], PatchMerging(dims[0], dims[1], strides[0]))]
         for i in (1, 2, 3):
             blocks = [TinyViTBlock(dims[i], heads[i - 1], windows[i - 1]) for _ in range(depths[i])]
@@ -64,10 +66,10 @@ class TinyViT(nn.Module):
         """Encode images.
 
         Args:
-            image: Float ``(B, 3, S, S)``, values in [0, 1] for LiteMedSAM's weights.
+            image: Float ``(B, 3, S, S)``.
 
         Returns:
-            Embedding ``(B, out_channels, S / 4, S / 4)``.
+            Embedding ``(B, out_channels, E, E)``, ``E`` = ``S / embedding_stride``.
 
         Raises:
             UserError: If the input is not square or its side is not a multiple of 16.
@@ -75,7 +77,7 @@ class TinyViT(nn.Module):
         height, width = image.shape[-2:]
         if height != width or height % 16 != 0:
             raise UserError(
-                "LiteMedSAM's image encoder cannot take this input size",
+                "This image encoder, a TinyViT, cannot take this input size",
                 expected="a square whose side is a multiple of 16 pixels",
                 found=f"{height} x {width}",
                 fix=f"set image_size to {max(16, round(height / 16) * 16)}",
@@ -86,8 +88,18 @@ class TinyViT(nn.Module):
         return self.neck(x)
 
     def attention_blocks(self) -> list["TinyViTBlock"]:
-        """The blocks with attention (those that can carry LoRA), from the input to the embedding: 10 in LiteMedSAM."""
+        """The blocks with attention (those that can carry LoRA), from the input to the embedding."""
         return [module for module in self.modules() if isinstance(module, TinyViTBlock)]
+
+
+def lite_medsam(*_: Any) -> TinyViT:
+    """LiteMedSAM's encoder, for inputs of any size."""
+    return TinyViT()
+
+
+def mobile_sam(*_: Any) -> TinyViT:
+    """MobileSAM's encoder, for inputs of any size."""
+    return TinyViT(patch_stride=2)
 
 
 def fuse_qkv_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -232,14 +244,16 @@ class ConvBN(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """LiteMedSAM's patch embedding: two 1x1 convolutions, so that every pixel is a token of the first stage."""
+    """Two convolutions: 3x3 of stride 2 (TinyViT), or LiteMedSAM's 1x1, so that every pixel is a token."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, stride: int) -> None:
         super().__init__()
-        self.seq = nn.Sequential(ConvBN(3, dim // 2), nn.GELU(), ConvBN(dim // 2, dim))
+        kernel = 1 if stride == 1 else 3
+        first, second = ConvBN(3, dim // 2, kernel, stride), ConvBN(dim // 2, dim, kernel, stride)
+        self.seq = nn.Sequential(first, nn.GELU(), second)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embed ``(B, 3, S, S)`` to ``(B, dim, S, S)``."""
+        """Embed ``(B, 3, S, S)`` to ``(B, dim, S / stride^2, S / stride^2)``."""
         return self.seq(x)
 
 

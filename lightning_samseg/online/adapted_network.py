@@ -78,7 +78,7 @@ class AdaptedNetwork:
         return [
             Look(
                 pixels[0],
-                read(low_res, self.places(crop, geometry.image_size)[None])[0],
+                read(low_res, self.places(crop, geometry.original_size)[None])[0],
                 answer[crop.slices].clone(),
             )
             for crop in crops
@@ -137,9 +137,9 @@ class AdaptedNetwork:
 
     def places(self, crop: Box, image_size: tuple[int, int]) -> Tensor:
         """Where the pixels of a crop, resized to S x S, lie in the network's frame: ``(S, S, 2)``, (x, y) in -1..1."""
-        geometry = self.module.geometry_of(image_size)
+        geometry = self.module.view.case(image_size)
         side = self.module.image_size
-        corners = self.module.view["geometry"] == "corner_aligned"
+        corners = geometry.geometry == "corner_aligned"
         steps = (torch.arange(self.crop_size, device=self.device) + 0.5) / self.crop_size
         axes = []
         for start, length, whole, inside in (

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from lightning_samseg.losses.binary import dice_loss
+from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.frozen_sam import FrozenSam
-from lightning_samseg.models.image_encoders import BackboneName
 from lightning_samseg.models.unet import build_auxiliary
 from lightning_samseg.online.ahead import Request, SamAhead, sam_ahead
 from lightning_samseg.online.batch import OnlineBatch

@@ -22,7 +22,7 @@ from lightning_samseg.adapters.checkpoints import read_checkpoint, require
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods import AuxOl, BaseMethod, DirectOl, ZeroShot
 from lightning_samseg.methods.base import restore_probabilities, restore_size
-from lightning_samseg.models.image_encoders import BackboneName
+from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.online.expert import Expert
 from lightning_samseg.prompts.boxes import crop_of_box
 from lightning_samseg.prompts.files import PromptKind

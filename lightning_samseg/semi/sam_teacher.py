@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_samseg.models.frozen_sam import AT_ONCE, FrozenSam, InputGeometry
+from lightning_samseg.models.frozen_sam import AT_ONCE, FrozenSam
 from lightning_samseg.prompts.clicks import click_candidates
 from lightning_samseg.prompts.components import largest_component
 from lightning_samseg.types import Case
@@ -33,7 +33,7 @@ class SamTeacher:
 
     def __init__(self, sam: FrozenSam, prompt: PromptKind, threshold: float) -> None:
         self.sam, self.prompt, self.threshold = sam, prompt, threshold
-        self.encoded: dict[tuple[str, int], tuple[Tensor, InputGeometry]] = {}
+        self.encoded: dict[tuple[str, int], tuple[Tensor, Case]] = {}
         """Embeddings by case and slice, float16 on the host: 2 MB each at SAM's size of 1024 px."""
 
     @torch.no_grad()
@@ -130,7 +130,7 @@ class SamTeacher:
         corners = [(x, y) for x in (component.x, x1) for y in (component.y, y1)]
         return np.array(corners, np.float64)
 
-    def _encoded(self, case: Case, picture: Callable[[Case], NDArray[np.uint8]]) -> tuple[Tensor, InputGeometry]:
+    def _encoded(self, case: Case, picture: Callable[[Case], NDArray[np.uint8]]) -> tuple[Tensor, Case]:
         key = case.case_id, case.slice_index
         if key not in self.encoded:
             pixels, geometry = self.sam.preprocess(picture(case))

@@ -22,8 +22,8 @@ from lightning_samseg.adapters.files import (
     write_adapter,
 )
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.weights import sha256_file
 from lightning_samseg.models.branched_sam import BranchedSam
+from lightning_samseg.models.weights import sha256_file
 from tests.official import trained_model, write_tiny_sam
 
 METHOD = {"class_path": "lightning_samseg.methods.CpcSam", "init_args": {"lr": 0.001, "lora_blocks": None}}

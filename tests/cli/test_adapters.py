@@ -10,8 +10,8 @@ import torch
 from lightning_samseg.__main__ import main
 from lightning_samseg.adapters.convert import from_authors
 from lightning_samseg.adapters.files import load_adapter, read_adapter
-from lightning_samseg.io import weights
 from lightning_samseg.methods import BaseMethod, CpcSam, SAMed, UNet
+from lightning_samseg.models import weights
 from lightning_samseg.models.branched_sam import BranchedSam
 from tests.fakes import write_folder
 from tests.official import authors_adapter, tiny_sam, write_tiny_sam

@@ -10,7 +10,7 @@ import torch
 
 from lightning_samseg.__main__ import main
 from lightning_samseg.cli.predict import BACKBONES
-from lightning_samseg.models.image_encoders import BackboneName
+from lightning_samseg.models.backbones import BackboneName
 from tests.fakes import truncate
 from tests.predicting import altered, run_on, without, write_pictures
 

@@ -9,7 +9,7 @@ import pytest
 
 from lightning_samseg.cli.weights import main
 from lightning_samseg.errors import UserError
-from lightning_samseg.io import weights
+from lightning_samseg.models import weights
 
 CONTENT = b"not really weights"
 

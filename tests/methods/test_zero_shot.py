@@ -15,8 +15,7 @@ from lightning_samseg.__main__ import main
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods import ZeroShot
 from lightning_samseg.methods.zero_shot import class_objects, outermost_pixels
-from lightning_samseg.models.frozen_sam import InputGeometry
-from lightning_samseg.types import IGNORED
+from lightning_samseg.types import IGNORED, Case
 from tests.fakes import write_acdc, write_busi
 from tests.official import tiny_sam, write_tiny_sam
 
@@ -65,11 +64,11 @@ class Answers(torch.nn.Module):
         self.answers = logits
         self.asked: list[dict[str, Any]] = []
 
-    def predict(self, image: np.ndarray, **prompts: Any) -> tuple[Tensor, InputGeometry]:
+    def predict(self, image: np.ndarray, **prompts: Any) -> tuple[Tensor, Case]:
         self.asked.append(prompts)
-        return self.answers, InputGeometry(image.shape[:2], image.shape[:2])
+        return self.answers, Case("", "", image.shape[:2], image.shape[:2])
 
-    def restore(self, low_res: Tensor, geometry: InputGeometry) -> Tensor:
+    def restore(self, low_res: Tensor, geometry: Case) -> Tensor:
         return low_res
 
 

@@ -8,9 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_samseg.errors import UserError
+from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.bottleneck import MSA_KEY, add_msa, find_msa
 from lightning_samseg.models.branched_sam import BranchedSam
-from lightning_samseg.models.image_encoders import BackboneName, build_image_encoder
+from lightning_samseg.models.image_encoders import build_image_encoder
 
 
 def encoder(backbone: BackboneName, seed: int = 0) -> nn.Module:

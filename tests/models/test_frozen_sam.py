@@ -9,7 +9,8 @@ import torch
 from segment_anything import SamPredictor
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.models.frozen_sam import FrozenSam, InputGeometry
+from lightning_samseg.models.frozen_sam import FrozenSam
+from lightning_samseg.transforms import on_input
 from tests.official import tiny_sam, write_tiny_sam
 
 POINTS = np.array([[3.0, 5.0], [40.25, 20.5], [88.0, 61.0]])
@@ -73,9 +74,9 @@ def test_points_and_a_box_together(checkpoint: Path, ours: FrozenSam) -> None:
     pixels, geometry = ours.preprocess(image)
     answer = ours.logits(
         ours.encode(pixels),
-        geometry.map(torch.from_numpy(POINTS)).float()[None],
+        on_input(torch.from_numpy(POINTS), geometry).float()[None],
         torch.from_numpy(labels)[None],
-        geometry.map(torch.from_numpy(BOXES[:1])).float(),
+        on_input(torch.from_numpy(BOXES[:1]), geometry).float(),
     )
     torch.testing.assert_close(answer, torch.from_numpy(low), atol=1e-4, rtol=1e-4)
 
@@ -96,12 +97,12 @@ def test_lite_medsam_boxes_are_those_of_its_package() -> None:
     rows, columns = np.ogrid[:150, :200]
     image[(rows - 70) ** 2 + (columns - 90) ** 2 < 35**2] = (170, 120, 110)
     pixels, geometry = ours.preprocess(image)
-    assert geometry == InputGeometry((150, 200), (192, 256))
+    assert (geometry.original_size, geometry.content_size) == ((150, 200), (192, 256))
     assert (pixels.min(), pixels.max()) == (0, 1)
     boxes = torch.tensor([[52.0, 32.0, 128.0, 108.0], [10.0, 10.0, 60.0, 140.0]])
     with torch.no_grad():
-        expected = torch.cat([net(pixels, geometry.map(box[None]).numpy()) for box in boxes])[:, 0]
-    answer = ours.logits(ours.encode(pixels), boxes=geometry.map(boxes))
+        expected = torch.cat([net(pixels, on_input(box[None], geometry).numpy()) for box in boxes])[:, 0]
+    answer = ours.logits(ours.encode(pixels), boxes=on_input(boxes, geometry))
     assert expected.abs().max() > 3
     torch.testing.assert_close(answer, expected, atol=2e-3, rtol=1e-3)
     mask = ours.restore(answer, geometry)[0] > 0
@@ -116,7 +117,7 @@ def test_medsams_own_preprocessing_squashes_and_scales_to_unit(checkpoint: Path)
     pixels, geometry = net.preprocess(image)
     assert geometry.content_size == (64, 64)
     assert (pixels.min(), pixels.max()) == (0, 1)
-    torch.testing.assert_close(geometry.map(torch.tensor([90.0, 62.0])), torch.tensor([64.0, 64.0]))
+    torch.testing.assert_close(on_input(torch.tensor([90.0, 62.0]), geometry), torch.tensor([64.0, 64.0]))
     net.preprocessing = "sam"
     assert net.preprocess(image)[1].content_size == (44, 64)
     constant, _ = net.preprocess(np.full((20, 20, 3), 9, np.uint8))

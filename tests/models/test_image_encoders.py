@@ -11,8 +11,8 @@ from segment_anything.modeling import ImageEncoderViT
 from torch import nn
 
 from lightning_samseg.errors import UserError
+from lightning_samseg.models.backbones import BACKBONES
 from lightning_samseg.models.image_encoders import (
-    VIT_SHAPES,
     build_image_encoder,
     load_image_encoder,
     load_pretrained,
@@ -33,7 +33,8 @@ def generated(module: nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def package_encoder(shape: str, image_size: int) -> ImageEncoderViT:
-    dim, depth, heads, blocks = VIT_SHAPES[shape]
+    dim, heads, blocks = BACKBONES[shape].shape
+    depth = BACKBONES[shape].attention_blocks
     return ImageEncoderViT(
         img_size=image_size,
         embed_dim=dim,
@@ -74,7 +75,7 @@ def test_vit_b_equals_the_package(image_size: int) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "global_blocks"),
-    [(name, VIT_SHAPES[name].global_blocks) for name in ("sam_vit_b", "sam_vit_l", "sam_vit_h")],
+    [(name, BACKBONES[name].shape.global_blocks) for name in ("sam_vit_b", "sam_vit_l", "sam_vit_h")],
 )
 def test_positions_are_resized_in_the_global_blocks_only(shape: str, global_blocks: tuple[int, ...]) -> None:
     with torch.device("meta"):
@@ -83,7 +84,7 @@ def test_positions_are_resized_in_the_global_blocks_only(shape: str, global_bloc
     resized = resize_positions(ours, dict(state))
     changed = {int(m[1]) for k in state if (m := re.search(r"blocks\.(\d+)", k)) and resized[k].shape != state[k].shape}
     assert changed == set(global_blocks)
-    assert resized["pos_embed"].shape == (1, 32, 32, VIT_SHAPES[shape].dim)
+    assert resized["pos_embed"].shape == (1, 32, 32, BACKBONES[shape].shape.dim)
     # Halving with align_corners=False averages the two middle entries of every four... of a line, exactly:
     old, new = state[f"blocks.{global_blocks[0]}.attn.rel_pos_h"], resized[f"blocks.{global_blocks[0]}.attn.rel_pos_h"]
     position = (torch.arange(63, dtype=torch.float64) + 0.5) * 127 / 63 - 0.5

@@ -164,7 +164,7 @@ def test_places_are_where_the_pixels_of_the_crop_are(adapted, resize, geometry):
     ramp = torch.linspace(-3, 3, 64)
     low_res = ramp[None, None, :, None] + 0.5 * ramp
     crop = Box(20, 9, 52, 41)
-    restored = network.restore(low_res[0], network.geometry_of((50, 70)))[0]
+    restored = network.restore(low_res[0], network.view.case((50, 70)))[0]
     found = read(low_res, learner.places(crop, (50, 70))[None])[0, 0]
     torch.testing.assert_close(found, restored[crop.slices], atol=0.01, rtol=0)
     moved = learner.places(Box(21, 9, 53, 41), (50, 70))  # the tolerance is a fraction of a pixel's step

