@@ -1,14 +1,17 @@
 """Every SAM that a config can name, one entry each: what it is, how its pictures are prepared, where its weights are.
 
-A new backbone is an entry here and a function that builds its encoder. Importing this module imports nothing else, so
-that a command line can list the names before it starts torch.
+A new backbone is an entry here and a function that builds its encoder. Importing this module imports nothing heavy: a
+command line lists the names before it starts torch.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 PromptKind = Literal["point", "box"]
 EMBED_DIM = 256
 """Channels of every image embedding."""
+SAM_RECIPE = {"resize": "longest_side", "normalise": "sam", "interpolation": "bilinear"}
+"""SAM's own preparation of a picture."""
 
 
 class ViTShape(NamedTuple):
@@ -44,26 +47,25 @@ class Backbone(NamedTuple):
     name: str
     encoder: str
     """``module:function`` that builds the image encoder with random weights, from this entry and the input's side."""
-    image_size: int
-    """Side of the square input it was trained at, in pixels; a method may choose another multiple of 16."""
-    stride: int
-    """Input pixels per embedding cell."""
     attention_blocks: int
     """Blocks, from the input to the output, that LoRA (on ``q_proj`` and ``v_proj``) and bottlenecks can adapt."""
-    prompts: tuple[PromptKind, ...]
-    """What it was trained to answer."""
-    preparation: dict[str, Any]
-    """How its authors' program prepares a picture: arguments of ``transforms.View`` beside the size."""
     checkpoint: Checkpoint | None
     """Its published weights; None: random ones, for tests."""
     shape: ViTShape | None = None
     """Of a SAM Vision Transformer; others are described by their function."""
+    image_size: int = 1024
+    """Side of the square input it was trained at, in pixels; a method may choose another multiple of 16."""
+    stride: int = 16
+    """Input pixels per embedding cell."""
+    prompts: tuple[PromptKind, ...] = ("point", "box")
+    """What it was trained to answer."""
+    preparation: Mapping[str, Any] = SAM_RECIPE
+    """How its authors' program prepares a picture: arguments of ``transforms.View`` beside the size."""
     unused: tuple[str, ...] = ()
     """Beginnings of names in the published encoder that no forward pass uses."""
 
 
 _SAM_VIT = "lightning_samseg.models.image_encoders:sam_vit"
-_SAM_RECIPE = {"resize": "longest_side", "normalise": "sam", "interpolation": "bilinear"}
 _SAM = "Kirillov et al., Segment Anything, ICCV 2023, arXiv:2304.02643"
 _MEDSAM = (
     "Ma et al., Segment anything in medical images, Nature Communications 15:654, 2024, doi:10.1038/s41467-024-44824-z"
@@ -75,11 +77,7 @@ BACKBONES: dict[str, Backbone] = {
         Backbone(
             name="sam_vit_b",
             encoder=_SAM_VIT,
-            image_size=1024,
-            stride=16,
             attention_blocks=12,
-            prompts=("point", "box"),
-            preparation=_SAM_RECIPE,
             checkpoint=Checkpoint(
                 name="sam_vit_b",
                 file="sam_vit_b_01ec64.pth",
@@ -94,11 +92,7 @@ BACKBONES: dict[str, Backbone] = {
         Backbone(
             name="sam_vit_l",
             encoder=_SAM_VIT,
-            image_size=1024,
-            stride=16,
             attention_blocks=24,
-            prompts=("point", "box"),
-            preparation=_SAM_RECIPE,
             checkpoint=Checkpoint(
                 name="sam_vit_l",
                 file="sam_vit_l_0b3195.pth",
@@ -113,11 +107,7 @@ BACKBONES: dict[str, Backbone] = {
         Backbone(
             name="sam_vit_h",
             encoder=_SAM_VIT,
-            image_size=1024,
-            stride=16,
             attention_blocks=32,
-            prompts=("point", "box"),
-            preparation=_SAM_RECIPE,
             checkpoint=Checkpoint(
                 name="sam_vit_h",
                 file="sam_vit_h_4b8939.pth",
@@ -132,8 +122,6 @@ BACKBONES: dict[str, Backbone] = {
         Backbone(
             name="medsam_vit_b",
             encoder=_SAM_VIT,
-            image_size=1024,
-            stride=16,
             attention_blocks=12,
             prompts=("box",),
             preparation={"resize": "squash", "normalise": "minmax", "interpolation": "bicubic"},
@@ -172,11 +160,7 @@ BACKBONES: dict[str, Backbone] = {
         Backbone(
             name="mobile_sam",
             encoder="lightning_samseg.models.tiny_vit:mobile_sam",
-            image_size=1024,
-            stride=16,
             attention_blocks=10,
-            prompts=("point", "box"),
-            preparation=_SAM_RECIPE,
             checkpoint=Checkpoint(
                 name="mobile_sam",
                 file="mobile_sam.pt",
@@ -193,9 +177,7 @@ BACKBONES: dict[str, Backbone] = {
             name="sam_med2d",
             encoder="lightning_samseg.models.sam_med2d:sam_med2d",
             image_size=256,
-            stride=16,
             attention_blocks=12,
-            prompts=("point", "box"),
             preparation={"resize": "squash", "normalise": "sam", "interpolation": "nearest"},
             checkpoint=Checkpoint(
                 name="sam_med2d",
@@ -212,10 +194,7 @@ BACKBONES: dict[str, Backbone] = {
             name="tiny",  # for tests: the shape of the recorded reference model
             encoder=_SAM_VIT,
             image_size=64,
-            stride=16,
             attention_blocks=4,
-            prompts=("point", "box"),
-            preparation=_SAM_RECIPE,
             checkpoint=None,
             shape=ViTShape(48, 4, (1, 3)),
         ),

@@ -15,7 +15,7 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransfor
 from torch import Tensor, nn
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.models.backbones import BACKBONES, EMBED_DIM, BackboneName, PromptKind
+from lightning_samseg.models.backbones import BACKBONES, EMBED_DIM, SAM_RECIPE, BackboneName, PromptKind
 from lightning_samseg.models.image_encoders import build_image_encoder, load_image_encoder, load_pretrained
 from lightning_samseg.transforms import View, on_input, prepare_image, to_original_size
 from lightning_samseg.types import Case
@@ -95,8 +95,8 @@ class FrozenSam(nn.Module):
     @property
     def view(self) -> View:
         """How pictures become its input."""
-        recipe = "sam_vit_b" if self.preprocessing == "sam" else self.backbone
-        return View(self.image_size, **BACKBONES[recipe].preparation)
+        recipe = SAM_RECIPE if self.preprocessing == "sam" else BACKBONES[self.backbone].preparation
+        return View(self.image_size, **recipe)
 
     def prompt_warning(self, kind: PromptKind) -> str | None:
         """What to say where the published weights have not been trained to answer this kind of prompt; else None."""

@@ -17,6 +17,7 @@ from lightning_samseg.online.expert import Expert
 from lightning_samseg.online.fusion import Fusion
 from lightning_samseg.online.learner import OnlineLearner
 from lightning_samseg.prompts.boxes import Box
+from lightning_samseg.transforms import View
 from tests import float64
 from tests.comparing import assert_equal
 from tests.official import trained_model, write_tiny_sam
@@ -159,7 +160,7 @@ def test_the_result_does_not_depend_on_how_many_images_go_at_once(make, make_str
 def test_places_are_where_the_pixels_of_the_crop_are(adapted, resize, geometry):
     """A crop as large as the network reads it: pixel (x, y) of the image reads what ``restore`` puts there."""
     network = copy.deepcopy(adapted["lora"])
-    network.view = {"resize": resize, "normalise": "minmax", "grey": False, "geometry": geometry}
+    network.view = View(64, resize, geometry=geometry)
     learner = AdaptedNetwork(network, crop_size=32)
     ramp = torch.linspace(-3, 3, 64)
     low_res = ramp[None, None, :, None] + 0.5 * ramp
