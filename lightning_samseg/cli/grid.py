@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             runs would refuse, a run folder that is in use, or where Slurm is missing or refuses.
     """
     arguments = _parser().parse_args(argv)
-    runs = read_grid(arguments.file, _assignments(getattr(arguments, "set", [])))
+    runs = read_grid(arguments.file, _assignments(getattr(arguments, "set", [])), arguments.folder)
     return int(_VERBS[arguments.verb](arguments, runs))
 
 
@@ -46,6 +46,7 @@ def _parser() -> Parser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     given = Parser(add_help=False)
     given.add_argument("file", type=Path, metavar="FILE", help="grid file, for example of experiments/grids")
+    given.add_argument("--folder", metavar="DIR", help="folder of the run folders, in the place of the file's")
     option = Parser(add_help=False, parents=[given])
     option.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option for every run")
     listing = verbs.add_parser("list", parents=[option], help="show the runs and the table cells they fill")

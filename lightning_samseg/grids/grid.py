@@ -60,12 +60,15 @@ class Run:
         return [*self.argv, "--ckpt_path=last"] if resumes else self.argv
 
 
-def read_grid(path: str | Path, overrides: Mapping[str, Any] | None = None) -> list[Run]:
+def read_grid(
+    path: str | Path, overrides: Mapping[str, Any] | None = None, folder: str | Path | None = None
+) -> list[Run]:
     """Expand a grid file: the product of its axes and seeds, without what it excludes, in the order of the file.
 
     Args:
         path: The file.
         overrides: Options for every run, over the file's; an option that an axis varies is refused.
+        folder: Of the run folders, in the place of the file's.
 
     Returns:
         The runs.
@@ -74,7 +77,7 @@ def read_grid(path: str | Path, overrides: Mapping[str, Any] | None = None) -> l
         UserError: If the file or a config it names is missing, a key is unknown or given twice, a value has the wrong
             form, two axes set the same option, or no run is left.
     """
-    return list(_Grid(Path(path), dict(overrides or {})).runs())
+    return list(_Grid(Path(path), dict(overrides or {}), folder).runs())
 
 
 def write_grid_json(path: str | Path, runs: Sequence[Run]) -> Path:
@@ -107,12 +110,12 @@ def write_grid_json(path: str | Path, runs: Sequence[Run]) -> Path:
 class _Grid:
     """A grid file while it is checked and expanded."""
 
-    def __init__(self, path: Path, overrides: dict[str, Any]) -> None:
+    def __init__(self, path: Path, overrides: dict[str, Any], folder: str | Path | None) -> None:
         self.path = path
         content = self._load()
         self._check_keys(content, _GRID_KEYS, "the grid")
         self.base = self._layer({key: content[key] for key in _LAYER_KEYS if key in content}, "the grid")
-        self.folder = str(content.get("folder") or f"runs/{path.stem}").rstrip("/")
+        self.folder = str(folder or content.get("folder") or f"runs/{path.stem}").rstrip("/")
         self.axes = {
             name: {
                 self._name(choice, f"choice of axis {name}"): self._layer(
