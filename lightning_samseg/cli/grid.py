@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lightning_samseg.arguments import Parser
 from lightning_samseg.errors import UserError
 from lightning_samseg.grids.grid import Run, read_grid, write_grid_json
@@ -18,6 +20,7 @@ from lightning_samseg.grids.progress import TO_DO, standings
 from lightning_samseg.grids.submit import manifest_text, next_manifest, script, submit
 from lightning_samseg.reports.paper import Cell, filled_by, paper_values
 from lightning_samseg.runs.folder import live_holder, locked
+from lightning_samseg.runs.options import WITHOUT_INFLUENCE, changes, is_one_of
 from lightning_samseg.runs.slurm import cancel, require_slurm
 
 
@@ -124,9 +127,11 @@ def _to_do(runs: Sequence[Run]) -> list[Run]:
     """Runs that are neither finished nor alive; says which are left out.
 
     Raises:
-        UserError: If a run folder is in use by what the grid has not submitted.
+        UserError: If a run folder is in use by what the grid has not submitted, or a finished run is another
+            experiment than the grid has now.
     """
     found = standings(runs)
+    check_finished([standing.run for standing in found if standing.word == "finished"])
     for standing in found:
         holder = live_holder(standing.run.folder) if standing.word == "running" and standing.task is None else None
         if holder is not None:
@@ -215,6 +220,33 @@ def check_runs(runs: Sequence[Run], further: Sequence[str] = ()) -> None:
                 found=str(error).rpartition("\n  way out: ")[0],
                 fix=f"correct the grid file or its configs; options: python -m lightning_samseg {run.verb} --help",
             ) from error
+
+
+def check_finished(runs: Sequence[Run]) -> None:
+    """Compare finished runs with what the grid would start now: their results would stand for it.
+
+    Args:
+        runs: Those that are finished; one whose ``config.yaml`` cannot be read is left to the report.
+
+    Raises:
+        UserError: At the first run that was made with other options.
+    """
+    for run in runs:
+        try:
+            made = yaml.safe_load((Path(run.folder) / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            continue
+        from lightning_samseg.cli.train import parse
+
+        now = json.loads(json.dumps(parse(run.argv).as_dict(), default=str))  # as a file holds it
+        differing = [each for each in changes(made, now) if not is_one_of(each.option, WITHOUT_INFLUENCE)]
+        if differing:
+            raise UserError(
+                f"{run.folder} holds a finished run that was made with other options.",
+                expected="the same as now",
+                found="; ".join(map(str, differing[:5])),
+                fix="give the runs another folder with --folder, or remove that one",
+            )
 
 
 def _assignments(texts: Sequence[str]) -> dict[str, str]:
