@@ -35,10 +35,11 @@ demo-annotate: install  ## annotate generated images in the browser; Ctrl-C ends
 	test -d runs/demo_annotate || $(BIN)/python -m lightning_samseg data demo folder --out runs/demo_annotate
 	$(BIN)/python -m lightning_samseg annotate --input runs/demo_annotate/images --class cell
 
-LEAGUE ?=# for instance LEAGUE='--set data=data_modules.FolderDataModule --set data.root=my_data'
-league: install  ## twelve methods on the same generated images, one table of them; LEAGUE=... for your own
-	$(BIN)/python -m lightning_samseg grid run experiments/grids/league.yaml $(LEAGUE)
-	$(BIN)/python -m lightning_samseg report runs/league --out runs/report_league --baseline unet
+LEAGUE ?=# for instance LEAGUE='--set data=data_modules.FolderDataModule --set data.root=my_data' RUNS=runs/league_mine
+RUNS ?= runs/league
+league: install  ## twelve methods on the same generated images, one table of them; LEAGUE=... RUNS=... for your own
+	$(BIN)/python -m lightning_samseg grid run experiments/grids/league.yaml --folder $(RUNS) $(LEAGUE)
+	$(BIN)/python -m lightning_samseg report $(RUNS) --out $(RUNS)_report --baseline unet
 
 test: install  ## the fast tests, at most 10 minutes on 2 cores
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --durations=10

@@ -6,14 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_samseg.errors import UserError
 from lightning_samseg.losses.consistency import probabilities
 from lightning_samseg.losses.dice_ce import cross_entropy_loss, dice_loss
 from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.metrics.on_device import agreement, confidence, empty_fraction
 from lightning_samseg.models.branched_unet import NetworkName, build_unet, take_channels
 from lightning_samseg.semi.components import largest_components
-from lightning_samseg.semi.mixing import copy_paste_box, inside
+from lightning_samseg.semi.mixing import copy_paste_box, halves, inside
 from lightning_samseg.semi.teacher import make_teacher, update_teacher
 from lightning_samseg.types import SemiBatch
 
@@ -102,7 +101,7 @@ class Bcp(BaseMethod):
         """One iteration of the stage that is on."""
         images, target = take_channels(batch["labelled"]["image"], self.in_channels), batch["labelled"]["mask"]
         a, b = halves(images, "labelled")
-        y_a, y_b = target.chunk(2)
+        y_a, y_b = halves(target, "labelled")
         side = images.shape[-1]
         rng = np.random.default_rng(self.draw_seed("box", same_on_all_ranks=True))
         outside = ~inside([copy_paste_box(side, self.box_ratio, rng)], side, images.device)[0]
@@ -194,23 +193,6 @@ def mix_loss(
     dice = sum(weight * dice_loss(logits, y, keep, smooth=1e-10) for y, keep, weight in regions)
     cross_entropy = sum(weight * cross_entropy_loss(logits, y, keep) for y, keep, weight in regions)
     return torch.stack([torch.as_tensor(dice), torch.as_tensor(cross_entropy)])
-
-
-def halves(images: Tensor, contents: str) -> tuple[Tensor, Tensor]:
-    """Divide a batch.
-
-    Raises:
-        UserError: If it cannot be halved.
-    """
-    if len(images) % 2:
-        raise UserError(
-            f"The {contents} images of a step are divided into two halves.",
-            expected="an even number",
-            found=str(len(images)),
-            fix=f"set --data.{contents}_batch_size {len(images) + 1}",
-        )
-    first, second = images.chunk(2)
-    return first, second
 
 
 def copied(state: dict[Any, Any]) -> dict[Any, Any]:

@@ -10,12 +10,11 @@ from lightning_samseg.errors import UserError
 from lightning_samseg.losses.consistency import probabilities
 from lightning_samseg.losses.dice_ce import dice_ce_loss, dice_loss
 from lightning_samseg.methods.base import BaseMethod
-from lightning_samseg.methods.bcp import halves
 from lightning_samseg.metrics.on_device import agreement, empty_fraction
 from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.branched_unet import NetworkName, take_channels
 from lightning_samseg.models.sam_network import build_network
-from lightning_samseg.semi.mixing import Box, cutmix_boxes, inside
+from lightning_samseg.semi.mixing import Box, cutmix_boxes, halves, inside
 from lightning_samseg.semi.noise import drop_channels
 from lightning_samseg.semi.strong import strong_view
 from lightning_samseg.types import SemiBatch
@@ -24,7 +23,7 @@ from lightning_samseg.types import SemiBatch
 class UniMatch(BaseMethod):
     """UniMatch. The network's sure labels of weakly augmented images teach it on three perturbed versions of them.
 
-    The first half of the unlabelled images is learned from, the second is mixed in. Labels and confidences of the
+    One half of the unlabelled images is learned from, the other is mixed in. Labels and confidences of the
     first come from the clean pass in training mode, those of the second from evaluation mode. There are two strong
     views of both (``semi.strong``); in a box of its own, each strong view is replaced by the second half's, and so are
     label and confidence (CutMix). The third version is the weak image with half of the channels of every feature map
@@ -113,8 +112,7 @@ class UniMatch(BaseMethod):
         labelled = take_channels(batch["labelled"]["image"], self.in_channels)
         target = batch["labelled"]["mask"]
         unlabelled = take_channels(batch["unlabelled"]["image"], self.in_channels)
-        halves(unlabelled, "unlabelled")  # or says what is wrong
-        (weak, weak_mix), *strong = (view.chunk(2) for view in self.views(unlabelled))
+        (weak, weak_mix), *strong = (halves(view, "unlabelled") for view in self.views(unlabelled))
         boxes = self.boxes(len(weak), weak.shape[-1])
         boxed = [inside(each, weak.shape[-1], weak.device) for each in boxes]
 

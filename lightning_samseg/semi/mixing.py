@@ -1,13 +1,37 @@
-"""Boxes by which images are mixed: one for all (BCP), or one for some of them (UniMatch's CutMix)."""
+"""Which images are mixed, and the boxes: one for all (BCP), or one for some of them (UniMatch's CutMix)."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_samseg.errors import UserError
+
 Box = tuple[int, int, int, int]
 """Rows y0..y1 and columns x0..x1, the ends exclusive: ``(y0, x0, y1, x1)``."""
 NO_BOX: Box = (0, 0, 0, 0)
+
+
+def halves(images: Tensor, contents: str) -> tuple[Tensor, Tensor]:
+    """Divide a batch into every other image, so that neighbours are mixed.
+
+    Whatever the number of processes, the same pairs are made: each process has a stretch of the whole batch.
+
+    Args:
+        images: ``(B, ...)``.
+        contents: ``labelled`` or ``unlabelled``.
+
+    Raises:
+        UserError: If B is odd.
+    """
+    if len(images) % 2:
+        raise UserError(
+            f"The {contents} images of a step are divided into two halves.",
+            expected="an even number",
+            found=str(len(images)),
+            fix=f"set --data.{contents}_batch_size {len(images) + 1}",
+        )
+    return images[0::2], images[1::2]
 
 
 def copy_paste_box(side: int, ratio: float, rng: np.random.Generator) -> Box:

@@ -10,7 +10,10 @@ import pytest
 
 from lightning_samseg.__main__ import main as run
 from lightning_samseg.cli.grid import main
+from lightning_samseg.cli.train import parse
 from lightning_samseg.errors import UserError
+from lightning_samseg.grids.grid import read_grid
+from lightning_samseg.runs.folder import Claim
 
 PROJECT = Path(__file__).parents[2]
 TABLE2 = "experiments/grids/cpc_sam_table2.yaml"
@@ -118,3 +121,26 @@ def test_a_mistake_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
     message = capsys.readouterr().err
     assert message.startswith("error: There is no grid file experiments/grids/nowhere.yaml.")
     assert "way out: " in message
+
+
+def test_a_finished_run_of_other_options_is_not_taken_for_the_grids(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its results would stand for what was asked for now; another folder is the way out."""
+    grid = tmp_path / "mine.yaml"
+    configs = "configs: [experiments/semi/demo.yaml, experiments/league/unet.yaml]"
+    grid.write_text(f"{configs}\nfolder: {tmp_path}/one\nseeds: [7]")
+    (only,) = read_grid(grid)
+    with Claim(only.folder, "fit"):
+        content = parse([*only.argv, "--data.num_workers=2"])  # of no influence
+        (Path(only.folder) / "config.yaml").write_text(json.dumps(content.as_dict(), default=str))
+    assert main(["run", str(grid)]) == 0
+    assert "There is nothing to do." in capsys.readouterr().out
+    asked = ["run", str(grid), "--set", "trainer.max_steps=7"]
+    with pytest.raises(UserError, match=r"(?s)seed7 holds a finished run.*trainer.max_steps 120 -> 7") as caught:
+        main(asked)
+    assert "--folder" in str(caught.value)
+    started: list[str] = []
+    monkeypatch.setattr("lightning_samseg.cli.grid.work_off", lambda runs, jobs: started.extend(r.folder for r in runs))
+    assert main([*asked, "--folder", f"{tmp_path}/two"]) == 0
+    assert started == [f"{tmp_path}/two/seed7"]

@@ -88,6 +88,11 @@ def semi_batch(images: Tensor, labels: Tensor, labelled: int) -> dict[str, Any]:
     }
 
 
+def interleaved(first: Tensor, second: Tensor) -> Tensor:
+    """The authors' two halves as ours, every other image."""
+    return torch.stack([first, second], 1).flatten(0, 1)
+
+
 def common_batches() -> list[Any]:
     return [semi_batch(image(str(i), 4), label(str(i), 4), 2) for i in range(3)]
 
@@ -229,7 +234,12 @@ def test_bcp(oracle: SslOracle, stage: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(bcp, "copy_paste_box", lambda *_: next(boxes))
     method = Bcp(**AUTHORS, poly_power=0, pretrain_iters=100 if stage == "pre" else 0)
     oracle.fill(method.network, "uamt")
-    batches = [semi_batch(image(f"bcp{i}", 8), label(f"bcp{i}", 8), 4) for i in range(3)]
+    # A, B, UA, UB of the recording, two images each.
+    parts = [(image(f"bcp{i}", 8).chunk(4), label(f"bcp{i}", 8).chunk(4)) for i in range(3)]
+    batches = [
+        semi_batch(*(torch.cat([interleaved(*each[:2]), interleaved(*each[2:])]) for each in part), labelled=4)
+        for part in parts
+    ]
     counters: dict[str, Any] = {}
 
     def networks(m: Any) -> list[nn.Module]:
@@ -253,7 +263,7 @@ def test_unimatch(oracle: SslOracle, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def views(_: Tensor) -> tuple[Tensor, ...]:
         i = method.global_step
-        return tuple(torch.cat([image(f"uni{i}.{part}.{v}", 2) for part in ("u", "mix")]) for v in ("w", "s1", "s2"))
+        return tuple(interleaved(*(image(f"uni{i}.{part}.{v}", 2) for part in ("u", "mix"))) for v in ("w", "s1", "s2"))
 
     def boxes(*_: Any) -> Any:
         recorded = oracle[f"unimatch.it{method.global_step}.boxes"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_samseg.semi.mixing import NO_BOX, copy_paste_box, cutmix_boxes, inside
+from lightning_samseg.semi.mixing import NO_BOX, copy_paste_box, cutmix_boxes, halves, inside
 from tests.reference.ssl_oracle import SslOracle
 
 
@@ -49,3 +49,10 @@ def test_inside() -> None:
     expected = torch.zeros(2, 8, 8, dtype=torch.bool)
     expected[0, 1:3, 2:6] = True
     assert torch.equal(found, expected)
+
+
+def test_processes_make_the_pairs_of_one() -> None:
+    """Each has a stretch of the whole batch."""
+    whole = torch.arange(8)
+    parts = [torch.stack(halves(part, "labelled")) for part in whole.chunk(2)]
+    assert torch.equal(torch.stack(halves(whole, "labelled")), torch.cat(parts, 1))
