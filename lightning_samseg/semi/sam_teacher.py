@@ -4,7 +4,8 @@ SAM encodes every image once, as it is. What the network predicts of an augmente
 carried back to the image by the augmentation's known transform, and SAM's masks are carried forth by it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -74,7 +75,8 @@ class SamTeacher:
         motion = motion.double().cpu()
         for first in range(0, len(found), AT_ONCE):
             some = found[first : first + AT_ONCE]
-            low_res, to_input = self._answer(some, motion, cases, picture, side)
+            with _float32():
+                low_res, to_input = self._answer(some, motion, cases, picture, side)
             with torch.autocast(device.type, enabled=False):  # bfloat16 cannot tell neighbouring pixels apart
                 grid = F.affine_grid(to_input.to(device), [len(some), 1, side, side], align_corners=False)
                 answers = F.grid_sample(low_res[:, None], grid, padding_mode="zeros", align_corners=False)[:, 0]
@@ -137,3 +139,14 @@ class SamTeacher:
             embedding = self.sam.encode(pixels.to(next(self.sam.parameters()).device))[0]
             self.encoded[key] = embedding.half().cpu(), geometry
         return self.encoded[key]
+
+
+@contextmanager
+def _float32() -> Iterator[None]:
+    """What SAM makes by itself fits its weights, whatever the precision of the network that it teaches."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -2,7 +2,7 @@
 
 They are equal where nothing depends on which images share a process: without BatchNorm, which takes its statistics
 from a process's images unless they are synchronised (GPUs only), without dropout, and without draws per image: noise,
-strong views and dropped features, CutMix's boxes, SAM's clicks. BCP's box and pairs, and UniMatch's pairs, are the same for any number.
+strong views, dropped features, CutMix's boxes, SAM's clicks. The images that BCP and UniMatch mix are the same pairs.
 """
 
 from pathlib import Path
