@@ -127,7 +127,7 @@ _ID_LENGTH = 128
 _ROW = np.dtype(
     [("case_id", f"U{_ID_LENGTH}"), ("class_id", "i4")]
     + [(metric, "f8") for metric in METRICS]
-    + [("empty_prediction", "?"), ("empty_reference", "?"), ("unit", "U5"), ("convention", "U8")]
+    + [("empty_prediction", "?"), ("empty_reference", "?"), ("diagonal", "f8"), ("unit", "U5"), ("convention", "U8")]
 )
 _ARRIVAL = np.dtype([("case_id", f"U{_ID_LENGTH}"), ("slice_index", "i4"), ("num_slices", "i4")])
 

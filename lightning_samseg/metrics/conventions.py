@@ -102,6 +102,8 @@ class ClassScore(NamedTuple):
     """Full Hausdorff distance."""
     empty_prediction: bool
     empty_reference: bool
+    diagonal: float
+    """Of the whole image or volume, what ``strict`` gives a miss."""
 
 
 def find_convention(name: str) -> Convention:
@@ -169,12 +171,14 @@ def _score_class(
     class_id: int, prediction: BoolArray, reference: BoolArray, spacing: Sequence[float] | None, rules: Convention
 ) -> ClassScore:
     empty_prediction, empty_reference = not prediction.any(), not reference.any()
+    sides = np.multiply(prediction.shape, 1.0 if spacing is None else spacing)
+    diagonal = float(np.linalg.norm(sides))
     if not (empty_prediction or empty_reference):
         distances = F.surface_distances(prediction, reference, spacing)
         percentile = F.hd95 if rules.hd95 == "pooled" else F.hd95_directed
         hd95, asd, assd, hd = percentile(distances), F.asd(distances), F.assd(distances), F.hd(distances)
     else:
-        hd95 = asd = assd = hd = _empty_distance(empty_prediction and empty_reference, prediction.shape, spacing, rules)
+        hd95 = asd = assd = hd = _empty_distance(empty_prediction and empty_reference, diagonal, rules)
     return ClassScore(
         class_id,
         dsc=F.dsc(prediction, reference, rules.dice_smooth),
@@ -185,14 +189,14 @@ def _score_class(
         hd=hd,
         empty_prediction=empty_prediction,
         empty_reference=empty_reference,
+        diagonal=diagonal,
     )
 
 
-def _empty_distance(both: bool, shape: tuple[int, ...], spacing: Sequence[float] | None, rules: Convention) -> float:
+def _empty_distance(both: bool, diagonal: float, rules: Convention) -> float:
     if both:
         return 0.0 if rules.both_empty == "zero" else nan
-    sides = np.multiply(shape, 1.0 if spacing is None else spacing)
-    return float(np.linalg.norm(sides)) if rules.one_empty == "diagonal" else nan
+    return diagonal if rules.one_empty == "diagonal" else nan
 
 
 def _check_pair(

@@ -27,6 +27,8 @@ class CaseRow(NamedTuple):
     hd: float
     empty_prediction: bool
     empty_reference: bool
+    diagonal: float
+    """Of the whole image or volume in ``unit``: with it a report can give both conventions of empty masks."""
     unit: str
     """``mm``, ``px``, or ``voxel`` for a volume of unknown spacing."""
     convention: str

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.text import write_text
+from lightning_samseg.reports.conventions import under, under_other
 from lightning_samseg.reports.groups import Block, group_runs
 from lightning_samseg.reports.origins import find_origins
 from lightning_samseg.reports.page import write_page
@@ -77,7 +78,8 @@ def build_report(
             fix="wait for a run to finish, name other folders, or add --group where runs were refused",
         )
     check_baseline(blocks, baseline)
-    filled, notes = filled_cells(blocks)
+    # A paper's convention has the paper's name; of the two that a test gives, it takes its own.
+    filled, notes = filled_cells([under(block, "cpc_sam") for block in blocks])
     with _replaced(out) as folder:
         _write(folder, blocks, problems, filled, notes, baseline, _command(paths, out, baseline, group))
     reported = {run.folder for block in blocks for variant in block.variants for run in variant.runs}
@@ -96,12 +98,16 @@ def _write(
     command: str,
 ) -> None:
     results = [block_results(block, baseline) for block in blocks]
+    others = [under_other(block) for block in blocks]
+    other_results = [[] if other is None else block_results(other, baseline) for other in others]
     of_sets = [(block, block_results(block, baseline, name)) for block in blocks for name in block.sets]
-    write_results(folder / "results.csv", [*zip(blocks, results, strict=True), *of_sets])
+    also = [(other, part) for other, part in zip(others, other_results, strict=True) if other is not None]
+    write_results(folder / "results.csv", [*zip(blocks, results, strict=True), *also, *of_sets])
     write_paper_cells(folder / "paper.csv", filled)
     write_problems(folder / "problems.csv", problems)
-    sections = [overview(blocks), *(block_section(folder, b, r) for b, r in zip(blocks, results, strict=True))]
-    sections += [
+    sections = [
+        overview(blocks),
+        *(block_section(folder, *parts) for parts in zip(blocks, results, others, other_results, strict=True)),
         paper_section(folder, filled, notes),
         problem_section(problems),
         methods(),

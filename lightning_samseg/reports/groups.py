@@ -186,6 +186,20 @@ def group_runs(
     return blocks, problems
 
 
+def labelled(run: RunRecord) -> str:
+    """Training images or patients whose masks a run used, ``all`` or a number; ``none`` of what is not trained."""
+    if run.method == "ZeroShot":
+        return "none"
+    arguments = run.config["data"].get("init_args") or {}
+    counts = [arguments[name] for name in ("labelled_patients", "num_labelled") if arguments.get(name) is not None]
+    return str(counts[0]) if counts else "all"
+
+
+def method_label(run: RunRecord) -> str:
+    """The method as the papers write it."""
+    return METHOD_LABELS.get(run.method, run.method)
+
+
 def weights_of(run: RunRecord) -> str:
     """Its declared pretrained network and the hash of the file."""
     return _text(run.metrics.get("weights_sha256"))
@@ -297,7 +311,7 @@ def _block(runs: list[RunRecord], origins: Mapping[Path, Origin], differing: Seq
 def _names(members: Sequence[tuple[RunRecord, ...]], origins: Mapping[Path, Origin]) -> list[str]:
     """A grid's names; else the method with the options in which it differs from others of its kind."""
     given = [{_origin(run, origins).name for run in part} for part in members]
-    methods = [METHOD_LABELS.get(part[0].method, part[0].method) for part in members]
+    methods = [method_label(part[0]) for part in members]
     names = []
     for part, own, method in zip(members, given, methods, strict=True):
         name = own.pop() if len(own) == 1 else None

@@ -9,7 +9,7 @@ import numpy as np
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.online.columns import CLIPPED, LEARNED, SAM
-from lightning_samseg.reports.groups import Block, Variant
+from lightning_samseg.reports.groups import Block, Variant, labelled, method_label
 from lightning_samseg.reports.paper import EVERY_COLUMN, Cell, filled_by, paper_tables, paper_values
 from lightning_samseg.reports.runs import FRACTIONS, FloatArray, nanmean
 from lightning_samseg.reports.statistics import (
@@ -89,17 +89,24 @@ def check_baseline(blocks: Sequence[Block], baseline: str | None) -> None:
     Raises:
         UserError: With the known names.
     """
+    variants = [variant for block in blocks for variant in block.variants]
     if baseline is not None and all(_named(block, baseline) is None for block in blocks):
+        methods = {method_label(variant.runs[0]) for variant in variants if variant.column == ""}
+        if any(method.casefold() == baseline.casefold() for method in methods):
+            return
         raise UserError(
             f"No reported variant is called {baseline!r}.",
-            expected="one of: " + "; ".join(variant_names(blocks)),
+            expected="one of: " + "; ".join(dict.fromkeys([*variant_names(blocks), *sorted(methods)])),
             fix="give --baseline one of these names",
         )
 
 
 def find_baseline(block: Block, variant: Variant, baseline: str | None) -> Variant | None:
-    """What a variant is compared with: the named one; where there is none in its table, SAM of the same stream."""
-    named = None if baseline is None else _named(block, baseline)
+    """What a variant is compared with: the named one; where there is none in its table, SAM of the same stream.
+
+    The name of a method stands for its only variant in the table, or for the one with as many labelled images.
+    """
+    named = None if baseline is None else _named(block, baseline) or _of_method(block, variant, baseline)
     return named or next((v for v in block.variants if v.runs == variant.runs and v.column == SAM), None)
 
 
@@ -110,6 +117,14 @@ def _named(block: Block, baseline: str) -> Variant | None:
     return named or next(
         (v for v in block.variants if v.column in LEARNED and v.name.casefold().startswith(f"{wanted}: ")), None
     )
+
+
+def _of_method(block: Block, variant: Variant, method: str) -> Variant | None:
+    wanted = method.casefold()
+    known = [v for v in block.variants if v.column == "" and method_label(v.runs[0]).casefold() == wanted]
+    if len(known) > 1:
+        known = [v for v in known if labelled(v.runs[0]) == labelled(variant.runs[0])]
+    return known[0] if len(known) == 1 else None
 
 
 def block_results(block: Block, baseline: str | None, set_name: str | None = None) -> list[Result]:

@@ -19,6 +19,7 @@ from lightning_samseg.io.text import read_text
 from lightning_samseg.online.columns import CLIPPED, SAM, learned_column
 
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 METRICS = {"cases": ("dsc", "jc", "hd95", "asd"), "stream": ("dsc", "hd")}
 """What is reported of each kind of run."""
 FRACTIONS = ("dsc", "jc")
@@ -42,6 +43,10 @@ class Scores:
     empty_predictions: int | None
     """Pairs of case and class; None where the run did not record it."""
     empty_references: int
+    empty: tuple[BoolArray, BoolArray] | None = None
+    """Empty predictions and references, each ``(cases, classes)``; None for a stream."""
+    diagonals: FloatArray | None = None
+    """``(cases, classes)``: of each image or volume in the run's unit; None where the run did not record them."""
 
     def of_set(self, name: str | None) -> "Scores":
         """The part of one set; everything for None. Empty predictions are then unknown."""
@@ -248,12 +253,19 @@ def _case_scores(rows: Sequence[Mapping[str, str]]) -> Scores:
     classes = sorted({class_id for _, class_id in by_place})
     if not len(rows) == len(by_place) == len(cases) * len(classes):
         raise _BrokenError("cases.csv has not one row per case and class")
+
+    def column(name: str) -> FloatArray:
+        return np.array([[_number(by_place[case, class_id][name]) for class_id in classes] for case in cases])
+
+    empty = column("empty_prediction") > 0, column("empty_reference") > 0
     return Scores(
         tuple(cases),
         ("",) * len(cases),
-        {m: np.array([[_number(by_place[a, c][m]) for c in classes] for a in cases]) for m in METRICS["cases"]},
-        sum(int(row["empty_prediction"]) for row in rows),
-        sum(int(row["empty_reference"]) for row in rows),
+        {metric: column(metric) for metric in METRICS["cases"]},
+        int(empty[0].sum()),
+        int(empty[1].sum()),
+        empty,
+        column("diagonal") if all(row.get("diagonal") for row in rows) else None,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_samseg.online.columns import LEARNED
-from lightning_samseg.reports.groups import IGNORED, Block, weights_of
+from lightning_samseg.reports.groups import IGNORED, Block, labelled, weights_of
 from lightning_samseg.reports.page import Picture, Section
 from lightning_samseg.reports.results import FilledCell, Result
 from lightning_samseg.reports.runs import Problem, RunRecord
@@ -37,15 +37,17 @@ def overview(blocks: Sequence[Block]) -> Section:
             (
                 name,
                 ", ".join(str(run.seed) for run in runs if run.seed is not None) or NOTHING,
+                labelled(runs[0]) if runs[0].kind == "cases" else NOTHING,
+                _distinct(str((run.config["data"].get("init_args") or {}).get("image_size", NOTHING)) for run in runs),
                 _distinct(str(run.metrics.get("iterations") or NOTHING) for run in runs),
                 _distinct(weights_of(run)[:12] for run in runs),
                 _distinct(_short(run.metrics.get("git_commit")) for run in runs),
                 versions,
             )
         )
-    header = ("method", "seeds", "iterations", "weights (sha256)", "git commit", "versions")
+    header = ("method", "seeds", "labelled", "image size", "iterations", "weights (sha256)", "git commit", "versions")
     runs_table = Table(
-        "Runs", "Every run in the tables; their folders stand under How to repeat.", header, tuple(rows), 6
+        "Runs", "Every run in the tables; their folders stand under How to repeat.", header, tuple(rows), 8
     )
     keys = ("convention", "unit", "cases", "data fingerprint", "split")
     facts = tuple((block.title, *(block.facts[key] for key in keys)) for block in blocks)
@@ -53,13 +55,24 @@ def overview(blocks: Sequence[Block]) -> Section:
     return Section("What was compared", tables=[Table("Data", caption, ("table", *keys), facts, 6), runs_table])
 
 
-def block_section(folder: Path, block: Block, results: Sequence[Result]) -> Section:
-    """Tables and figures of one block; the figures are written below ``folder``."""
+def block_section(
+    folder: Path, block: Block, results: Sequence[Result], other: Block | None, other_results: Sequence[Result]
+) -> Section:
+    """Tables and figures of one block; the figures are written below ``folder``.
+
+    Args:
+        folder: Of the report.
+        block: The table.
+        results: Its numbers.
+        other: The same runs under the other convention, where there is one.
+        other_results: Its numbers.
+    """
     from lightning_samseg.reports.figures import box_plots, stream_curves, sweeps
     from lightning_samseg.reports.pictures import qualitative_grid, stream_strips
 
     candidates = [
         *(results_table(block, results), comparison_table(block, results)),
+        *((results_table(other, other_results), comparison_table(other, other_results)) if other else ()),
         *(classes_table(block), sets_table(block)),
     ]
     section = Section(block.title, tables=[table for table in candidates if table is not None])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_samseg.reports.groups import Block
+from lightning_samseg.reports.groups import Block, labelled
 from lightning_samseg.reports.paper import paper_tables
 from lightning_samseg.reports.results import Comparison, FilledCell, Result, block_results, scale
 from lightning_samseg.reports.runs import FRACTIONS
@@ -43,6 +43,8 @@ def results_table(block: Block, results: Sequence[Result]) -> Table:
         results: Of all cases, from :func:`block_results`.
     """
     rows = []
+    counts = [labelled(variant.runs[0]) for variant in block.variants]
+    differ = block.kind == "cases" and len(set(counts)) > 1
     for index, variant in enumerate(block.variants):
         part = results[index * len(block.metrics) : (index + 1) * len(block.metrics)]
         first = variant.scores[0]
@@ -51,6 +53,7 @@ def results_table(block: Block, results: Sequence[Result]) -> Table:
         rows.append(
             (
                 variant.name,
+                *([counts[index]] if differ else []),
                 str(len(variant.runs)),
                 str(len(first.cases)),
                 *(f"{number(r.mean)}\n({number(r.sd_cases)}; {number(r.sd_seeds)})" for r in part),
@@ -60,7 +63,8 @@ def results_table(block: Block, results: Sequence[Result]) -> Table:
             )
         )
     heads = [metric_head(metric, block.facts["unit"]) for metric in block.metrics]
-    header = ("method", "seeds", "cases", *heads, "empty predictions", "empty references", "distances left out")
+    shown = ("labelled",) if differ else ()
+    header = ("method", *shown, "seeds", "cases", *heads, "empty predictions", "empty references", "distances left out")
     caption = (
         f"Convention {block.facts['convention']}. {MEAN_NOTE} Empty masks and distances left out are counted over all "
         "pairs of case and class of all runs."

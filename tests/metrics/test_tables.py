@@ -15,7 +15,7 @@ def row(
     case_id, class_id, dsc, distance, empty_prediction=False, empty_reference=False, unit="mm", convention="cpc_sam"
 ):
     return CaseRow(
-        case_id, class_id, dsc, dsc / 2, *[distance] * 4, empty_prediction, empty_reference, unit, convention
+        case_id, class_id, dsc, dsc / 2, *[distance] * 4, empty_prediction, empty_reference, 9.0, unit, convention
     )
 
 

@@ -23,22 +23,30 @@ def write_case_run(
     convention: str = "cpc_sam",
     unit: str = "px",
     dropped: int = 0,
+    diagonal: float | None = 100.0,
     method: str = "CpcSam",
     data_class: str = "data_modules.BusiDataModule",
     **metrics: Any,
 ) -> Path:
-    """A run with scores per case and class; ``shift`` goes onto every DSC, the first ``dropped`` have no distance."""
+    """A run with scores per case and class; ``shift`` goes onto every DSC, the first ``dropped`` are missed.
+
+    Without a ``diagonal`` the run is from before there was this column.
+    """
     rng = np.random.default_rng((seed, cases))
     rows = []
     for case in range(cases):
         for class_id in range(1, classes + 1):
             dsc = float(np.clip(0.6 + 0.02 * case + 0.05 * rng.standard_normal() + shift, 0, 1))
             empty = len(rows) < dropped
-            distance = "" if empty else repr(10.0 + case + class_id + float(rng.random()))
+            missed = "" if convention == "cpc_sam" else repr(float(diagonal or 0.0))
+            distance = missed if empty else repr(10.0 + case + class_id + float(rng.random()))
             row = {"case_id": f"case {case}", "class_id": class_id, "dsc": repr(dsc), "jc": repr(dsc / (2 - dsc))}
             row |= dict.fromkeys(("hd95", "asd", "assd", "hd"), distance)
             rows.append(
-                row | {"empty_prediction": int(empty), "empty_reference": 0, "unit": unit, "convention": convention}
+                row
+                | {"empty_prediction": int(empty), "empty_reference": 0}
+                | ({} if diagonal is None else {"diagonal": diagonal})
+                | {"unit": unit, "convention": convention}
             )
     summary = {}
     for metric in ("dsc", "jc", "hd95", "asd"):

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lightning_samseg.grids.grid import read_grid, write_grid_json
 from lightning_samseg.reports.build import build_report
@@ -32,15 +33,18 @@ def test_the_report_prints_the_table_complete(column: str, tmp_path: Path, monke
     copy = tmp_path / grid.name
     copy.write_text(lines)
     for place, run in enumerate(read_grid(copy)):
-        method = next(name for name in ("uamt", "bcp", run.name.split("_")[0]) if run.name.startswith(name))
-        labelled = {k.split(".")[1]: v for k, v in run.overrides.items() if k.startswith("data.")}
+        files = [yaml.safe_load(Path(config).read_text()) for config in run.configs]
+        method = next(file["model"]["class_path"].rpartition(".")[2] for file in files if "model" in file)
+        given = {k: v for file in files for k, v in file.get("data", {}).get("init_args", {}).items()}
+        given |= {k.split(".")[1]: v for k, v in run.overrides.items() if k.startswith("data.")}
+        labelled = {k: v for k, v in given.items() if k in ("num_labelled", "labelled_patients")}
         seed = int(run.name[-1])
         options = {"name": run.name.rpartition("-")[0]}
         write_case_run(
             Path(run.folder), seed, shift=place / 500, model=options, data=labelled, method=method, **COLUMNS[column]
         )
     write_grid_json(copy, read_grid(copy))
-    assert build_report([folder], tmp_path / "out", baseline="cpc_sam_3" if column == "acdc" else "cpc_sam_20") == 0
+    assert build_report([folder], tmp_path / "out", baseline="CPC-SAM") == 0
     with (tmp_path / "out" / "paper.csv").open(newline="") as file:
         found = list(csv.DictReader(file))
     printed = paper_tables()["cpc_sam"]["tables"]["Table 1"]["columns"][column.upper()]["rows"]
@@ -53,6 +57,20 @@ def test_the_report_prints_the_table_complete(column: str, tmp_path: Path, monke
         line = next(line for line in text.splitlines() if line.startswith(f"| {row} |"))
         assert "±" in line, "deviation over seeds"
         assert "\N{EN DASH}" not in line, "nothing is missing"
+    with (tmp_path / "out" / "results.csv").open(newline="") as file:
+        results = list(csv.DictReader(file))
+    few, more = ("1", "3") if column == "acdc" else ("10", "20")
+    for convention in ("cpc_sam", "strict"):
+        baseline = {
+            row["method"]: row["baseline"]
+            for row in results
+            if row["metric"] == "hd95" and row["convention"] == convention
+        }
+        for method in ("unet", "uamt", "bcp", "unimatch", "semi_sam", "samed"):
+            assert baseline[f"{method}_{few}"] == f"cpc_sam_{few}", "compared on the same labelled images"
+            assert baseline[f"{method}_{more}"] == f"cpc_sam_{more}"
+        assert baseline["unet_all"] == baseline[f"cpc_sam_{few}"] == ""
+    assert f"| bcp_{few} | {few} | 2 |" in text, "labelled images and seeds of a row"
 
 
 def test_another_selection_or_other_labelled_images_are_refused(tmp_path: Path) -> None:
