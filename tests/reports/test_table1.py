@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from data_modules import FolderDataModule
 from lightning_samseg.grids.grid import read_grid, write_grid_json
 from lightning_samseg.reports.build import build_report
 from lightning_samseg.reports.groups import group_runs
 from lightning_samseg.reports.paper import paper_tables
 from lightning_samseg.reports.runs import read_run
+from tests.fakes import write_folder
 from tests.reports.run_folders import write_case_run
 
 PROJECT = Path(__file__).parents[2]
@@ -71,6 +73,27 @@ def test_the_report_prints_the_table_complete(column: str, tmp_path: Path, monke
             assert baseline[f"{method}_{more}"] == f"cpc_sam_{more}"
         assert baseline["unet_all"] == baseline[f"cpc_sam_{few}"] == ""
     assert f"| bcp_{few} | {few} | 2 |" in text, "labelled images and seeds of a row"
+
+
+@pytest.mark.parametrize("part", ["labelled", "train", "val", "test"])
+def test_other_lists_are_refused_by_name(part: str, tmp_path: Path) -> None:
+    """As many labelled images, but others; or images that have changed the side."""
+    names = [f"case{number}" for number in range(9)]
+    root = write_folder(tmp_path / "mine", names, (8, 8))
+    lists = {"train": names[:5], "val": names[5:7], "test": names[7:], "labelled": names[:2]}
+    changed = {"labelled": {"labelled": names[1:3]}, "train": {"train": names[1:5]}}
+    changed |= {"val": {"train": [*names[:4], names[5]], "val": [names[4], names[6]]}}
+    changed |= {"test": {"val": [names[7], names[6]], "test": [names[5], names[8]]}}
+    for number, given in enumerate((lists, lists | changed[part])):
+        for name, content in given.items():
+            (root / "splits").mkdir(exist_ok=True)
+            (root / "splits" / f"{name}.txt").write_text("\n".join(content))
+        known = FolderDataModule(str(root), num_labelled=2, image_size=16).fingerprint()
+        write_case_run(tmp_path / "runs" / str(number), data_class="data_modules.FolderDataModule", **known)
+    blocks, problems = group_runs([read_run(folder) for folder in sorted((tmp_path / "runs").iterdir())])
+    assert blocks == []
+    assert len(problems) == 2
+    assert all("differ in " in problem.reason and "split lists:" in problem.reason for problem in problems)
 
 
 def test_another_selection_or_other_labelled_images_are_refused(tmp_path: Path) -> None:
