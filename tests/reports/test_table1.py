@@ -81,7 +81,7 @@ def test_other_lists_are_refused_by_name(part: str, tmp_path: Path) -> None:
     names = [f"case{number}" for number in range(9)]
     root = write_folder(tmp_path / "mine", names, (8, 8))
     lists = {"train": names[:5], "val": names[5:7], "test": names[7:], "labelled": names[:2]}
-    changed = {"labelled": {"labelled": names[1:3]}, "train": {"train": names[1:5]}}
+    changed = {"labelled": {"labelled": names[1:3]}, "train": {"train": names[:4]}}
     changed |= {"val": {"train": [*names[:4], names[5]], "val": [names[4], names[6]]}}
     changed |= {"test": {"val": [names[7], names[6]], "test": [names[5], names[8]]}}
     for number, given in enumerate((lists, lists | changed[part])):
@@ -93,7 +93,7 @@ def test_other_lists_are_refused_by_name(part: str, tmp_path: Path) -> None:
     blocks, problems = group_runs([read_run(folder) for folder in sorted((tmp_path / "runs").iterdir())])
     assert blocks == []
     assert len(problems) == 2
-    assert all("differ in " in problem.reason and "split lists:" in problem.reason for problem in problems)
+    assert all("differ in " in problem.reason and "split auto:" in problem.reason for problem in problems)
 
 
 def test_another_selection_or_other_labelled_images_are_refused(tmp_path: Path) -> None:
