@@ -25,6 +25,7 @@ from lightning_samseg.io.files import cache_dir
 from lightning_samseg.losses.binary import bce_dice_loss, dice_loss
 from lightning_samseg.losses.structure import structure_loss
 from lightning_samseg.methods.base import describe
+from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.frozen_sam import FrozenSam, Preprocessing
 from lightning_samseg.models.unet import build_auxiliary
@@ -66,8 +67,7 @@ class AuxOl(lightning.LightningModule):
         checkpoint: Its weights in official SAM's names instead of the cached ones. For points the authors give MedSAM
             the weights ``medsam_point_prompt_flare22.pth`` of its repository.
         adapter: What SAMed or CpcSam has trained makes the generalist a SAM adapted to the task (Sec. 4.3): an adapter
-            file, or ``best.ckpt`` of the run. It sees images as in its training and answers without prompts; see
-            ``adapters.adapted_sam``. ``preprocessing`` and ``sam_size`` are the adapter's then.
+            file, or ``best.ckpt`` of the run. It sees images as in its training and answers without prompts.
         preprocessing: ``own``: as the backbone's authors publish it; ``sam``: as SAM's predictor, which the authors of
             AuxOL use for MedSAM, too.
         sam_size: Side of SAM's square input in pixels; None for what it was trained at.
@@ -185,6 +185,7 @@ class AuxOl(lightning.LightningModule):
         super().__init__()
         self.save_hyperparameters(ignore="expert")
         self.save_hyperparameters({"expert": dataclasses.asdict(expert)})  # plain: checkpoints hold no code
+        refuse_unused(self)
         self.automatic_optimization = False
         if step_per == "image" and prompt_order == "prompt":
             raise UserError(

@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_samseg.losses.consistency import probabilities
 from lightning_samseg.losses.dice_ce import cross_entropy_loss, dice_loss
 from lightning_samseg.methods.base import BaseMethod
+from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.metrics.on_device import agreement, confidence, empty_fraction
 from lightning_samseg.models.branched_unet import NetworkName, build_unet, take_channels
 from lightning_samseg.semi.components import largest_components
@@ -62,6 +63,7 @@ class Bcp(BaseMethod):
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
+        refuse_unused(self)
         self.in_channels = in_channels
         self.pretrain_iters = pretrain_iters
         self.unlabelled_weight = unlabelled_weight

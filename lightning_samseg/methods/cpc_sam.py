@@ -19,6 +19,7 @@ from lightning_samseg.adapters.files import load_adapter_into
 from lightning_samseg.errors import UserError
 from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
+from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.metrics.on_device import agreement, confidence, empty_fraction
 from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.branched_sam import AdapterKind, BranchedSam
@@ -58,8 +59,7 @@ class CpcSam(BaseMethod):
         update: ``joint``, the paper: one total loss, one encoder pass, one AdamW step. ``sequential``, the authors'
             code: a supervised round, then one for each direction, each with its own encoder pass, predictions and AdamW
             step.
-        architecture: Fig. 4: ``two_branches`` (the method), ``one_branch`` that prompts itself, or ``two_models`` that
-            share nothing.
+        architecture: Fig. 4: ``two_branches`` (the method), ``one_branch`` that prompts itself, ``two_models`` apart.
         cross: Table 2: ``prompted`` (the method), ``unprompted`` outputs that supervise each other (row 2), ``none``
             (row 1).
         num_center: Centre points per class (Table 3); with 0 the random points alone make the pseudo label.
@@ -69,8 +69,7 @@ class CpcSam(BaseMethod):
             output of its own, which all teach and are taught (row 1).
         include_background: Whether the background has points, too, as in the authors' code; the paper names objects.
         absent: Stands for a class without a pixel: the authors' ``background_point``, or ``not_a_point``.
-        ensemble: Fig. 3: whether the pseudo label is the mean of the prompted outputs, or the first one's, the
-            centre's, alone.
+        ensemble: Fig. 3: whether the mean of the prompted outputs makes the pseudo label, or the centre's alone.
         pseudo: ``hard`` pseudo labels, the most probable class, as in the authors' code; ``soft``: its probabilities,
             as Eqs. 1 and 2 are written.
         consistency_on: Fig. 3: outputs that the consistency loss acts on, ``random`` (the method) or ``both``.
@@ -121,6 +120,7 @@ class CpcSam(BaseMethod):
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
+        refuse_unused(self)
         self.update = update
         self.cross = cross
         self.num_center = num_center

@@ -8,6 +8,7 @@ from torch import Tensor
 from lightning_samseg.losses.consistency import probabilities
 from lightning_samseg.losses.dice_ce import cross_entropy_loss, dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
+from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.metrics.on_device import agreement, confidence, empty_fraction
 from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.branched_unet import NetworkName, take_channels
@@ -61,6 +62,7 @@ class Cps(BaseMethod):
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
+        refuse_unused(self)
         self.consistency = consistency
         self.rampup_iters = rampup_iters
         self.rampup_stairs = rampup_stairs

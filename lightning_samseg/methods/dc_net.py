@@ -9,6 +9,7 @@ from lightning_samseg.losses.consistency import attention_distance, directed_mse
 from lightning_samseg.losses.dice_ce import cross_entropy_loss, dice_loss
 from lightning_samseg.losses.ranks import mean_over_ranks
 from lightning_samseg.methods.base import BaseMethod
+from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.metrics.on_device import agreement, empty_fraction
 from lightning_samseg.models.branched_unet import NetworkName, build_unet, take_channels
 from lightning_samseg.semi.ramps import staircase_ramp
@@ -67,6 +68,7 @@ class DcNet(BaseMethod):
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
+        refuse_unused(self)
         self.in_channels = in_channels
         self.consistency = consistency
         self.rampup_iters = rampup_iters

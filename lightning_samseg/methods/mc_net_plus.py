@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_samseg.losses.consistency import probabilities, sharpen
 from lightning_samseg.losses.dice_ce import dice_loss
 from lightning_samseg.methods.base import BaseMethod
+from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.metrics.on_device import agreement, confidence, empty_fraction
 from lightning_samseg.models.branched_unet import NetworkName, build_unet, take_channels
 from lightning_samseg.semi.ramps import staircase_ramp
@@ -57,6 +58,7 @@ class McNetPlus(BaseMethod):
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
+        refuse_unused(self)
         self.in_channels = in_channels
         self.consistency = consistency
         self.rampup_iters = rampup_iters

@@ -12,6 +12,7 @@ from lightning_samseg.losses.consistency import probabilities
 from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.losses.ranks import sum_over_ranks
 from lightning_samseg.methods.base import BaseMethod
+from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.metrics.on_device import agreement, empty_fraction
 from lightning_samseg.models.backbones import BACKBONES, BackboneName
 from lightning_samseg.models.branched_unet import NetworkName, build_unet, take_channels
@@ -85,6 +86,7 @@ class SemiSam(BaseMethod):
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
+        refuse_unused(self)
         self.in_channels = in_channels
         self.consistency = consistency
         self.rampup_iters = rampup_iters

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from lightning_samseg.adapters.files import load_adapter_into
 from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
+from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.branched_sam import AdapterKind, BranchedSam
 from lightning_samseg.models.branched_unet import NetworkName, build_unet, take_channels
@@ -59,6 +60,7 @@ class SAMed(BaseMethod):
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
+        refuse_unused(self)
         self.supervised_dice = supervised_dice
         self.sam = BranchedSam(
             backbone,
@@ -126,6 +128,7 @@ class UNet(BaseMethod):
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
+        refuse_unused(self)
         self.supervised_dice = supervised_dice
         self.in_channels = in_channels
         self.network: torch.nn.Module

@@ -10,6 +10,7 @@ from lightning_samseg.errors import UserError
 from lightning_samseg.losses.consistency import entropy, masked_mse, probabilities
 from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
+from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.metrics.on_device import agreement, empty_fraction
 from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.branched_unet import NetworkName, take_channels
@@ -80,6 +81,7 @@ class Uamt(BaseMethod):
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
+        refuse_unused(self)
         if uncertainty_samples % teacher_passes:
             raise UserError(
                 "The noisy predictions cannot be shared out evenly to the passes.",

@@ -10,6 +10,7 @@ from lightning_samseg.errors import UserError
 from lightning_samseg.losses.consistency import probabilities
 from lightning_samseg.losses.dice_ce import dice_ce_loss, dice_loss
 from lightning_samseg.methods.base import BaseMethod
+from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.metrics.on_device import agreement, empty_fraction
 from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.branched_unet import NetworkName, take_channels
@@ -70,6 +71,7 @@ class UniMatch(BaseMethod):
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
+        refuse_unused(self)
         self.threshold = threshold
         self.strong_weight = strong_weight
         self.perturbed_weight = perturbed_weight

@@ -8,6 +8,7 @@ from torch import Tensor
 from lightning_samseg.losses.consistency import probabilities, rectified_pyramid
 from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
+from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.metrics.on_device import agreement, confidence, empty_fraction
 from lightning_samseg.models.branched_unet import NetworkName, build_unet, take_channels
 from lightning_samseg.semi.noise import drop_elements, drop_most_active, multiply_noise
@@ -52,6 +53,7 @@ class Urpc(BaseMethod):
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
+        refuse_unused(self)
         self.in_channels = in_channels
         self.consistency = consistency
         self.rampup_iters = rampup_iters

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods.base import BaseMethod
+from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.frozen_sam import FrozenSam, MaskChoice, Preprocessing
 from lightning_samseg.prompts.objects import ReferenceObject, find_objects
@@ -59,6 +60,7 @@ class ZeroShot(BaseMethod):
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
+        refuse_unused(self)
         self.prompt = prompt
         self.prompt_per = prompt_per
         self.mask: MaskChoice = mask

@@ -65,9 +65,7 @@ def build_auxiliary(
 def _build_smp(name: str, architecture: str, encoder: str, in_channels: int, encoder_weights: str | None) -> nn.Module:
     try:
         network: nn.Module = smp.create_model(architecture, encoder, encoder_weights, in_channels, classes=1)
-        if encoder_weights is None:
-            return network
-        settings = smp.encoders.get_preprocessing_params(encoder, encoder_weights)
+        settings = smp.encoders.get_preprocessing_params(encoder, encoder_weights) if encoder_weights else {}
     except Exception as error:  # the library, timm and huggingface_hub each raise their own kinds
         with_weights = "" if encoder_weights is None else f" with {encoder_weights} weights"
         raise UserError(
@@ -76,11 +74,11 @@ def _build_smp(name: str, architecture: str, encoder: str, in_channels: int, enc
             fix="check the encoder's name in the documentation of segmentation-models-pytorch"
             + ("" if encoder_weights is None else "; without a network, leave encoder_weights empty"),
         ) from error
-    return NormalisedInput(network, settings["mean"], settings["std"])
+    return NormalisedInput(network, settings.get("mean", [0.0] * 3), settings.get("std", [1.0] * 3))
 
 
 class NormalisedInput(nn.Module):
-    """A network preceded by the normalisation of the image channels that its weights expect.
+    """A network preceded by the normalisation of the image channels that its first weights expected.
 
     Args:
         network: Takes ``(N, C, S, S)``, C at least 3.
@@ -94,8 +92,9 @@ class NormalisedInput(nn.Module):
     def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        # Saved with the weights: a checkpoint is predicted from without asking for the pretrained ones again.
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the first three channels and leave a fourth, SAM's output, as it is."""

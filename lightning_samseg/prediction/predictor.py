@@ -32,7 +32,7 @@ from lightning_samseg.types import Case
 
 _OURS = "lightning_samseg.methods."
 # The checkpoint holds the weights that these arguments would load; AuxOL's frozen SAM is what it does not hold.
-_LOADS_NOTHING: dict[str, Any] = {"pretrained": False, "adapter": None, "encoder_weights": None}
+_LOADS_NOTHING: dict[str, Any] = {"pretrained": False, "checkpoint": None, "adapter": None, "encoder_weights": None}
 _LOADS_SAM: dict[str, Any] = {"encoder_weights": None, "cache_gb": 0, "prompt_file": None}
 
 
