@@ -172,19 +172,22 @@ class SegmentationDataModule(LightningDataModule):
         """Say which data these are: what every run notes down beside its scores.
 
         Returns:
-            ``data_fingerprint``, a hash of the cases and their files' sizes (see ``data_modules.fingerprint``), and
-            ``split``, its name and a hash of which image is where; for online learning the stream's order stands for
-            the split, and the stream's images for the data.
+            ``data_fingerprint``, a hash of the cases, their files' sizes and what the values of their masks mean, which
+            is found out here if it has not been before (see ``data_modules.fingerprint``); and ``split``, its name and
+            a hash of which image is where. For online learning the stream's order stands for the split, and the
+            stream's images for the data.
         """
         if self._streams:
             streamed = [place.item for place in self.stream_items()]
             return {
-                "data_fingerprint": data_fingerprint(streamed),
+                "data_fingerprint": data_fingerprint(streamed, self.layout.decided.rule),
                 "split": split_name(f"stream_{self.stream_order}", stream=streamed),
             }
         parts = {name: list(items) for name, items in self.splits._asdict().items()}
         return {
-            "data_fingerprint": data_fingerprint(item for items in parts.values() for item in items),
+            "data_fingerprint": data_fingerprint(
+                (item for items in parts.values() for item in items), self.layout.decided.rule
+            ),
             "split": split_name(getattr(self.layout, "split", "lists"), **parts),
         }
 

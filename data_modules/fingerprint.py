@@ -5,15 +5,17 @@ from hashlib import sha256
 from pathlib import Path
 
 from data_modules.layouts.base import Item
+from lightning_samseg.io.masks import MaskRule
 
 
-def data_fingerprint(items: Iterable[Item]) -> str:
-    """Hash of case ids, slices and the sizes of their files in bytes; no file is opened.
+def data_fingerprint(items: Iterable[Item], rule: MaskRule | None = None) -> str:
+    """Hash of case ids, slices, the sizes of their files in bytes, and what their masks mean; no file is opened.
 
     The same on every machine that holds the same files, whatever their folder and order.
 
     Args:
         items: Images; one that is listed twice counts once.
+        rule: What the values of masks mean; None: the plain case, one foreground and nothing that is ignored.
 
     Returns:
         16 hexadecimal digits.
@@ -30,6 +32,8 @@ def data_fingerprint(items: Iterable[Item]) -> str:
         f"{item.case_id}\t{item.slice_index}\t{size(item.image)}\t{[size(path) for path in item.masks]}"
         for item in items
     }
+    if rule is not None and (rule.kind != "binary" or rule.ignore is not None):
+        lines.add(f"masks {rule.kind}, ignored {rule.ignore}")
     return sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
 
 

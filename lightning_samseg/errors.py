@@ -65,6 +65,11 @@ def explained(error: BaseException | None) -> str | None:
     return None
 
 
+def way_out(error: OSError) -> str:
+    """What to do about an error of the system."""
+    return _WAYS_OUT.get(error.errno or 0, "check that folder and its disk")
+
+
 def described(error: BaseException) -> UserError | None:
     """What to say of an exception that the system or a library has raised, and that a user can do something about.
 

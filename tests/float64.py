@@ -45,6 +45,14 @@ def in_float64(model: Any) -> Any:
     return model.double()
 
 
+def predict_in_float64(patch: pytest.MonkeyPatch, *kinds: type[Any]) -> None:
+    """Let methods predict in float64 from now on: a mask does not hang on what else is in the batch."""
+    for kind in kinds:
+        ours = kind.predict_probabilities
+        wide = lambda method, image, ours=ours: ours(in_float64(method), image.double())  # noqa: E731
+        patch.setattr(kind, "predict_probabilities", wide)
+
+
 def learn_in_float64(patch: pytest.MonkeyPatch) -> None:
     """Let AuxOl's auxiliary networks and its Dice loss compute in float64 from now on."""
     build = aux_ol.build_auxiliary

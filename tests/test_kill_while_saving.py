@@ -9,6 +9,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ class Bench:
     def __init__(self, folder: Path, data: Path) -> None:
         (folder / "config.yaml").write_text(CONFIG)
         self.common = ["fit", "--config", str(folder / "config.yaml"), "--data.root", str(data), "--ckpt_path", "last"]
+        self.children: set[int] = set()
 
     def start(self, run: Path, *options: str, limit: int | None = None) -> int:
         """Id of a process that fits; it goes on where an earlier one was killed.
@@ -55,13 +57,29 @@ class Bench:
                 os._exit(main([*self.common, "--trainer.default_root_dir", str(run), *options]))
             finally:
                 os._exit(70)
+        self.children.add(child)
         return child
+
+    def ended(self, child: int) -> bool:
+        """Whether a process has ended, without waiting for it."""
+        return bool(os.waitpid(child, os.WNOHANG)[0])
+
+    def wait(self, child: int, signal_number: int | None = None) -> int:
+        """Exit status of a process when it has ended, after a signal if one is given."""
+        if signal_number is not None:
+            os.kill(child, signal_number)
+        self.children.discard(child)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def bench(tmp_path: Path) -> Iterator[Bench]:
     torch.set_num_threads(1)  # or a copy of this process waits for the threads that it has not got
-    return Bench(tmp_path, write_busi(tmp_path / "data", benign=12, malignant=8))
+    bench = Bench(tmp_path, write_busi(tmp_path / "data", benign=12, malignant=8))
+    yield bench
+    for child in [*bench.children]:  # of a test that has failed
+        with suppress(ChildProcessError, ProcessLookupError):
+            bench.wait(child, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -87,30 +105,29 @@ def kill_at_random(bench: Bench, run: Path, times: int) -> list[int]:
         child = bench.start(run)
         changed, before = 0, last.stat().st_ino if last.exists() else 0
         while changed < 2:
-            assert os.waitpid(child, os.WNOHANG)[0] == 0, "the run has ended"
+            assert not bench.ended(child), "the run has ended"
             now = last.stat().st_ino if last.exists() else 0
             changed, before = changed + (now != before), now
             time.sleep(0.001)
         time.sleep(draw.uniform(0, 0.6))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        bench.wait(child, signal.SIGKILL)
         steps.append(step_of(last))
         assert step_of(last.with_name("previous.ckpt")) in (steps[-1] - 1, steps[-1])
     return steps
 
 
-def test_kill_9_at_random_moments(bench: Bench, elsewhere: Path) -> None:
+def test_kill_9_at_random_moments(elsewhere: Path, bench: Bench) -> None:
     steps = kill_at_random(bench, elsewhere / "run", 2)
     assert steps == sorted(set(steps))
 
 
 @pytest.mark.slow
-def test_kill_9_at_50_random_moments(bench: Bench, elsewhere: Path) -> None:
+@pytest.mark.timeout(3600)
+def test_kill_9_at_50_random_moments(elsewhere: Path, bench: Bench) -> None:
     run = elsewhere / "run"
     steps = kill_at_random(bench, run, 50)
     assert steps == sorted(set(steps))
-    child = bench.start(run, "--trainer.max_steps", str(steps[-1] + 2))
-    assert os.waitpid(child, 0)[1] == 0
+    assert bench.wait(bench.start(run, "--trainer.max_steps", str(steps[-1] + 2))) == 0
     assert step_of(run / "checkpoints" / "last.ckpt") == steps[-1] + 2
     assert not list(run.rglob(".*.part*"))
 
@@ -122,8 +139,7 @@ def test_a_full_disk_and_a_damaged_file_cost_nothing(
     last = run / "checkpoints" / "last.ckpt"
 
     def fit(steps: int, limit: int | None = None) -> int:
-        child = bench.start(run, "--trainer.max_steps", str(steps), limit=limit)
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return bench.wait(bench.start(run, "--trainer.max_steps", str(steps), limit=limit))
 
     assert fit(2) == 0
     assert fit(4, limit=1_000_000) == 2
@@ -144,6 +160,7 @@ def test_a_full_disk_and_a_damaged_file_cost_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_kill_9_on_a_full_disk(bench: Bench, tmp_path: Path) -> None:
     """A small file system that something else fills to the last byte while the run writes."""
     disk = tmp_path / "disk"
@@ -156,16 +173,16 @@ def test_kill_9_on_a_full_disk(bench: Bench, tmp_path: Path) -> None:
         for number in range(20):
             child = bench.start(run)
             while not last.exists() or read_state(run) != "running":
+                assert not bench.ended(child), "the run has ended"
                 time.sleep(0.01)
-            before = step_of(last)
-            while step_of(last) == before:
+            before = last.stat().st_ino
+            while last.stat().st_ino == before:
+                assert not bench.ended(child), "the run has ended"
                 time.sleep(0.01)
             time.sleep(draw.uniform(0, 0.5))
             fill(disk / "filler")
             time.sleep(draw.uniform(0, 1))
-            if number % 2:
-                os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+            bench.wait(child, signal.SIGKILL if number % 2 else None)
             step_of(last)
             if not number % 2:
                 states.add(read_state(run))

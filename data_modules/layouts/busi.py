@@ -99,9 +99,14 @@ class BusiLayout(Layout):
     def _list_category(self, folder: Path, category: str, class_id: int) -> list[Item]:
         images: dict[str, Path] = {}
         masks: dict[str, list[Path]] = {}
+        names: dict[str, Path] = {}
         for path in sorted(folder.iterdir(), key=lambda path: natural_key(path.name)) if folder.is_dir() else ():
             match = _PATTERN.fullmatch(path.name)
             if match is None or match["category"] != category:
+                continue
+            if (other := names.setdefault(path.stem, path)) != path:
+                same = f"{other} and {path.name} have the same name."
+                self.complain(UserError(same, fix="remove the one that is not of the release"))
                 continue
             if match["mask"]:
                 masks.setdefault(match["case"], []).append(path)

@@ -21,7 +21,7 @@ MOST = 256
 """Distinct values that are kept of a file; of more, so many evenly chosen ones."""
 MOST_CLASSES = 31
 """Largest class id that is believed without a list of classes; a larger value is rather a grey level or an object."""
-_VERSION = 1  # of what is kept
+_VERSION = 2  # of what is kept
 _THREADS = 4
 
 
@@ -138,7 +138,7 @@ def levels_of(path: Path, ignore: int | None = None, indices: bool = False) -> L
     return Levels(
         form=stored.form,
         colour=stored.colour,
-        dtype="bool" if stored.form == "bits" else str(values.dtype),
+        dtype=str(stored.values.dtype),
         values=_thinned(distinct),
         distinct=len(distinct),
         flat=tuple((value, flat[value]) for value in _thinned(sorted(flat))),

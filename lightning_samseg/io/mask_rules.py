@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.mask_levels import MOST_CLASSES, Levels, range_end
-from lightning_samseg.io.masks import MaskRule
+from lightning_samseg.io.masks import MaskRule, either_way_round
 from lightning_samseg.types import IGNORED
 
 Masks = Literal["auto", "binary", "soft", "indexed", "instances"]
@@ -169,6 +169,8 @@ class _Faults(NamedTuple):
     options: bool
 
     def __call__(self, path: Path, levels: Levels) -> UserError | None:
+        if levels.form == "unsure":
+            return either_way_round(path)
         if levels.form == "colours" or (levels.colour and self.kind in ("indexed", "instances")):
             return _several_colours({path: levels})
         if levels.values[0] < 0:

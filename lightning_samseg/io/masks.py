@@ -13,7 +13,7 @@ from lightning_samseg.errors import UserError
 from lightning_samseg.io.decoding import read_picture
 from lightning_samseg.types import IGNORED
 
-Form = Literal["levels", "bits", "lossy", "colours"]
+Form = Literal["levels", "bits", "unsure", "lossy", "colours"]
 
 
 class StoredMask(NamedTuple):
@@ -22,8 +22,9 @@ class StoredMask(NamedTuple):
     values: np.ndarray
     """``(H, W)``, bool, integers, or float32."""
     form: Form = "levels"
-    """``levels``: numbers as they were written. ``bits``: foreground or not. ``lossy``: numbers with the noise of
-    compression. ``colours``: of several colours, each pixel's brightest channel."""
+    """``levels``: numbers as they were written. ``bits``: foreground or not; ``unsure``: or the other way round.
+    ``lossy``: numbers with the noise of compression. ``colours``: of several colours, each pixel's brightest channel.
+    """
     colour: str = ""
     """Of the brightest pixels, such as #ff0000; empty for grey."""
 
@@ -65,7 +66,7 @@ def read_stored_mask(path: str | Path, indices: bool = False) -> StoredMask:
     picture = read_picture(path)
     values = picture.values
     if values.dtype == bool:
-        return StoredMask(values, "bits")
+        return StoredMask(values, "unsure" if picture.unsure else "bits")
     if picture.palette is not None:
         return _of_palette(values, picture.palette, indices)
     values = values if indices else picture.colours()
@@ -97,6 +98,8 @@ def as_label(stored: StoredMask, rule: MaskRule, path: str | Path) -> np.ndarray
         UserError: If the numbers do not fit the rule.
     """
     values, ignored = without_ignored(stored, rule.ignore)
+    if stored.form == "unsure":
+        raise either_way_round(path)
     if stored.form == "bits":
         label = values.astype(np.uint8)
     elif rule.kind == "indexed":
@@ -135,10 +138,21 @@ def as_instances(stored: StoredMask, rule: MaskRule) -> np.ndarray | None:
 
 def without_ignored(stored: StoredMask, ignore: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Give a mask's numbers with 0 in place of the ignored ones, and where these are, bool ``(H, W)``."""
-    if ignore is None or stored.form == "bits" or stored.colour:
+    if ignore is None or stored.values.dtype == bool or stored.colour:
         return stored.values, np.zeros(stored.values.shape, bool)
     ignored = stored.values == ignore
     return np.where(ignored, stored.values.dtype.type(0), stored.values), ignored
+
+
+def either_way_round(path: str | Path) -> UserError:
+    """Make the message for a mask of bits that programs read in two ways."""
+    return UserError(
+        f"{path} is a boolean array that tifffile or scikit-image has written: they read 1 as the foreground, all "
+        "viewers show 0 as white.",
+        expected="a mask that all programs read alike",
+        found="1 bit a pixel, PhotometricInterpretation MinIsWhite",
+        fix="write it again, by tifffile.imwrite(path, mask.astype('uint8') * 255), or with photometric='minisblack'",
+    )
 
 
 def white_of(dtype: np.dtype) -> float:

@@ -24,6 +24,8 @@ class Picture(NamedTuple):
     """Whether compression has changed the values, as in a JPEG."""
     orientation: int = 1
     """EXIF orientation that has been applied, see :mod:`lightning_samseg.io.orientation`."""
+    unsure: bool = False
+    """Whether its bits may be meant the other way round, see :func:`lightning_samseg.io.tiff.decode`."""
 
     def colours(self) -> np.ndarray:
         """Give what is seen: palettes resolved, grey of less than 8 bits stretched to 0..255.

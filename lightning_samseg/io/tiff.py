@@ -19,6 +19,9 @@ _ALPHA = (1, 2)  # tag 338, ExtraSamples; 0 is unspecified
 def decode(path: Path, most_pixels: int) -> Picture | None:
     """Decode the one picture of a TIFF file; thumbnails, smaller levels of a pyramid and masks of it do not count.
 
+    ``tifffile.imwrite`` (and with it scikit-image) says of a boolean array that 0 is white, MinIsWhite, and reads it
+    back as it was, where viewers and libtiff show it inverted. Here it is as they show it, and ``unsure``.
+
     Args:
         path: The file.
         most_pixels: A larger picture is refused.
@@ -68,7 +71,8 @@ def decode(path: Path, most_pixels: int) -> Picture | None:
         # 16 bits a colour; writers that stored 8 are known, and told apart as libtiff does.
         palette = (colormap >> 8 if colormap.max() > 255 else colormap).astype(np.uint8).T
     lossy = page.compression in _JPEG
-    return Picture(compact(to_displayed(values, orientation)), white, palette, lossy, orientation)
+    unsure = values.dtype == bool and photometric == _MIN_IS_WHITE and page.software.startswith("tifffile")
+    return Picture(compact(to_displayed(values, orientation)), white, palette, lossy, orientation, unsure)
 
 
 def unsupported(path: Path, found: str) -> UserError:

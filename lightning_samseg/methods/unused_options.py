@@ -115,9 +115,9 @@ RULES: dict[str, tuple[Rule, ...]] = {
     ),
     "AuxOl": (
         Rule(
-            ("preprocessing", "sam_size", "sam_alone"),
+            ("preprocessing", "sam_size"),
             lambda options: options["adapter"] is not None,
-            "an adapted SAM sees images as in its training, and answers once for all prompts",
+            "an adapted SAM sees images as in its training",
             "--model.adapter null",
         ),
         Rule(("point",), _is("prompt", "box"), "objects are prompted by boxes", "--model.prompt point"),

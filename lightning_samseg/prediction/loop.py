@@ -1,9 +1,11 @@
 """The loop of ``predict --input``: read ahead, predict in batches, write file by file."""
 
+import errno
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lightning_samseg.errors import UserError
+from lightning_samseg.errors import UserError, way_out
 from lightning_samseg.io.images import to_grey, to_rgb_uint8
 from lightning_samseg.methods import ZeroShot
 from lightning_samseg.prediction.files import Failure, PredictionFolder, Source, find_sources
@@ -21,6 +23,8 @@ from lightning_samseg.prompts.files import PromptFile
 from lightning_samseg.transforms import prepare_image
 
 _UNREADABLE = (UserError, OSError, ValueError, EOFError, MemoryError)
+# Of a file that is written: what the next one would meet, too; not a name that is too long.
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
 
 class _Loaded(NamedTuple):
@@ -67,7 +71,8 @@ def predict_files(
         The files without a result, with reasons.
 
     Raises:
-        UserError: For mistakes a user can mend that concern more than one file.
+        UserError: For mistakes a user can mend that concern more than one file. If the disk takes no more, what has
+            been written is whole.
     """
     sources, notes = find_sources(given, output)
     place = _device(device)
@@ -97,7 +102,12 @@ def predict_files(
 
         size = batch_size or predictor.batch_size
         batches = _batches(_ahead(pool, load, tasks, 2 * size + threads), size)
-        failures += _write(folder, _predicted(predictor, batches, probabilities), progress)
+        try:
+            _write(folder, _predicted(predictor, batches, probabilities), progress, failures)
+        except UserError:
+            with suppress(OSError):  # the tables of what is there, where the disk takes them
+                folder.finish(failures)
+            raise
     folder.finish(failures)
     print(f"masks        {folder.folder / 'masks'}")
     print(f"measurements {folder.folder / 'predictions.csv'}")
@@ -234,10 +244,12 @@ def _outputs(predictor: Predictor, inputs: list[Input], probabilities: bool) -> 
 
 
 def _write(
-    folder: PredictionFolder, predicted: Iterable[tuple[_Loaded, Output | str, float]], progress: Any
-) -> list[Failure]:
-    """Write each file when its last slice has come."""
-    failures: list[Failure] = []
+    folder: PredictionFolder,
+    predicted: Iterable[tuple[_Loaded, Output | str, float]],
+    progress: Any,
+    failures: list[Failure],
+) -> None:
+    """Write each file when its last slice has come, and note down which have no result."""
     outputs: list[Output | str] = []
     seconds = 0.0
     for one, output, taken in predicted:
@@ -251,11 +263,22 @@ def _write(
             try:
                 folder.write(one.source, [each for each in outputs if isinstance(each, Output)], seconds)
             except (UserError, OSError) as error:  # an OSError of one name must not cost the others their tables
+                if isinstance(error, OSError) and error.errno in _OF_THE_DISK and _is_in(folder.folder, error):
+                    raise UserError(
+                        f"{folder.folder} takes no more results: {one.source.path} and what follows have none.",
+                        found=error.strerror,
+                        fix=f"{way_out(error)}; then predict anew into another --output. What is in masks is whole",
+                    ) from error
                 reason = _reason(error)
         if reason is not None:
             failures.append(Failure(one.source, reason))
         outputs, seconds = [], 0.0
-    return failures
+
+
+def _is_in(folder: Path, error: OSError) -> bool:
+    """Whether an error is of a file in a folder, or of a folder above it."""
+    path = Path(str(error.filename)).absolute()
+    return path.is_relative_to(folder.absolute()) or folder.absolute().is_relative_to(path)
 
 
 def _reason(error: BaseException) -> str:

@@ -1,11 +1,12 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from data_modules import BusiDataModule
+from data_modules import BusiDataModule, FolderDataModule
 from data_modules.fingerprint import data_fingerprint, split_name
 from data_modules.layouts.base import Item
-from tests.fakes import write_busi
+from tests.fakes import write_busi, write_folder
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,25 @@ def test_another_file_is_other_data(root: Path, tmp_path: Path) -> None:
     first, second = of(root), of(changed)
     assert first["data_fingerprint"] != second["data_fingerprint"]
     assert first["split"] == second["split"]
+
+
+def test_what_masks_mean_is_part_of_the_data(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data", [f"s{number}" for number in range(10)], values=(1, 2))
+
+    def of_folder(root: Path, **settings: object) -> dict[str, str]:
+        return FolderDataModule(str(root), **settings).fingerprint()  # type: ignore[arg-type]
+
+    classes = of_folder(root)
+    assert of_folder(root, masks="indexed") == classes  # what auto has found
+    others = [of_folder(root, masks="instances"), of_folder(root, masks="binary", ignore=2), of_folder(root, ignore=2)]
+    assert of_folder(root, ignore=1) not in [classes, *others]
+    assert len({each["data_fingerprint"] for each in [classes, *others[:2]]}) == 3
+    assert others[1] == others[2]
+    assert len({each["split"] for each in [classes, *others]}) == 1
+    streams = [FolderDataModule(str(root), **settings) for settings in ({}, {"ignore": 2})]
+    for data in streams:
+        data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(uses_stream=True))  # type: ignore[assignment]
+    assert len({data.fingerprint()["data_fingerprint"] for data in streams}) == 2
 
 
 def test_order_counts_for_the_split_alone(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Listing and splitting, without torch."""
 
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -174,6 +175,13 @@ def test_busi_mistakes(tmp_path):
         UserError, match=r"benign \(1\)_mask.png: the mask has another size(.|\n)*50 x 40(.|\n)*48 x 40"
     ):
         layout.read_label(layout.items()[0], (40, 50))
+    for name in ("benign (3)", "benign (3)_mask"):
+        path = folder / "benign" / f"{name}.PNG"
+        path.write_bytes(path.with_suffix(".png").read_bytes())
+        if len(list(path.parent.glob(f"{name}.*"))) == 2:  # on a file system that tells them apart
+            with pytest.raises(UserError, match=rf"{re.escape(name)}.PNG and {re.escape(name)}.png have the same name"):
+                layout.items()
+            path.unlink()
     (folder / "benign" / "benign (2)_mask.png").unlink()
     with pytest.raises(UserError, match=r"benign \(2\).png has no mask"):
         layout.items()

@@ -7,14 +7,15 @@ import zlib
 import nibabel
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.io import mask_levels
-from lightning_samseg.io.images import write_image
+from lightning_samseg.io.images import read_image, write_image
 from lightning_samseg.io.mask_levels import levels_of, look_at
 from lightning_samseg.io.mask_rules import decide, describe
-from lightning_samseg.io.masks import as_instances, as_label, read_stored_mask
+from lightning_samseg.io.masks import MaskRule, as_instances, as_label, read_stored_mask
 from lightning_samseg.types import IGNORED
 from tests.fakes import write_mask
 
@@ -477,3 +478,24 @@ def test_a_damaged_or_unwritable_cache_does_no_harm(tmp_path, monkeypatch):
         assert look_at(paths) == first
     monkeypatch.setenv("SAMSEG_CACHE", str(paths[0]))  # a file where the folder should be
     assert look_at(paths) == first
+
+
+def test_boolean_arrays_of_tifffile_are_read_in_two_ways(tmp_path):
+    """Its default for them is MinIsWhite, which it does not follow itself when it reads."""
+    mask = np.zeros((20, 30), bool)
+    mask[5:12, 4:17] = True
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, mask)
+    np.testing.assert_array_equal(tifffile.imread(path), mask)
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(read_image(path), np.asarray(image.convert("L")))
+        np.testing.assert_array_equal(read_image(path) == 0, mask)
+    with pytest.raises(UserError, match="a boolean array that tifffile"):
+        as_label(read_stored_mask(path), MaskRule("binary"), path)
+    decided = decide(look_at([path]))
+    assert "photometric='minisblack'" in str(decided.faults[path])
+    for sure in ({"photometric": "minisblack"}, {"photometric": "miniswhite", "software": "another"}):
+        tifffile.imwrite(path, ~mask if "software" in sure else mask, **sure)
+        np.testing.assert_array_equal(as_label(read_stored_mask(path), MaskRule("binary"), path), mask)
+    tifffile.imwrite(path, mask.astype("uint8") * 255)
+    np.testing.assert_array_equal(as_label(read_stored_mask(path), decide(look_at([path])).rule, path), mask)

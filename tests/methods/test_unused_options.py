@@ -21,12 +21,10 @@ ADAPTED = {**AUX, "adapter": "none.safetensors"}
 VOID: list[tuple[type[Any], dict[str, Any], dict[str, Any]]] = [
     (AuxOl, ADAPTED, {"preprocessing": "sam"}),
     (AuxOl, ADAPTED, {"sam_size": 64}),
-    (AuxOl, ADAPTED, {"sam_alone": "authors"}),
     (AuxOl, AUX, {"point": "deepest"}),
     (AuxOl, {**AUX, "prompt": "point"}, {"box_shift": 0.05}),
     (AuxOl, {**AUX, "policy": "single"}, {"capacity": 8}),
     (AuxOl, {**AUX, "fusion": "adaptive", "alpha_start": "sam"}, {"alpha": 0.3}),
-    (DirectOl, {"adapter": "none.safetensors", "backbone": "tiny"}, {"sam_alone": "authors"}),
     (DirectOl, {"adapter": "none.safetensors", "backbone": "tiny"}, {"point": "deepest"}),
     (ZeroShot, TINY, {"lr": 0.1}),
     (ZeroShot, TINY, {"optimizer": "sgd"}),

@@ -1,7 +1,10 @@
 """``predict --input`` on every format, unreadable files, names that clash, links."""
 
 import csv
+import errno
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -10,6 +13,8 @@ import SimpleITK
 from PIL import Image
 
 from lightning_samseg.io.images import read_image, write_image
+from lightning_samseg.prediction.files import PredictionFolder, Source
+from tests.disks import disk, fill, make_read_only
 from tests.fakes import acdc_volume, truncate, write_folder, write_nifti
 from tests.predicting import predict, rows, run_on, write_pictures
 
@@ -24,6 +29,56 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     return run_on(pictures, tmp_path_factory.mktemp("run"))
+
+
+@pytest.mark.parametrize("fault", [fill, make_read_only])
+def test_a_disk_that_takes_no_more_ends_it_at_once(
+    fault: Callable[[Path], Any],
+    tmp_path: Path,
+    run: Path,
+    pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    written: list[str] = []
+    write = PredictionFolder.write
+
+    def third_time(folder: PredictionFolder, source: Source, *rest: Any) -> None:
+        written.append(source.name)
+        if len(written) == 3:
+            fault(tmp_path / "disk")
+        write(folder, source, *rest)
+
+    monkeypatch.setattr(PredictionFolder, "write", third_time)
+    with disk(tmp_path / "disk", 2000) as place:
+        assert predict(run, pictures / "images", place / "out") == 2
+        said = capsys.readouterr().err
+        assert f"error: {place / 'out'} takes no more results: {pictures / 'images' / 'case2.png'} and what" in said
+        found = "No space left on device" if fault is fill else "Read-only file system"
+        assert f"  found: {found}\n  way out: " in said
+        assert said.count("way out: ") == 1
+        assert "Traceback" not in said
+        assert written == ["case0", "case1", "case2"]
+        assert sorted(path.name for path in (place / "out").rglob("*.*")) == ["case0.png", "case1.png"]
+        for path in (place / "out" / "masks").iterdir():
+            assert read_image(path).shape == read_image(pictures / "images" / path.name).shape[:2]
+
+
+def test_a_name_that_is_too_long_costs_the_others_nothing(
+    tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        write_image(tmp_path / "in" / f"{name}.png", RNG.integers(0, 255, (20, 30), dtype=np.uint8))
+    write = PredictionFolder.write
+
+    def refused(folder: PredictionFolder, source: Source, *rest: Any) -> None:
+        if source.name == "b":
+            raise OSError(errno.ENAMETOOLONG, "File name too long", str(folder.folder / "masks" / "b.png"))
+        write(folder, source, *rest)
+
+    monkeypatch.setattr(PredictionFolder, "write", refused)
+    assert predict(run, tmp_path / "in", tmp_path / "out") == 1
+    assert [Path(row["path"]).name for row in rows(tmp_path / "out")] == ["a.png", "c.png"]
 
 
 def test_every_format_and_mode(tmp_path: Path, run: Path) -> None:
