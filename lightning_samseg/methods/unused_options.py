@@ -1,8 +1,9 @@
 """Options that would have no effect beside others: whoever sets one otherwise than its default is told, not ignored.
 
 Two kinds may stand where they have none. What an ablation switches off keeps the settings of its base configuration:
-the prompts of CpcSam with ``cross: none``, the start of the adaptive fusion with ``fusion: fixed``, the simulated
-prompts beside a prompt file. And what the presets say of points and of thresholds stands in runs without them.
+the prompts of CpcSam with ``cross: none``, the start of the adaptive fusion with ``fusion: fixed``, the capacity with
+``policy: single``, the SAM of SemiSam with ``sam_consistency: 0``, the simulated prompts beside a prompt file. And what
+the presets say of points and of thresholds stands in runs without them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -105,14 +106,6 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "Cps": _NETWORKS,
     "Uamt": _NETWORKS,
     "UniMatch": _NETWORKS,
-    "SemiSam": (
-        Rule(
-            ("backbone", "checkpoint", "sam_size", "prompt", "mask_threshold"),
-            _is("sam_consistency", 0),
-            "SAM has no weight",
-            "--model.sam_consistency 0.05",
-        ),
-    ),
     "AuxOl": (
         Rule(
             ("preprocessing", "sam_size"),
@@ -122,7 +115,6 @@ RULES: dict[str, tuple[Rule, ...]] = {
         ),
         Rule(("point",), _is("prompt", "box"), "objects are prompted by boxes", "--model.prompt point"),
         Rule(("box_shift",), _is("prompt", "point"), "objects are prompted by points", "--model.prompt box"),
-        Rule(("capacity",), _is("policy", "single"), "there is one entry", "--model.policy smallest_loss"),
         Rule(
             ("alpha",),
             lambda options: options["fusion"] == "adaptive" and options["alpha_start"] == "sam",
