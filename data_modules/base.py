@@ -1,6 +1,7 @@
 """The DataModule behind all data sets: streams for training, whole cases for evaluation, one geometry for all."""
 
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -185,9 +186,7 @@ class SegmentationDataModule(LightningDataModule):
             }
         parts = {name: list(items) for name, items in self.splits._asdict().items()}
         return {
-            "data_fingerprint": data_fingerprint(
-                (item for items in parts.values() for item in items), self.layout.decided.rule
-            ),
+            "data_fingerprint": data_fingerprint(chain(*parts.values()), self.layout.decided.rule),
             "split": split_name(getattr(self.layout, "split", "lists"), **parts),
         }
 

@@ -55,9 +55,10 @@ def method_of(config: Any) -> Any:
 def build(config: Any) -> torch.nn.Module:
     """The config's method as it is, but with the smallest network of its kind and 32 px."""
     arguments = {**config.model.init_args, "num_classes": 3, "image_size": 32}
-    for name, small in {"backbone": "tiny", "encoder": "resnet18", "checkpoint": None, "lora_blocks": None}.items():
-        if name in arguments:
-            arguments[name] = small
+    small = {"backbone": "tiny", "checkpoint": None, "lora_blocks": None}
+    if "network" in arguments and arguments["network"] != "sam_lora":  # it is small, and has no backbone
+        small = {}
+    arguments |= {name: value for name, value in small.items() if name in arguments}
     method: torch.nn.Module = method_of(config)(**arguments)
     return method
 

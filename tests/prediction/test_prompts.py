@@ -113,12 +113,13 @@ def test_an_imagenet_encoder_predicts_from_its_checkpoint(
         patch.setattr(smp, "create_model", generated)
         patch.setattr(smp.encoders, "get_preprocessing_params", lambda *_: settings)
         config = CONFIG.replace("width: 0.0625", f"auxiliary: {network}\n    encoder_weights: imagenet")
+        config = config.replace("crop_size: 32", "crop_size: 64")  # it normalises over the batch, at first one crop
         (tmp_path / "config.yaml").write_text(config)
         options = ["--config", str(tmp_path / "config.yaml"), "--data.root", str(stream)]
         method = run(["fit", *options, "--trainer.default_root_dir", str(tmp_path / "run")]).model.eval()
     monkeypatch.setattr(smp.encoders, "get_preprocessing_params", lambda *_: 1 / 0)
     loaded = load_predictor(tmp_path / "run" / "checkpoints" / "last.ckpt").method.eval()
-    crops = torch.rand(2, 4, 32, 32)
+    crops = torch.rand(2, 4, 64, 64)
     torch.testing.assert_close(loaded.auxiliary(crops), method.auxiliary(crops), rtol=0, atol=0)
     torch.testing.assert_close(loaded.auxiliary.mean.flatten(), torch.tensor(settings["mean"]), rtol=0, atol=0)
     network_alone = loaded.auxiliary.network
