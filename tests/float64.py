@@ -10,6 +10,7 @@ from types import MethodType
 from typing import Any
 
 import pytest
+import torch
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 from torch import Tensor, nn
 
@@ -48,9 +49,16 @@ def in_float64(model: Any) -> Any:
 def predict_in_float64(patch: pytest.MonkeyPatch, *kinds: type[Any]) -> None:
     """Let methods predict in float64 from now on: a mask does not hang on what else is in the batch."""
     for kind in kinds:
-        ours = kind.predict_probabilities
-        wide = lambda method, image, ours=ours: ours(in_float64(method), image.double())  # noqa: E731
-        patch.setattr(kind, "predict_probabilities", wide)
+        patch.setattr(kind, "predict_probabilities", _wide(kind.predict_probabilities))
+
+
+def _wide(ours: Any) -> Any:
+    def wide(method: Any, image: Tensor) -> Tensor:
+        with torch.inference_mode(False):  # or the weights could not be used outside of it any more
+            in_float64(method)
+        return ours(method, image.double())
+
+    return wide
 
 
 def learn_in_float64(patch: pytest.MonkeyPatch) -> None:
