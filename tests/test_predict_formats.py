@@ -5,7 +5,6 @@ from typing import Any
 
 import lightning
 import numpy as np
-import pytest
 import tifffile
 from PIL import Image, ImageOps
 
@@ -14,8 +13,6 @@ from data_modules.layouts.folder import FolderLayout
 from lightning_samseg.callbacks.predictions import PredictionWriter
 from lightning_samseg.io.images import read_image
 from lightning_samseg.io.orientation import TAG, to_displayed
-from lightning_samseg.methods import UNet
-from tests.float64 import predict_in_float64
 from tests.predicting import predict, rows, trained, unet
 
 RNG = np.random.default_rng(0)
@@ -63,8 +60,7 @@ def write_all(root: Path) -> Path:
     return root
 
 
-def test_three_ways_to_the_same_masks_and_these_pair_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    predict_in_float64(monkeypatch, UNet)  # each way makes batches of its own
+def test_three_ways_to_the_same_masks_and_these_pair_again(tmp_path: Path) -> None:
     root = write_all(tmp_path / "data")
     data = FolderDataModule(str(root), image_size=32, labelled_batch_size=2, eval_batch_size=4)
     method = unet()

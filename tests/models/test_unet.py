@@ -85,6 +85,10 @@ def test_imagenet_weights_bring_their_normalisation(monkeypatch):
     for channel, (mean, std) in enumerate(((0.1, 0.5), (0.2, 0.25), (0.3, 0.125))):
         normalised[:, channel] = (x[:, channel] - mean) / std
     torch.testing.assert_close(network(x), network.network(normalised))
+    monkeypatch.undo()
+    loaded = build_auxiliary("unet/resnet18", in_channels=4).eval()  # as from a checkpoint, without asking for weights
+    loaded.load_state_dict(network.state_dict())
+    torch.testing.assert_close(loaded(x), network(x), rtol=0, atol=0)
 
 
 def test_weights_that_cannot_be_had(monkeypatch):

@@ -2,11 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import segmentation_models_pytorch as smp
 import torch
 from PIL import Image
 
@@ -95,35 +93,6 @@ def test_aux_ol_predicts_with_what_it_has_learned(
             assert not stored["probabilities"][1][mask == 0].max(initial=0) > 0.5005
     assert fused_differs  # the auxiliary network has its say
     assert path.read_bytes() == before
-
-
-def test_an_imagenet_encoder_predicts_from_its_checkpoint(
-    tmp_path: Path, stream: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its normalisation is in the checkpoint; nobody asks for the pretrained weights again."""
-    create = smp.create_model
-    network = "unet/timm-mobilenetv3_small_minimal_100"
-
-    def generated(architecture: str, encoder: str, weights: str | None, channels: int, classes: int) -> Any:
-        assert weights in ("imagenet", None)
-        return create(architecture, encoder, None, channels, classes)
-
-    settings = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.25, 0.125]}
-    with monkeypatch.context() as patch:
-        patch.setattr(smp, "create_model", generated)
-        patch.setattr(smp.encoders, "get_preprocessing_params", lambda *_: settings)
-        config = CONFIG.replace("width: 0.0625", f"auxiliary: {network}\n    encoder_weights: imagenet")
-        config = config.replace("crop_size: 32", "crop_size: 64")  # it normalises over the batch, at first one crop
-        (tmp_path / "config.yaml").write_text(config)
-        options = ["--config", str(tmp_path / "config.yaml"), "--data.root", str(stream)]
-        method = run(["fit", *options, "--trainer.default_root_dir", str(tmp_path / "run")]).model.eval()
-    monkeypatch.setattr(smp.encoders, "get_preprocessing_params", lambda *_: 1 / 0)
-    loaded = load_predictor(tmp_path / "run" / "checkpoints" / "last.ckpt").method.eval()
-    crops = torch.rand(2, 4, 64, 64)
-    torch.testing.assert_close(loaded.auxiliary(crops), method.auxiliary(crops), rtol=0, atol=0)
-    torch.testing.assert_close(loaded.auxiliary.mean.flatten(), torch.tensor(settings["mean"]), rtol=0, atol=0)
-    network_alone = loaded.auxiliary.network
-    assert not torch.allclose(network_alone(crops), loaded.auxiliary(crops))  # the normalisation counts
 
 
 def test_aux_ol_beside_another_sam_is_refused(
