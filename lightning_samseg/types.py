@@ -5,6 +5,7 @@ foreground classes, ``K = C + 1`` channels (channel 0 is background), ``E`` side
 of the source image. Points are ``(x, y)`` = (column, row) in pixels of the network input, as in SAM.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict
 
 import numpy as np
@@ -19,6 +20,9 @@ Geometry = Literal["half_pixel", "corner_aligned"]
 ``corner_aligned``: the centres of their corner pixels coincide, output ``k`` is read at
 ``k (n_in - 1) / (n_out - 1)`` as in ``scipy.ndimage.zoom``, which CPC-SAM's published code uses both ways."""
 
+
+PromptKind = Literal["box", "point"]
+"""What says where an object is: a box ``(x0, y0, x1, y1)``, or a point on it ``(x, y)``."""
 
 IGNORED = 255
 """Label of a pixel that counts for nothing: nobody says what it shows. It is no class: C is at most 254, and a method
@@ -98,3 +102,44 @@ class SemiBatch(TypedDict):
 
     labelled: Batch
     unlabelled: Batch
+
+
+class Query(NamedTuple):
+    """One picture, or one slice of a volume, that a method is to segment; see ``methods.Method.answer``."""
+
+    image: "Tensor"
+    """float32 ``(3, S, S)``, network input as the method's images are prepared."""
+    picture: np.ndarray
+    """uint8 ``(H, W, 3)`` at its own size, for methods that take prompts."""
+    case: Case
+    prompts: np.ndarray
+    """float64 ``(m, 4)`` half-open boxes or ``(m, 2)`` points in pixels of the picture; empty where the method takes
+    none."""
+
+
+class Segmentation(NamedTuple):
+    """What a method answers to a :class:`Query`, at the picture's own size."""
+
+    labels: np.ndarray
+    """uint8 ``(H, W)`` class ids 0..C."""
+    probabilities: "Tensor"
+    """float32 ``(K, H, W)`` in [0, 1] on the method's device; channel 0 is background."""
+
+
+class Marks(NamedTuple):
+    """Points that a method has placed on one network input."""
+
+    points: "Tensor"
+    """``(N, 2)``, (x, y) in pixels of the network input."""
+    labels: "Tensor"
+    """``(N,)`` class ids, ``prompts.points.NOT_A_POINT`` where there is none."""
+    shape: Literal["cross", "disc"]
+
+
+class Panel(NamedTuple):
+    """What a method shows of an image beside its answer, for callbacks to draw."""
+
+    title: str
+    labels: "Tensor"
+    """``(S, S)`` class ids at the network's size, drawn as contours."""
+    marks: Sequence[Marks] = ()

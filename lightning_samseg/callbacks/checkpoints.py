@@ -19,18 +19,19 @@ LISTEN_EVERY = 10
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps ``best.ckpt``, the weights with the highest mean validation DSC so far.
+    """Keeps ``best.ckpt``, the weights with the highest validation score so far: the mean DSC unless told otherwise.
 
     What "so far" is, ``best.ckpt`` itself says, which holds its own score: a run that goes on finds it there, also in a
     folder that was moved or copied, or from an older ``last.ckpt``.
 
     Args:
         folder: The run's ``checkpoints`` folder.
+        monitor: Name under which the score is logged; the highest counts.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, monitor: str = "val/dsc") -> None:
         super().__init__(
-            dirpath=folder, filename="best", monitor="val/dsc", mode="max", save_top_k=1, enable_version_counter=False
+            dirpath=folder, filename="best", monitor=monitor, mode="max", save_top_k=1, enable_version_counter=False
         )
         self.CHECKPOINT_EQUALS_CHAR = "-"
 

@@ -26,9 +26,14 @@ class ResultsWriter(Callback):
         self.record = record
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the test's scores."""
-        module: Any = pl_module
-        self._write(trainer, module, module.test_scores)
+        """Write the test's scores; of a module that keeps none by cases, whatever it has logged."""
+        scores = getattr(pl_module, "test_scores", None)
+        if isinstance(scores, CaseScores):
+            self._write(trainer, pl_module, scores)
+        elif trainer.is_global_zero:
+            logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            result = {"summary": logged, **self._origin(trainer, pl_module)}
+            self._finish(trainer, result, "\n".join(f"{name:<24}{value:.4g}" for name, value in logged.items()))
 
     def _write(self, trainer: Trainer, pl_module: Any, scores: CaseScores) -> None:
         table = scores.compute()  # gathers all ranks, so every rank calls it
@@ -41,17 +46,26 @@ class ResultsWriter(Callback):
             "summary": {name: details[name] for name in headline},
             **{name: value for name, value in details.items() if name not in headline},
             "class_names": names,
+            **self._origin(trainer, pl_module),
+        }
+        write_table(self.folder / "cases.csv", CaseRow._fields, table.rows)
+        self._finish(trainer, result, format_summary(details, names), self.folder / "cases.csv")
+
+    def _origin(self, trainer: Trainer, pl_module: Any) -> dict[str, Any]:
+        return {
             "iterations": trainer.global_step or None,
             "processes": trainer.world_size,
             "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
             "changes": self.record.changes,
             **provenance(trainer, pl_module),
         }
-        write_table(self.folder / "cases.csv", CaseRow._fields, table.rows)
-        write_text(self.folder / "metrics.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
-        upload_files(trainer, self.folder / "metrics.json", self.folder / "cases.csv")
-        print(format_summary(details, names))
-        print(f"table     {self.folder / 'metrics.json'}\ncases     {self.folder / 'cases.csv'}")
+
+    def _finish(self, trainer: Trainer, result: dict[str, Any], table: str, *cases: Path) -> None:
+        path = self.folder / "metrics.json"
+        write_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
+        upload_files(trainer, path, *cases)
+        print(table)
+        print("\n".join([f"table     {path}", *(f"cases     {each}" for each in cases)]))
 
 
 def format_summary(details: dict[str, Any], class_names: list[str] | None = None) -> str:

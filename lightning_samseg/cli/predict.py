@@ -53,6 +53,7 @@ def main(argv: Sequence[str]) -> int:
         precision=arguments.precision,
         batch_size=arguments.batch_size,
         threads=arguments.threads,
+        trust=arguments.trust,
     )
     return 1 if failed else 0
 
@@ -99,6 +100,7 @@ def _parser() -> Parser:
     add("--weights", metavar="FILE", help="weights of the frozen SAM instead of the cached ones (AuxOL, zero_shot)")
     add("--prompts", type=Path, metavar="FILE", help="CSV or COCO file with boxes or points (AuxOL, zero_shot)")
     add("--prompt", choices=["box", "point"], default="box", help="what zero_shot takes from --prompts (box)")
+    add("--trust", action="store_true", help="import a method of your own that a checkpoint names: its code runs")
     add("--probabilities", action="store_true", help="also write class probabilities: .npz, float16 (class, ...)")
     help_overlays = "also draw contours; of a volume on at most N slices (8)"
     add("--overlays", type=int, nargs="?", const=8, default=0, metavar="N", help=help_overlays)

@@ -1,16 +1,11 @@
 """``fit``, ``validate``, ``test`` and ``predict``: one LightningCLI, and the rules of a run folder."""
 
-import logging
-import os
-import signal
 import sys
-import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -18,53 +13,24 @@ import torch
 import yaml
 from jsonargparse import ActionYesNo, Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf.errors import OmegaConfBaseException
 
 from data_modules import SegmentationDataModule
-from lightning_samseg.adapters.checkpoints import read_checkpoint
 from lightning_samseg.errors import UserError, explained
 from lightning_samseg.io.text import escape
 from lightning_samseg.option_errors import check_configs, reworded
-from lightning_samseg.runs.error_log import keep_in
 from lightning_samseg.runs.filled_in import FILLED_IN, NUM_CLASSES, check_filled_in, check_num_classes, unresolved
-from lightning_samseg.runs.folder import Claim, results_folder
-from lightning_samseg.runs.loggers import Wandb, build_loggers, default_folder
-from lightning_samseg.runs.process import is_main_process, say
-from lightning_samseg.runs.record import Record
-from lightning_samseg.runs.requeue import Requeued, requeue
-from lightning_samseg.runs.resume import check_fit, check_state, find_checkpoint
-from lightning_samseg.runs.trainer import build_callbacks, check_trainer, settled
-
-_RESULTS_DIR = "SAMSEG_RESULTS_DIR"
-"""Variable by which the processes that Lightning starts learn where the results go."""
-_TRAINER_DEFAULTS = {
-    "check_val_every_n_epoch": None,
-    "num_sanity_val_steps": 0,
-    "log_every_n_steps": 10,
-    "use_distributed_sampler": False,
-}
+from lightning_samseg.runs.loggers import Wandb
+from lightning_samseg.runs.session import Session
+from lightning_samseg.runs.trainer import TRAINER_DEFAULTS, check_trainer, quieten
 
 
 class SamsegCLI(LightningCLI):
     """The command line. A config written for one verb serves the others: every verb knows the same keys."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._claim: Claim | None = None
-        try:
-            with ExitStack() as self._until_end:  # holds the run folder while the run writes into it
-                super().__init__(*args, **kwargs)
-        except Requeued:
-            if is_main_process():
-                requeue()
-            raise
-        except Exception as error:
-            if hasattr(self, "results_dir"):
-                keep_in(error, self.results_dir)
-            raise
-        except SIGTERMException as error:  # Lightning's would end the process with status 0, as if the run had finished
-            error.code = 128 + signal.SIGTERM
-            raise
+        with ExitStack() as self._until_end:  # holds the run folder while the run writes into it
+            super().__init__(*args, **kwargs)
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Let mistakes in options be raised, where jsonargparse would print its usage and end the program."""
@@ -113,113 +79,41 @@ class SamsegCLI(LightningCLI):
         """Settle the folder of the results and the checkpoint before anything heavy is built."""
         config = self.config[self.subcommand]
         trainer = config.trainer
-        if self.subcommand == "fit" and not getattr(self._method(), "needs_training", True):
-            raise UserError(
-                f"{self._method().__name__} learns nothing.",
-                fix="use the verb test, validate or predict instead of fit",
-            )
-        if self.subcommand != "fit" and self._uses_stream():
-            raise UserError(
-                f"{self._method().__name__} is scored while it learns.",
-                fix="use the verb fit; metrics.json in its run folder holds the scores",
-            )
-        if trainer.default_root_dir is None:
-            trainer.default_root_dir = default_folder(config.model.class_path.rsplit(".", 1)[-1].lower())
         torch.set_float32_matmul_precision(config.matmul_precision if torch.cuda.is_available() else "highest")
-        self.run_dir = Path(trainer.default_root_dir)
-        writes = not trainer.fast_dev_run and is_main_process()
-        resumes = config.ckpt_path is not None or not writes
-        self.results_dir = results_folder(self.run_dir, str(self.subcommand), resumes)
-        if is_main_process():
-            os.environ[_RESULTS_DIR] = str(self.results_dir)
-        else:  # started by the main process, which may have made the folder already: it must not count as another run's
-            self.results_dir = Path(os.environ.get(_RESULTS_DIR, self.results_dir))
-        config.ckpt_path = self._find_checkpoint(config.ckpt_path)
-        self.record = self._record(config)
-        if writes and self.results_dir == self.run_dir:
-            self._claim = self._until_end.enter_context(Claim(self.run_dir, str(self.subcommand)))
-
-    def _record(self, config: Namespace) -> Record:
-        """What the run is told; where it goes on, what it was told before."""
+        writes = not trainer.fast_dev_run
+        self.session = Session(str(self.subcommand), self._method(), trainer.default_root_dir, config.ckpt_path, writes)
+        trainer.default_root_dir = str(self.session.run_dir)
+        config.ckpt_path = None if self.session.checkpoint is None else str(self.session.checkpoint)
         allowed, config.allow_changes = config.allow_changes, False  # for this once
         options = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_none=False))
-        record = Record(options, allowed)
-        if config.ckpt_path is not None:
-            checkpoint, path = read_checkpoint(config.ckpt_path), Path(config.ckpt_path)
-            if self.subcommand == "fit":
-                check_state(checkpoint, path)
-                record.resume(checkpoint, path, self.run_dir)
-            else:
-                record.take_over(checkpoint)
-        return record
-
-    def _find_checkpoint(self, given: str | None) -> str | None:
-        path = find_checkpoint(self.run_dir, given)
-        if path is not None:
-            return str(path)
-        if self.subcommand == "fit" and given == "last":
-            say(f"No {self.run_dir}/checkpoints/last.ckpt yet: the run starts from the beginning.")
-        elif self.subcommand != "fit" and getattr(self._method(), "needs_training", True):
-            raise UserError(
-                f"{self.subcommand} needs trained weights.",
-                expected="--ckpt_path FILE, or --ckpt_path best or last for those of the run folder",
-                fix=f"add --ckpt_path {self.run_dir}/checkpoints/best.ckpt",
-            )
-        return None
+        self.session.record(options, allowed)
+        self._until_end.enter_context(self.session)
 
     def _method(self) -> Any:
         """The class of the model, which is not built yet."""
         module, _, name = self.config[self.subcommand].model.class_path.rpartition(".")
         return getattr(import_module(module), name)
 
-    def _uses_stream(self) -> bool:
-        """Whether fitting is one walk through a stream, scored as it goes: no validation, best weights or test."""
-        return getattr(self._method(), "uses_stream", False)
-
     def instantiate_classes(self) -> None:
         """Build everything; a checkpoint that does not fit the model is explained before the run starts."""
         super().instantiate_classes()
-        if path := self.config[self.subcommand].ckpt_path:
-            checkpoint = read_checkpoint(path)
-            check_fit(checkpoint, self.model, path)
-            self._compare_view(checkpoint, path)
-
-    def _compare_view(self, checkpoint: dict[str, Any], path: str) -> None:
-        """Say so where images are prepared in another way than those the checkpoint was trained on."""
-        trained, view = checkpoint.get("datamodule_hyper_parameters", {}), self.datamodule.view
-        for name in ("normalise", "resize", "grey", "geometry"):
-            if name in trained and trained[name] != getattr(view, name) and not self._uses_stream():
-                say(f"warning: data.{name} is {getattr(view, name)}, but {path} was trained with {trained[name]}.")
+        self.session.check(self.model, self.datamodule)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
         """Add what every run has: loggers, result files, checkpoints, guards."""
-        own, streams = self.config[self.subcommand], self._uses_stream()
-        config = settled(config, len(self.datamodule.stream_items()) if streams else None)
-        config["logger"] = [] if config["logger"] is False else [*self._loggers(), *_as_list(config["logger"])]
-        around = build_callbacks(
-            str(self.subcommand),
-            self.run_dir,
-            self.results_dir,
-            self.record,
+        own, wandb = self.config[self.subcommand], self.config_init[self.subcommand].wandb
+        arguments = self.session.trainer_arguments(
             config,
-            uses_stream=streams,
+            self.datamodule,
+            callbacks,
+            wandb=wandb,
+            tensorboard=own.tensorboard,
             checkpoint_every=own.checkpoint_every,
             overlays=own.overlays,
         )
-        trainer = super()._instantiate_trainer(config, [*callbacks, *around])
-        if self._claim is not None:
-            done: Any = trainer.fit_loop.epoch_loop.batch_progress.total
-            self._claim.progress = lambda: (
-                done.processed,
-                int(min(max(0, trainer.max_steps), trainer.num_training_batches)),
-            )
+        trainer = super()._instantiate_trainer(arguments, [])
+        self.session.watch(trainer)
         return trainer
-
-    def _loggers(self) -> list[Any]:
-        config = self.config_init[self.subcommand]
-        name, verb = self.run_dir.name, str(self.subcommand)
-        writes = is_main_process() and not config.trainer.fast_dev_run
-        return build_loggers(self.results_dir, name, verb, config.wandb, config.tensorboard, writes)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
@@ -230,10 +124,9 @@ class SamsegCLI(LightningCLI):
     def after_fit(self) -> None:
         """Test the best weights, or the last where no validation has taken place."""
         config = self.config[self.subcommand]
-        if config.test_after_fit and not config.trainer.fast_dev_run and not self._uses_stream():
-            best, last = (self.run_dir / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+        if config.test_after_fit and not config.trainer.fast_dev_run and not self.session.uses_stream:
             self.trainer.strategy.barrier()
-            path = best if best.is_file() else last
+            path = self.session.best_or_last()
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, verbose=False)
 
 
@@ -321,10 +214,6 @@ def check_options(argv: Sequence[str], config: Namespace) -> Namespace:
     return given
 
 
-def _as_list(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value] if value else []
-
-
 @lru_cache(maxsize=2)
 def _parser(cli: type[SamsegCLI]) -> LightningArgumentParser:
     return run([], cli).parser
@@ -343,7 +232,7 @@ def run(argv: Sequence[str], cli: type[SamsegCLI] = SamsegCLI) -> SamsegCLI:
     Raises:
         UserError: For mistakes a user can mend.
     """
-    _quieten()
+    quieten()
     arguments = sys.argv
     sys.argv = [arguments[0], *argv]  # what Lightning starts the other ranks with
     try:
@@ -353,7 +242,7 @@ def run(argv: Sequence[str], cli: type[SamsegCLI] = SamsegCLI) -> SamsegCLI:
                 SegmentationDataModule,
                 save_config_callback=None,
                 seed_everything_default=42,
-                trainer_defaults=_TRAINER_DEFAULTS,
+                trainer_defaults=TRAINER_DEFAULTS,
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 auto_configure_optimizers=False,
@@ -376,25 +265,3 @@ def _check_text(argv: Sequence[str]) -> None:
                 expected="folders and files of a run under names in UTF-8; the images in them may have any",
                 fix="rename it, or make a link to it under another name (ln -s)",
             )
-
-
-def _quieten() -> None:
-    """Keep Lightning's remarks that do not apply here off the screen."""
-    for remark in (
-        "does not have many workers",
-        "have no `validation_step`",  # a stream is not validated
-        "dataloader is not resumable",  # ours is, by step count
-        "is smaller than the logging interval",
-        "`srun` command is available",
-        "exists and is not empty",  # a run that is resumed
-        "callbacks used to create the checkpoint need to be provided",  # a test needs none of a fit
-        "isinstance.treespec, LeafSpec.",  # Lightning's own
-        "skip_none parameter was deprecated",
-    ):
-        warnings.filterwarnings("ignore", message=f"(?s).*{remark}.*")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
-    logging.getLogger("lightning.pytorch.trainer.connectors.checkpoint_connector").setLevel(logging.WARNING)
-
-
-def _is_no_tip(record: logging.LogRecord) -> bool:
-    return "Tip:" not in record.getMessage()

@@ -8,6 +8,7 @@ from lightning_samseg.methods.cps import Cps
 from lightning_samseg.methods.dc_net import DcNet
 from lightning_samseg.methods.direct_ol import DirectOl
 from lightning_samseg.methods.mc_net_plus import McNetPlus
+from lightning_samseg.methods.method import Method
 from lightning_samseg.methods.semi_sam import SemiSam
 from lightning_samseg.methods.supervised import SAMed, UNet
 from lightning_samseg.methods.uamt import Uamt
@@ -24,6 +25,7 @@ __all__ = [
     "DcNet",
     "DirectOl",
     "McNetPlus",
+    "Method",
     "SAMed",
     "SemiSam",
     "UNet",

@@ -7,11 +7,11 @@ extension of the paper a step may have several images, in one process or dealt o
 
 import dataclasses
 import time
-from collections.abc import Iterable
-from functools import partial
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
 
-import lightning
 import numpy as np
 import torch
 from lightning.pytorch.strategies import DDPStrategy
@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_samseg.adapters.adapted_sam import AdaptedSam
+from lightning_samseg.adapters.checkpoints import require
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.files import cache_dir
 from lightning_samseg.losses.binary import bce_dice_loss, dice_loss
 from lightning_samseg.losses.structure import structure_loss
-from lightning_samseg.methods.base import describe
+from lightning_samseg.methods.method import Method
 from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.frozen_sam import FrozenSam, Preprocessing
@@ -39,13 +40,13 @@ from lightning_samseg.online.expert import Expert
 from lightning_samseg.online.fusion import Fusion
 from lightning_samseg.online.learner import OnlineLearner
 from lightning_samseg.online.prompter import PointCrop, Prompter
-from lightning_samseg.online.records import SamAlone
+from lightning_samseg.online.records import Prediction, SamAlone
 from lightning_samseg.online.scores import ImageRow
 from lightning_samseg.online.stream_record import StreamRecord, gather_records, stream_record
 from lightning_samseg.online.walk import Arrival, walk
 from lightning_samseg.prompts.objects import PointKind
 from lightning_samseg.prompts.regions import share_among_prompts
-from lightning_samseg.types import StreamItem
+from lightning_samseg.types import PromptKind, Query, Segmentation, StreamItem
 
 LOSSES: dict[str, EntryLoss] = {
     "dice": dice_loss,
@@ -55,9 +56,10 @@ LOSSES: dict[str, EntryLoss] = {
 }
 # Stream of random numbers beside those of the expert and the prompter; with the position every draw is independent.
 NETWORK = 4
+M = TypeVar("M", bound="AuxOl")
 
 
-class AuxOl(lightning.LightningModule):
+class AuxOl(Method):
     """SAM and an auxiliary network that learns from a stream, predict then learn.
 
     Where paper and published code differ, the default is the paper's, and both have a name.
@@ -129,14 +131,11 @@ class AuxOl(lightning.LightningModule):
     """
 
     uses_stream = True
-    """Fitting is one walk through the data set's stream, which is scored as it goes: no validation, no best weights."""
-
-    needs_training = True
+    held_by_checkpoint: ClassVar[Mapping[str, Any]] = {"encoder_weights": None, "cache_gb": 0, "prompt_file": None}
+    """The frozen SAM is not in it."""
 
     column = "aux_ol"
     """What learned, in tables and figures: one of ``online.columns.LEARNED``."""
-
-    generalist: FrozenSam | AdaptedSam
 
     def __init__(
         self,
@@ -145,7 +144,7 @@ class AuxOl(lightning.LightningModule):
         adapter: str | None = None,
         preprocessing: Preprocessing = "own",
         sam_size: int | None = None,
-        prompt: Literal["box", "point"] = "box",
+        prompt: PromptKind = "box",
         point: PointKind = "centroid",
         objects: Literal["instances", "components"] = "instances",
         min_object_side: int = 1,
@@ -196,18 +195,22 @@ class AuxOl(lightning.LightningModule):
         if images_per_step is not None and images_per_step < 1:
             raise UserError(f"images_per_step {images_per_step}", expected="at least 1", fix="use 1 as the paper does")
         self.prompter = Prompter(prompt, point, objects, min_object_side, prompt_file, box_shift, point_crop, seed)
+        self.prompt_kind, self.num_classes, self.image_size = prompt, 1, image_size
         self.prompt_order, self.expert, self.convention, self.seed = prompt_order, expert, convention, seed
         self._images_per_step = images_per_step
-        # Not a submodule: frozen, so that it belongs into no checkpoint.
-        if adapter is None:
-            self.__dict__["generalist"] = FrozenSam(backbone, sam_size, checkpoint, preprocessing)
-        else:
-            self.__dict__["generalist"] = AdaptedSam(adapter, backbone, checkpoint)
         self.learner = self._build_learner(self.hparams)
         self.cache = LogitsCache(cache_dir() / "sam_logits", int(cache_gb * 1e9)) if cache_gb > 0 else None
         self._sam_batch = sam_batch
         self._sam: SamAhead | None = None
         self._running = {"images": 0.0, **dict.fromkeys((SAM, CLIPPED, self.column), 0.0)}
+
+    @cached_property
+    def generalist(self) -> FrozenSam | AdaptedSam:
+        """The frozen SAM; not a submodule, so that it belongs into no checkpoint."""
+        h: Any = self.hparams
+        if h.adapter is None:
+            return FrozenSam(h.backbone, h.sam_size, h.checkpoint, h.preprocessing)
+        return AdaptedSam(h.adapter, h.backbone, h.checkpoint)
 
     def _build_learner(self, h: Any) -> OnlineLearner:
         """What learns, from the constructor's arguments."""
@@ -306,7 +309,7 @@ class AuxOl(lightning.LightningModule):
         """
         items = batch if isinstance(batch, list) else [batch]
         first = items[0]["position"] // self.images_per_step * self.images_per_step
-        torch.manual_seed(_key(self.seed, NETWORK, first))  # for networks with dropout
+        self.seed_step(first)
         items = [item for item in items if item["cases"]]  # none where the stream has ended for this process
         start = time.perf_counter()
         prompts = [self.prompter.prompts_of(item) for item in items]
@@ -340,6 +343,10 @@ class AuxOl(lightning.LightningModule):
         steps.increment_ready()
         steps.increment_completed()
 
+    def seed_step(self, position: int) -> None:
+        """Seed what a network with dropout draws while it learns from the step that begins at a position."""
+        torch.manual_seed(_key(self.seed, NETWORK, position))
+
     def _arrival(self, item: StreamItem, prompts: NDArray[np.float64]) -> Arrival:
         """Let SAM answer an image's prompts."""
         upcoming = requests_of(item.get("upcoming", ()), self.prompter)
@@ -348,7 +355,23 @@ class AuxOl(lightning.LightningModule):
         case = item["cases"][0]
         crops = self.prompter.crops_of(prompts, logits, case)
         place = item.get("set_position")
-        return Arrival(item["position"], image, logits, crops, item["reference"], case.source, place)
+        return Arrival(item["position"], image, logits, crops, item.get("reference"), case.source, place)
+
+    def answer(self, queries: Sequence[Query]) -> list[Segmentation]:
+        """Segment pictures by their prompts with what has been learned, and learn nothing."""
+        return [self.predict_next(query, 0).as_segmentation() for query in queries]
+
+    def predict_next(self, query: Query, position: int) -> Prediction:
+        """Predict a picture by all of its prompts: the record to show, to correct and to learn from.
+
+        Args:
+            query: The picture.
+            position: In the stream.
+        """
+        self.generalist.to(self.device)
+        item = StreamItem(position=position, cases=[query.case], original=query.picture)
+        asked = self._arrival(item, query.prompts)
+        return self.learner.predict(asked.image, asked.sam_logits, asked.crops, asked.position)
 
     @torch.no_grad()
     def sam_logits(
@@ -375,14 +398,36 @@ class AuxOl(lightning.LightningModule):
         logits = self.generalist.restore(low_res.to(self.device), geometry)
         return share_among_prompts(logits, prompts) if isinstance(self.generalist, AdaptedSam) else logits
 
+    def class_names_of(self, data: Any) -> list[str]:
+        """The stream's one class."""
+        names = super().class_names_of(data)
+        return [getattr(data, "stream_class", None) or (names[0] if len(names) == 1 else "foreground")]
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the rest of the stream depends on beside network and optimizer: batch, alphas, position.
 
         All of it is the same on every rank, so that rank 0's is enough.
         """
-        describe(self, checkpoint)
+        super().on_save_checkpoint(checkpoint)
         state = {"running": dict(self._running), "images_per_step": self.images_per_step}
         checkpoint["online"] = {**self.learner.state_dict(weights=False), **state}
+
+    @classmethod
+    def from_checkpoint(cls: type[M], checkpoint: Mapping[str, Any], path: str | Path, weights: str | None = None) -> M:
+        """As any method's, with what it has learned, beside the SAM that it has learned beside."""
+        require(checkpoint, path, "hyper_parameters", "online", "weights_sha256")
+        if weights is not None:
+            checkpoint = {**checkpoint, "hyper_parameters": {**checkpoint["hyper_parameters"], "checkpoint": weights}}
+        method = super().from_checkpoint(checkpoint, path)
+        if method.weights_sha256 != checkpoint["weights_sha256"]:
+            raise UserError(
+                f"{path} was trained beside another SAM: its weights are not part of the checkpoint.",
+                expected=f"weights with sha256 {checkpoint['weights_sha256']}",
+                found=str(method.weights_sha256),
+                fix="give the file with --weights FILE, or see `python -m lightning_samseg weights list`",
+            )
+        method.learner.load_state_dict(checkpoint["online"])
+        return method
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on where the checkpoint was written, bit for bit as the stream would have.

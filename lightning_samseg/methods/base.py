@@ -1,10 +1,10 @@
-"""What every method shares: optimizer, schedule, and an evaluation that scores whole cases at their original size."""
+"""What methods that learn from batches share: optimizer, schedule, an evaluation of whole cases at their own size."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 from zlib import crc32
 
-import lightning
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,14 +12,15 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_samseg.io.geometry import resize_labels
+from lightning_samseg.methods.method import Method
 from lightning_samseg.metrics import CaseScores
 from lightning_samseg.optim import warmup_poly
-from lightning_samseg.types import Batch, Case
+from lightning_samseg.types import Batch, Case, Query, Segmentation
 
 Restore = Literal["probabilities", "labels"]
 
 
-class BaseMethod(lightning.LightningModule):
+class BaseMethod(Method):
     """A segmentation method. A subclass builds its network, a ``training_step`` and :meth:`predict_probabilities`.
 
     Args:
@@ -38,11 +39,6 @@ class BaseMethod(lightning.LightningModule):
         restore: How a prediction comes back to the original size: ``probabilities`` are interpolated bilinearly before
             the argmax; ``labels`` takes the argmax first and its nearest neighbour after, as CPC-SAM's code does.
     """
-
-    uses_unlabelled = False
-    """Whether a training step takes a SemiBatch; the data module asks for it."""
-    needs_training = True
-    """Whether there is anything to fit, and a checkpoint to load before a test."""
 
     def __init__(
         self,
@@ -77,15 +73,6 @@ class BaseMethod(lightning.LightningModule):
         self.test_scores = CaseScores(num_classes, convention)
 
     @property
-    def weights_sha256(self) -> str | None:
-        """Hash of the pretrained weights the network started from; None for random ones."""
-        return None
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let the checkpoint say what it is."""
-        describe(self, checkpoint)
-
-    @property
     def schedule_iters(self) -> int:
         """Iterations of the schedule."""
         return self.max_iters or self.trainer.max_steps
@@ -117,6 +104,11 @@ class BaseMethod(lightning.LightningModule):
     def predict_probabilities(self, image: Tensor) -> Tensor:
         """Class probabilities ``(B, K, S, S)`` of ``(B, 3, S, S)``, without any prompt."""
         raise NotImplementedError
+
+    def answer(self, queries: Sequence[Query]) -> list[Segmentation]:
+        """Predict one batch of network inputs; the labels are those of :meth:`predict_labels`."""
+        found = self.predict_probabilities(torch.stack([query.image for query in queries]).to(self.device))
+        return [_answer(each, query.case, self.restore) for each, query in zip(found, queries, strict=True)]
 
     def predict_labels(self, batch: Batch) -> list[np.ndarray]:
         """Label maps uint8 ``(H, W)`` at the original size of every image of the batch."""
@@ -175,25 +167,6 @@ class BaseMethod(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
 
-def describe(method: Any, checkpoint: dict[str, Any]) -> None:
-    """Add to a checkpoint what Lightning's ``hyper_parameters`` and ``datamodule_hyper_parameters`` leave open.
-
-    With them it is enough to predict without a config: ``method`` (class), ``weights_sha256`` (of the pretrained
-    weights), ``class_names``, ``precision``, and ``scales_volumes`` (see ``data_modules.layouts.base.Layout``).
-
-    Args:
-        method: The LightningModule.
-        checkpoint: Gets plain values only, so that ``torch.load(weights_only=True)`` reads it.
-    """
-    trainer = method._trainer
-    data = getattr(trainer, "datamodule", None)
-    checkpoint["method"] = f"{type(method).__module__}.{type(method).__qualname__}"
-    checkpoint["weights_sha256"] = method.weights_sha256
-    checkpoint["class_names"] = [str(name) for name in getattr(data, "class_names", ())]
-    checkpoint["precision"] = "32-true" if trainer is None else str(trainer.precision)
-    checkpoint["scales_volumes"] = bool(getattr(getattr(data, "layout", None), "scales_volumes", False))
-
-
 def restore_probabilities(probabilities: Tensor, case: Case) -> Tensor:
     """Interpolate one prediction bilinearly from the network's frame to the source image's.
 
@@ -223,6 +196,14 @@ def restore_size(probabilities: Tensor, case: Case, how: Restore) -> np.ndarray:
     """
     if how == "labels":
         height, width = case.content_size
-        labels = probabilities[:, :height, :width].float().argmax(0).to(torch.uint8).cpu().numpy()
-        return resize_labels(labels, case.original_size, case.geometry)
-    return restore_probabilities(probabilities, case).argmax(0).to(torch.uint8).cpu().numpy()
+        return resize_labels(_labels(probabilities[:, :height, :width].float()), case.original_size, case.geometry)
+    return _labels(restore_probabilities(probabilities, case))
+
+
+def _answer(probabilities: Tensor, case: Case, how: Restore) -> Segmentation:
+    restored = restore_probabilities(probabilities, case)
+    return Segmentation(restore_size(probabilities, case, how) if how == "labels" else _labels(restored), restored)
+
+
+def _labels(probabilities: Tensor) -> np.ndarray:
+    return probabilities.argmax(0).to(torch.uint8).cpu().numpy()

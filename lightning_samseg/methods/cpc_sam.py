@@ -24,7 +24,7 @@ from lightning_samseg.metrics.on_device import agreement, confidence, empty_frac
 from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.branched_sam import AdapterKind, BranchedSam
 from lightning_samseg.prompts.points import ClassPoints, class_points
-from lightning_samseg.types import Batch, SemiBatch
+from lightning_samseg.types import Batch, Case, Marks, Panel, SemiBatch
 
 
 class Terms(NamedTuple):
@@ -121,23 +121,14 @@ class CpcSam(BaseMethod):
         super().__init__(**base)
         self.save_hyperparameters()
         refuse_unused(self)
-        self.update = update
-        self.cross = cross
-        self.num_center = num_center
-        self.num_random = num_random
-        self.random_prompts = random_prompts
+        self.update, self.cross, self.ssl_start_iter = update, cross, ssl_start_iter
+        self.num_center, self.num_random, self.random_prompts = num_center, num_random, random_prompts
         self.include_background = include_background
         self.absent: Literal["background_point", "not_a_point"] = absent
-        self.ensemble = ensemble
-        self.pseudo = pseudo
-        self.consistency_on = consistency_on
-        self.ssl_start_iter = ssl_start_iter
-        self.lambda_cross = lambda_cross
-        self.lambda_consistency = lambda_consistency
-        self.supervised_dice = supervised_dice
-        self.prompted_dice = prompted_dice
-        self.branch = branch
-        self.select_branch = select_branch
+        self.ensemble, self.pseudo, self.consistency_on = ensemble, pseudo, consistency_on
+        self.lambda_cross, self.lambda_consistency = lambda_cross, lambda_consistency
+        self.supervised_dice, self.prompted_dice = supervised_dice, prompted_dice
+        self.branch, self.select_branch = branch, select_branch
         self.uses_unlabelled = cross != "none"
         self.automatic_optimization = update == "joint"
 
@@ -340,6 +331,19 @@ class CpcSam(BaseMethod):
         branches = self.branches if chosen == "ensemble" else (min(int(chosen) - 1, self.branches[-1]),)
         embeddings = self.encode(image)
         return torch.stack([self.decode(embeddings, branch).float().softmax(1) for branch in branches]).mean(0)
+
+    def panels(self, image: Tensor, case: Case) -> list[Panel]:
+        """Each unprompted branch's answer, with the points that it prompts the other branch by."""
+        embeddings, shown = self.encode(image), []
+        for branch in self.branches:
+            labels = self.decode(embeddings, branch).argmax(1)
+            marks: tuple[Marks, ...] = ()
+            if self.cross == "prompted":
+                points = self.choose_points(labels, [np.random.default_rng((self.seed, branch))])
+                marks = (Marks(points.center[0], points.center_labels[0], "cross"),)
+                marks += (Marks(points.random[0], points.random_labels[0], "disc"),)
+            shown.append(Panel(f"branch {branch + 1}, its points", labels[0], marks))
+        return shown
 
     @property
     def ssl_active(self) -> bool:

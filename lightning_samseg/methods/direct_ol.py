@@ -1,7 +1,7 @@
 """DirectOL: the comparison of AuxOL's section 4.3, in which the adapter of an adapted SAM learns online itself."""
 
 import copy
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from lightning_samseg.adapters.adapted_sam import AdaptedSam
 from lightning_samseg.errors import UserError
@@ -63,6 +63,18 @@ class DirectOl(AuxOl):
             alpha_start="half",
             alpha_from="rectified",
             **aux_ol,
+        )
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Any, path: Any, weights: str | None = None) -> NoReturn:
+        """Refuse: the paper compares how it learns, and keeps nothing.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError(
+            f"{path} is of DirectOl, which is a comparison and predicts while it learns only.",
+            fix="use a checkpoint of AuxOl, or that of the SAMed run that its adapter came from",
         )
 
     def _build_learner(self, h: Any) -> OnlineLearner:

@@ -7,15 +7,15 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.frozen_sam import FrozenSam, MaskChoice, Preprocessing
+from lightning_samseg.prompts.boxes import crop_of_box
 from lightning_samseg.prompts.objects import ReferenceObject, find_objects
-from lightning_samseg.types import Batch
+from lightning_samseg.types import Batch, PromptKind, Query, Segmentation
 
 
 class ZeroShot(BaseMethod):
@@ -52,7 +52,7 @@ class ZeroShot(BaseMethod):
         checkpoint: str | None = None,
         input_size: int | None = None,
         preprocessing: Preprocessing = "own",
-        prompt: Literal["point", "box"] = "point",
+        prompt: PromptKind = "point",
         prompt_per: Literal["class", "object"] = "class",
         mask: MaskChoice = "single",
         overlap: Literal["highest", "smaller"] = "highest",
@@ -61,7 +61,7 @@ class ZeroShot(BaseMethod):
         super().__init__(**base)
         self.save_hyperparameters()
         refuse_unused(self)
-        self.prompt = prompt
+        self.prompt_kind = prompt
         self.prompt_per = prompt_per
         self.mask: MaskChoice = mask
         self.overlap = overlap
@@ -88,6 +88,12 @@ class ZeroShot(BaseMethod):
             )
         return [self.label_map(*pair) for pair in zip(batch["original"], batch["reference"], strict=True)]
 
+    def answer(self, queries: Sequence[Query]) -> list[Segmentation]:
+        """Answer prompts that somebody gives; everything they mean is of class 1."""
+        return [
+            self.segment(each.picture, _as_sam(each, self.prompt_kind), [1] * len(each.prompts)) for each in queries
+        ]
+
     def label_map(self, image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Prompt SAM for every class of one image.
 
@@ -99,16 +105,14 @@ class ZeroShot(BaseMethod):
             uint8 ``(H, W)``, class ids.
         """
         prompted = class_objects(reference, self.num_classes, self.prompt_per)
-        if self.prompt == "point":
+        if self.prompt_kind == "point":
             places = np.array([item.point("deepest") for _, item in prompted])
         else:
             places = np.array([outermost_pixels(item) for _, item in prompted])
-        return self.segment(image, places, [class_id for class_id, _ in prompted])[0]
+        return self.segment(image, places, [class_id for class_id, _ in prompted]).labels
 
     @torch.no_grad()
-    def segment(
-        self, image: NDArray[np.uint8], prompts: NDArray[Any], class_ids: Sequence[int]
-    ) -> tuple[NDArray[np.uint8], Tensor]:
+    def segment(self, image: NDArray[np.uint8], prompts: NDArray[Any], class_ids: Sequence[int]) -> Segmentation:
         """Answer prompts for one image.
 
         Args:
@@ -117,15 +121,14 @@ class ZeroShot(BaseMethod):
             class_ids: Class 1..C of each prompt.
 
         Returns:
-            Class ids uint8 ``(H, W)``, and float32 ``(K, H, W)``: of each class the largest probability of its prompts,
-            of the background what the largest of them leaves.
+            As probability of each class the largest of its prompts, of the background what the largest of them leaves.
         """
         size = (image.shape[0], image.shape[1])
         probabilities = torch.zeros(self.num_classes + 1, *size)
         probabilities[0] = 1
         if len(class_ids) == 0:
-            return np.zeros(size, np.uint8), probabilities
-        asked = {"points" if self.prompt == "point" else "boxes": prompts}
+            return Segmentation(np.zeros(size, np.uint8), probabilities)
+        asked = {"points" if self.prompt_kind == "point" else "boxes": prompts}
         low_res, geometry = self.sam.predict(image, mask=self.mask, **asked)
         logits = self.sam.restore(low_res, geometry)
         inside = logits > 0
@@ -135,7 +138,8 @@ class ZeroShot(BaseMethod):
             probabilities[class_id] = torch.maximum(probabilities[class_id], answer)
         probabilities[0] = 1 - probabilities[1:].amax(0)
         classes = np.array(class_ids, np.uint8)
-        return np.where(inside.any(0).cpu().numpy(), classes[winner.cpu().numpy()], np.uint8(0)), probabilities
+        labels = np.where(inside.any(0).cpu().numpy(), classes[winner.cpu().numpy()], np.uint8(0))
+        return Segmentation(labels, probabilities)
 
 
 def class_objects(
@@ -163,3 +167,17 @@ def outermost_pixels(item: ReferenceObject) -> tuple[int, int, int, int]:
     """Give the box prompt of an object, ``(x0, y0, x1, y1)``, corners included: what SAM takes for a tight box."""
     box = item.box
     return box.x0, box.y0, box.x1 - 1, box.y1 - 1
+
+
+def _as_sam(query: Query, kind: PromptKind | None) -> NDArray[Any]:
+    """Prompts as SAM takes them: points, or the outermost pixels of boxes, clipped to the picture.
+
+    Raises:
+        UserError: If one shares no pixel with the picture.
+    """
+    if kind == "point":
+        return np.asarray(query.prompts, np.float64)
+    case = query.case
+    places = enumerate(query.prompts, start=1)
+    boxes = [crop_of_box(place, case.original_size, f"{case.source}, box {number}") for number, place in places]
+    return np.array([(x0, y0, x1 - 1, y1 - 1) for x0, y0, x1, y1 in boxes], np.float64)

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_samseg.online.crops import paste
 from lightning_samseg.online.fusion import FeedbackSource, fuse
 from lightning_samseg.prompts.boxes import Box
+from lightning_samseg.types import Segmentation
 
 SamAlone = Literal["sum", "doubled", "largest"]
 """How SAM's probabilities for an image's prompts become one map, which is then thresholded at 0.5.
@@ -73,6 +75,21 @@ class Prediction:
     def sam(self) -> Tensor:
         """SAM alone, bool ``(H, W)``: its probability thresholded at 0.5."""
         return self.sam_probability > 0.5
+
+    @property
+    def probability(self) -> Tensor:
+        """Of the foreground, float ``(H, W)``: the largest of the prompts' fused probabilities, 0 outside all crops."""
+        foreground = torch.zeros_like(self.sam_probability)
+        for prompt in self.prompts:
+            inside = foreground[prompt.crop.slices]
+            foreground[prompt.crop.slices] = torch.maximum(inside, prompt.fused_logits.sigmoid())
+        return foreground
+
+    def as_segmentation(self) -> Segmentation:
+        """Label map and probabilities."""
+        foreground = self.probability
+        labels = self.mask.cpu().numpy().astype(np.uint8)
+        return Segmentation(labels, torch.stack([1 - foreground, foreground]))
 
     def on_host(self) -> "Prediction":
         """A copy in host memory to send to another process, without what the network saw and answered at its size."""

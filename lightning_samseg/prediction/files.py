@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from lightning_samseg.callbacks.overlays import draw_contours
@@ -31,7 +32,6 @@ from lightning_samseg.io.volumes import (
     stem_of,
     write_mask_like,
 )
-from lightning_samseg.prediction.predictor import Output
 
 COLUMNS = (
     "path",
@@ -52,6 +52,15 @@ _EXPORT_FIRST = (
     *(".dcm", ".dicom", ".ima", ".nrrd", ".nhdr", ".hdr", ".img", ".mgz", ".mgh", ".mnc"),
     *(".svs", ".ndpi", ".mrxs", ".czi", ".nd2", ".lif", ".heic", ".heif", ".avif", ".jxl"),
 )
+
+
+class Output(NamedTuple):
+    """What is predicted for a picture or a slice, to be written."""
+
+    labels: NDArray[np.uint8]
+    """``(H, W)`` class ids."""
+    probabilities: NDArray[np.float16] | None
+    """``(K, H, W)``, channel 0 is background; None where they are not asked for."""
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from lightning_samseg.errors import UserError, way_out
-from lightning_samseg.io.images import to_grey, to_rgb_uint8
-from lightning_samseg.methods import ZeroShot
-from lightning_samseg.prediction.files import Failure, PredictionFolder, Source, find_sources
-from lightning_samseg.prediction.predictor import Input, Output, Predictor, load_predictor, zero_shot
+from lightning_samseg.prediction.files import Failure, Output, PredictionFolder, Source, find_sources
+from lightning_samseg.prediction.predictor import Predictor, device_of, load_predictor, zero_shot
 from lightning_samseg.prompts.files import PromptFile
-from lightning_samseg.transforms import prepare_image
+from lightning_samseg.types import Query
 
 _UNREADABLE = (UserError, OSError, ValueError, EOFError, MemoryError)
 # Of a file that is written: what the next one would meet, too; not a name that is too long.
@@ -29,7 +26,7 @@ _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPE
 
 class _Loaded(NamedTuple):
     source: Source
-    result: Input | str
+    result: Query | str
     """What the network gets, or why it gets nothing."""
     seconds: float
 
@@ -49,6 +46,7 @@ def predict_files(
     precision: str | None = None,
     batch_size: int | None = None,
     threads: int = 1,
+    trust: bool = False,
 ) -> list[Failure]:
     """Predict a file, or all images and volumes of a folder, and write the results.
 
@@ -66,6 +64,7 @@ def predict_files(
         precision: Lightning's name; None: the run's.
         batch_size: Images at a time; None: the run's.
         threads: Threads that read ahead.
+        trust: Whether a method that is not part of this package may be imported.
 
     Returns:
         The files without a result, with reasons.
@@ -75,15 +74,17 @@ def predict_files(
             been written is whole.
     """
     sources, notes = find_sources(given, output)
-    place = _device(device)
-    predictor = zero_shot(backbone, prompt, weights) if checkpoint is None else load_predictor(checkpoint, weights)
+    place = device_of(device)
+    predictor = (
+        zero_shot(backbone, prompt, weights) if checkpoint is None else load_predictor(checkpoint, weights, trust)
+    )
     predictor = replace(predictor, precision=precision or predictor.precision).to(place)
     if place.type == "cuda":
         torch.set_float32_matmul_precision("high")  # as runs do by default
     for note in notes:
         print(f"note: {note}")
     tasks, failures = _tasks(sources)
-    prompted = _bind(predictor, prompts, tasks)
+    prompted = _bind(predictor, prompts, tasks, "--prompt" if checkpoint is None else None)
     kind = type(predictor.method).__name__
     classes = ", ".join(predictor.class_names)
     print(f"{kind} on {place}, classes {classes}: {len(tasks)} images and slices in {len(sources)} files")
@@ -118,18 +119,6 @@ def predict_files(
     return failures
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        found = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"The device {name!r} cannot be used.", found=found, fix="use --device cpu") from error
-    return device
-
-
 def _tasks(sources: list[Source]) -> tuple[list[tuple[Source, int]], list[Failure]]:
     """Pictures and slices in order; headers of volumes are read."""
     tasks: list[tuple[Source, int]] = []
@@ -142,21 +131,22 @@ def _tasks(sources: list[Source]) -> tuple[list[tuple[Source, int]], list[Failur
     return tasks, failures
 
 
-def _bind(predictor: Predictor, prompts: Path | None, tasks: list[tuple[Source, int]]) -> PromptFile | None:
-    """Find out which images the prompt file means."""
-    kind = type(predictor.method).__name__
-    if predictor.prompt is None:
+def _bind(
+    predictor: Predictor, prompts: Path | None, tasks: list[tuple[Source, int]], kind_option: str | None
+) -> PromptFile | None:
+    """Find out which images the prompt file means; ``kind_option`` is where the user says what to read from it."""
+    kind, asked = type(predictor.method).__name__, predictor.method.prompt_kind
+    if asked is None:
         if prompts is not None:
             raise UserError(f"{kind} predicts without prompts.", found=f"--prompts {prompts}", fix="leave it out")
         return None
     if prompts is None:
         raise UserError(
             f"{kind} has to be told where the objects are.",
-            expected=f"a {predictor.prompt} for each, in a CSV or COCO file",
+            expected=f"a {asked} for each, in a CSV or COCO file",
             fix="add --prompts FILE",
         )
-    kind_option = "--prompt" if isinstance(predictor.method, ZeroShot) else None
-    file = PromptFile(prompts, predictor.prompt, "--prompts", kind_option)
+    file = PromptFile(prompts, asked, "--prompts", kind_option)
     keys = {source.prompt_key(index): source.prompt_names(index) for source, index in tasks}
     exact = keys.keys() | {name for name, _ in keys.values()}
     without = file.bind(
@@ -170,25 +160,22 @@ def _bind(predictor: Predictor, prompts: Path | None, tasks: list[tuple[Source, 
 
 def _load(source: Source, index: int, predictor: Predictor, prompts: PromptFile | None) -> _Loaded:
     start = time.perf_counter()
-    result: Input | str
+    result: Query | str
     try:
-        view, volume = predictor.view, source.volume
-        picture = source.read(index, view.normalise == "stored" and predictor.scales_volumes)
-        spacing = None if volume is None else volume.spacing
-        frame = prepare_image(
+        volume = source.volume
+        picture = source.read(index, predictor.reads_scaled)
+        places = None
+        if prompts is not None:
+            places = prompts.prompts(source.prompt_key(index), (picture.shape[0], picture.shape[1]))
+        result = predictor.query(
             picture,
-            view,
-            source.name,
+            places,
+            case_id=source.name,
             source=str(source.path),
-            spacing=spacing,
+            spacing=None if volume is None else volume.spacing,
             slice_index=index,
             num_slices=source.num_slices,
         )
-        places, shown = np.empty((0, 0)), np.empty((0, 0, 3), np.uint8)
-        if prompts is not None:
-            places = prompts.prompts(source.prompt_key(index), (picture.shape[0], picture.shape[1]))
-            shown = to_rgb_uint8(to_grey(picture) if view.grey else picture)
-        result = Input(torch.from_numpy(frame.image), shown, frame.case, places)
     except _UNREADABLE as error:
         result = _reason(error)
     return _Loaded(source, result, time.perf_counter() - start)
@@ -210,7 +197,7 @@ def _batches(loaded: Iterable[_Loaded], size: int) -> Iterator[list[_Loaded]]:
     batch: list[_Loaded] = []
     for one in loaded:
         batch.append(one)
-        if sum(isinstance(each.result, Input) for each in batch) == size:
+        if sum(isinstance(each.result, Query) for each in batch) == size:
             yield batch
             batch = []
     if batch:
@@ -222,22 +209,28 @@ def _predicted(
 ) -> Iterator[tuple[_Loaded, Output | str, float]]:
     """What became of each picture or slice, in order, with the seconds it took."""
     for batch in batches:
-        inputs = [one.result for one in batch if isinstance(one.result, Input)]
+        inputs = [one.result for one in batch if isinstance(one.result, Query)]
         start = time.perf_counter()
         outputs = iter(_outputs(predictor, inputs, probabilities))
         share = (time.perf_counter() - start) / max(1, len(inputs))
         for one in batch:
-            done = isinstance(one.result, Input)
-            yield one, next(outputs) if isinstance(one.result, Input) else one.result, one.seconds + share * done
+            done = isinstance(one.result, Query)
+            yield one, next(outputs) if isinstance(one.result, Query) else one.result, one.seconds + share * done
 
 
-def _outputs(predictor: Predictor, inputs: list[Input], probabilities: bool) -> list[Output | str]:
-    if predictor.prompt is None:
-        return list(predictor.predict(inputs, probabilities)) if inputs else []
+def _outputs(predictor: Predictor, inputs: list[Query], probabilities: bool) -> list[Output | str]:
+    def answered(queries: list[Query]) -> list[Output]:
+        found = predictor.answer(queries)
+        return [
+            Output(each.labels, each.probabilities.half().cpu().numpy() if probabilities else None) for each in found
+        ]
+
+    if predictor.method.prompt_kind is None:
+        return list(answered(inputs)) if inputs else []
     found: list[Output | str] = []
     for one in inputs:  # a prompt outside of its image concerns that image alone
         try:
-            found += predictor.predict([one], probabilities)
+            found += answered([one])
         except UserError as error:
             found.append(_reason(error))
     return found

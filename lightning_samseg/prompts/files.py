@@ -6,7 +6,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.tables import read_table
 from lightning_samseg.io.text import escape, nfc, read_text
+from lightning_samseg.types import PromptKind
 
-PromptKind = Literal["box", "point"]
 COLUMNS: dict[str, tuple[str, ...]] = {"box": ("x0", "y0", "x1", "y1"), "point": ("x", "y")}
 """Columns of a CSV file beside ``image``; boxes are half open, so that ``x1 - x0`` is the width."""
 _PLURAL = {"box": "boxes", "point": "points"}

@@ -23,8 +23,8 @@ def provenance(trainer: Trainer, pl_module: Any) -> dict[str, Any]:
     known = data.fingerprint() if hasattr(data, "fingerprint") else {}
     return {
         "method": f"{type(pl_module).__module__}.{type(pl_module).__qualname__}",
-        "weights_sha256": pl_module.weights_sha256,
-        "seed": pl_module.seed,
+        "weights_sha256": getattr(pl_module, "weights_sha256", None),
+        "seed": getattr(pl_module, "seed", None),
         "data_fingerprint": known.get("data_fingerprint"),
         "split": known.get("split"),
         "git_commit": git_commit(),

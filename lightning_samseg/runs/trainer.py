@@ -1,5 +1,7 @@
 """What every run has around its trainer: arguments that are settled here, and the callbacks."""
 
+import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,14 @@ from lightning_samseg.callbacks import (
 from lightning_samseg.errors import UserError
 from lightning_samseg.runs.process import say
 from lightning_samseg.runs.record import Record
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "check_val_every_n_epoch": None,
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 10,
+    "use_distributed_sampler": False,
+}
+"""Of a run on data modules of ours, which count iterations and deal images out themselves."""
 
 _EPOCHS = {
     "max_epochs": (None, -1),
@@ -107,8 +117,10 @@ def build_callbacks(
     arguments: Mapping[str, Any],
     *,
     uses_stream: bool = False,
+    scored: bool = True,
     checkpoint_every: int = 200,
     overlays: int = 24,
+    monitor: str | None = "val/dsc",
 ) -> list[Callback]:
     """What works around the trainer of every run: progress, files of results, checkpoints, guards.
 
@@ -119,8 +131,10 @@ def build_callbacks(
         record: Of the run.
         arguments: Of the trainer: ``fast_dev_run``, ``enable_progress_bar``, ``accelerator``, ``logger``.
         uses_stream: Whether the method is scored while it walks through a stream.
+        scored: Whether its steps give label maps, and its scores are those of whole cases, as a ``Method``'s.
         checkpoint_every: Iterations between two ``last.ckpt``.
         overlays: Most pictures of a test.
+        monitor: Logged value by which ``best.ckpt`` is chosen, the highest; None for no such file.
     """
     folder = run_dir / "checkpoints"
     fits, keeps = verb == "fit", verb == "fit" and not arguments.get("fast_dev_run")
@@ -135,17 +149,35 @@ def build_callbacks(
     if uses_stream:
         own += [StreamWriter(results_dir, record), StreamFigures(results_dir)] if keeps else []
     else:
-        own += [
-            StopOnNonFinite(folder / LAST),
-            ResultsWriter(results_dir, record),
-            OverlayWriter(results_dir, overlays),
-        ]
-        own += [ValidationOverlays(), CaseGallery()]
-    if verb == "predict":
+        own += [StopOnNonFinite(folder / LAST), ResultsWriter(results_dir, record)]
+        own += [OverlayWriter(results_dir, overlays), ValidationOverlays(), CaseGallery()] if scored else []
+    if verb == "predict" and scored:
         own.append(PredictionWriter(results_dir))
-    if fits:
+    if fits and scored:
         own.append(SpeedMonitor())
     if fits and not uses_stream:
         own += [LearningRateMonitor("step")] if arguments.get("logger") else []
-        own += [BestCheckpoint(folder)] if keeps else []
+        own += [BestCheckpoint(folder, monitor)] if keeps and monitor is not None else []
     return [*own, LastCheckpoint(folder, checkpoint_every)] if keeps else own
+
+
+def quieten() -> None:
+    """Keep Lightning's remarks that do not apply here off the screen."""
+    for remark in (
+        "does not have many workers",
+        "have no `validation_step`",  # a stream is not validated
+        "dataloader is not resumable",  # ours is, by step count
+        "is smaller than the logging interval",
+        "`srun` command is available",
+        "exists and is not empty",  # a run that is resumed
+        "callbacks used to create the checkpoint need to be provided",  # a test needs none of a fit
+        "isinstance.treespec, LeafSpec.",  # Lightning's own
+        "skip_none parameter was deprecated",
+    ):
+        warnings.filterwarnings("ignore", message=f"(?s).*{remark}.*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
+    logging.getLogger("lightning.pytorch.trainer.connectors.checkpoint_connector").setLevel(logging.WARNING)
+
+
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()

@@ -9,9 +9,9 @@ import torch
 
 from lightning_samseg.callbacks import validation_overlays
 from lightning_samseg.callbacks.overlays import CLASS_COLOURS
-from lightning_samseg.callbacks.validation_overlays import ValidationOverlays, branch_panels, draw_points
+from lightning_samseg.callbacks.validation_overlays import ValidationOverlays, draw_marks, draw_panel
 from lightning_samseg.methods.cpc_sam import CpcSam
-from lightning_samseg.types import Case
+from lightning_samseg.types import Case, Marks
 
 
 def drawn(monkeypatch: pytest.MonkeyPatch, filled: list[bool], batch_size: int = 4, limit: int = 4) -> list[str]:
@@ -50,7 +50,7 @@ def test_images_without_foreground_are_passed_over(monkeypatch: pytest.MonkeyPat
 def test_points_lie_where_the_prompt_is() -> None:
     panel = np.full((40, 80, 3), 90, np.uint8)
     points = torch.tensor([[4.0, 5.0], [15.0, 10.0], [0.0, 0.0]])
-    draw_points(panel, points, torch.tensor([1, 0, -1]), (4.0, 2.0), None)  # from an input of 20 x 20
+    draw_marks(panel, Marks(points, torch.tensor([1, 0, -1]), "disc"), (4.0, 2.0))  # from an input of 20 x 20
     assert (panel[10, 18] == CLASS_COLOURS[0]).all()
     assert (panel[20, 62] == 255).all()
     assert (panel[:5, :5] == 90).all()
@@ -62,7 +62,9 @@ def test_a_panel_for_each_branch_the_same_every_time() -> None:
     case = Case("c", "x", (30, 50), (32, 32))
     picture = np.full((30, 50, 3), 90, np.uint8)
     with torch.no_grad():
-        first, second = (branch_panels(method, torch.rand(1, 3, 32, 32, generator=g), case, picture) for g in seeds())
+        shown = [method.panels(torch.rand(1, 3, 32, 32, generator=g), case) for g in seeds()]
+    first, second = ([draw_panel(panel, case, picture) for panel in panels] for panels in shown)
+    assert [panel.title for panel in shown[0]] == ["branch 1, its points", "branch 2, its points"]
     assert len(first) == 2
     assert all(panel.shape == picture.shape for panel in first)
     np.testing.assert_array_equal(first, second)

@@ -36,7 +36,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "no place": (["--ckpt_path", "RUN", "--input", "IMAGES", "--output", "BELOW"], "cannot be made"),
     "device": (["--ckpt_path", "RUN", "--input", "IMAGES", "--output", "OUT", "--device", "tpu9"], "--device cpu"),
     "batch size": (["--ckpt_path", "RUN", "--input", "IMAGES", "--output", "OUT", "--batch_size", "0"], "at least 1"),
-    "foreign": (["--ckpt_path", "FOREIGN", "--input", "IMAGES", "--output", "OUT"], "does not say which method"),
+    "foreign": (["--ckpt_path", "FOREIGN", "--input", "IMAGES", "--output", "OUT"], "--trust"),
+    "no method": (["--ckpt_path", "FOREIGN", "--input", "IMAGES", "--output", "OUT", "--trust"], "which is none"),
     "learns only": (["--ckpt_path", "DIRECT", "--input", "IMAGES", "--output", "OUT"], "while it learns only"),
     "untold": (["--ckpt_path", "UNTOLD", "--input", "IMAGES", "--output", "OUT"], "how its training images"),
     "unknown": (["--ckpt_path", "UNKNOWN", "--input", "IMAGES", "--output", "OUT"], "does not say which method"),
@@ -55,7 +56,7 @@ def test_mistakes_are_one_message(
     (tmp_path / "empty").mkdir()
     places = {"RUN": run, "IMAGES": pictures / "images", "OUT": tmp_path / "out", "EMPTY": tmp_path / "empty"}
     places["BELOW"] = pictures / "images" / "case0.png" / "out"  # below a file
-    if mistake == "foreign":
+    if mistake in ("foreign", "no method"):
         places["FOREIGN"] = altered(run, tmp_path / "foreign.ckpt", method="os.system")
     elif mistake == "unknown":
         places["UNKNOWN"] = altered(run, tmp_path / "unknown.ckpt", method="lightning_samseg.methods.next_year.Net")

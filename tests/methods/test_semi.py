@@ -15,7 +15,8 @@ from lightning_samseg.adapters.checkpoints import adapter_of_run
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods import Bcp, Cps, DcNet, McNetPlus, SemiSam, Uamt, UNet, UniMatch, Urpc
 from lightning_samseg.methods.base import BaseMethod
-from lightning_samseg.prediction.predictor import Input, load_predictor
+from lightning_samseg.prediction.predictor import load_predictor
+from lightning_samseg.types import Query
 from tests.fakes import write_busi
 
 SIDE, STEPS = 32, 4
@@ -150,10 +151,10 @@ def test_a_checkpoint_predicts_by_itself(runs: dict[str, Path], name: str, poiso
     method.load_state_dict(torch.load(checkpoint(runs, name, STEPS), weights_only=True)["state_dict"])
     batch = next(iter(module(poisoned).val_dataloader()))
     images = batch["image"].contiguous()
-    inputs = [Input(i, o, c, []) for i, o, c in zip(images, batch["original"], batch["cases"], strict=True)]
+    inputs = [Query(i, o, c, []) for i, o, c in zip(images, batch["original"], batch["cases"], strict=True)]
     with torch.no_grad():
         expected = method.predict_labels({**batch, "image": images})
-    found = predictor.to(torch.device("cpu")).predict(inputs)
+    found = predictor.to(torch.device("cpu")).answer(inputs)
     for one, other in zip(found, expected, strict=True):
         assert np.array_equal(one.labels, other)
 

@@ -1,0 +1,140 @@
+"""What the rest of the library knows of a method: how it is asked, what it shows, how a checkpoint brings it back."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
+
+import lightning
+
+from lightning_samseg.adapters.checkpoints import require
+from lightning_samseg.errors import UserError
+from lightning_samseg.runs.resume import check_fit
+from lightning_samseg.types import Case, Panel, PromptKind, Query, Segmentation
+
+M = TypeVar("M", bound="Method")
+
+
+class Method(lightning.LightningModule):
+    """The contract of a segmentation method: predictor, callbacks and API use nothing else of it.
+
+    :class:`BaseMethod` fulfils it for networks that take no prompts and learn from batches; most methods start there.
+    A method calls ``save_hyperparameters()`` in its constructor, so that its checkpoints bring it back.
+    """
+
+    prompt_kind: PromptKind | None = None
+    """By what each object is prompted; None for a method that takes no prompts."""
+    needs_training: ClassVar[bool] = True
+    """Whether there is anything to fit, and a checkpoint to load before a test."""
+    uses_unlabelled = False
+    """Whether a training step takes a SemiBatch; the data module asks for it."""
+    uses_stream: ClassVar[bool] = False
+    """Whether fitting is one walk through a stream, scored as it goes: no validation, no best weights, no test."""
+    held_by_checkpoint: ClassVar[Mapping[str, Any]] = {
+        **{"pretrained": False, "checkpoint": None},
+        **{"adapter": None, "encoder_weights": None},
+    }
+    """Arguments of the constructor that load what a checkpoint brings anyway, and their values for when it does."""
+
+    num_classes: int
+    """C, foreground classes."""
+    image_size: int
+    """S, side of the network input in pixels."""
+    seed: int
+    """Base of every random draw."""
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Hash of the pretrained weights the network started from; None for random ones."""
+        return None
+
+    def answer(self, queries: Sequence[Query]) -> list[Segmentation]:
+        """Segment pictures at their own size, in evaluation mode and with what is known now.
+
+        Args:
+            queries: At least one; with prompts of ``prompt_kind``. There may be none on a picture: it is background.
+
+        Returns:
+            One answer per query, in order.
+
+        Raises:
+            UserError: If a prompt lies outside of its picture.
+        """
+        raise NotImplementedError
+
+    def panels(self, image: Any, case: Case) -> Sequence[Panel]:
+        """What there is to see of a validation image beside the answer; by default nothing.
+
+        The same for an image at every call, whatever else is drawn: pictures then differ by what was learned alone.
+
+        Args:
+            image: ``(1, 3, S, S)`` on the method's device.
+            case: Where it comes from.
+        """
+        return ()
+
+    def class_names_of(self, data: Any) -> list[str]:
+        """Names of the foreground classes that the method answers with when it has learned from a data module."""
+        return [str(name) for name in getattr(data, "class_names", ())]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the checkpoint say what Lightning's ``hyper_parameters`` and ``datamodule_hyper_parameters`` leave open.
+
+        With them it is enough to predict without a config: ``method`` (class), ``weights_sha256`` (of the pretrained
+        weights), ``class_names``, ``precision``, and ``scales_volumes`` (see ``data_modules.layouts.base.Layout``).
+
+        Args:
+            checkpoint: Gets plain values only, so that ``torch.load(weights_only=True)`` reads it.
+        """
+        trainer = self._trainer
+        data = getattr(trainer, "datamodule", None)
+        checkpoint["method"] = f"{type(self).__module__}.{type(self).__qualname__}"
+        checkpoint["weights_sha256"] = self.weights_sha256
+        checkpoint["class_names"] = self.class_names_of(data)
+        checkpoint["precision"] = "32-true" if trainer is None else str(trainer.precision)
+        checkpoint["scales_volumes"] = bool(getattr(getattr(data, "layout", None), "scales_volumes", False))
+
+    @classmethod
+    def from_checkpoint(cls: type[M], checkpoint: Mapping[str, Any], path: str | Path, weights: str | None = None) -> M:
+        """Build the method anew from what a checkpoint says, with the checkpoint's weights.
+
+        Args:
+            checkpoint: From ``read_checkpoint``.
+            path: Its file, for messages.
+            weights: File of a frozen SAM that the checkpoint does not hold, instead of the cached one.
+
+        Raises:
+            UserError: If it lacks something, is of another version, or SAM's weights are missing or others.
+        """
+        require(checkpoint, path, "hyper_parameters")
+        arguments = {key: value for key, value in checkpoint["hyper_parameters"].items() if key[0] != "_"}
+        known = signature(cls).parameters
+        arguments |= {key: value for key, value in cls.held_by_checkpoint.items() if key in known}
+        try:
+            method = cls(**_with_groups(cls, arguments))
+        except TypeError as error:  # an argument that this version does not have
+            raise UserError(
+                f"{path} was written by another version of {cls.__module__.partition('.')[0]}.",
+                found=str(error),
+                fix="predict with the version that wrote it (metrics.json in the run folder names the commit)",
+            ) from error
+        check_fit(checkpoint, method, path)
+        method.load_state_dict(checkpoint["state_dict"])
+        return method
+
+
+def _with_groups(kind: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments with those made into their dataclass again that a checkpoint holds as plain tables."""
+    hints: dict[str, Any] = {}
+    for each in reversed(getattr(kind, "__mro__", ())):
+        if "__init__" in vars(each):
+            hints |= get_type_hints(each.__init__)
+    groups = {
+        name: next((each for each in (hint, *get_args(hint)) if isinstance(each, type) and is_dataclass(each)), None)
+        for name, hint in hints.items()
+    }
+    return {
+        name: group(**value) if (group := groups.get(name)) is not None and isinstance(value, Mapping) else value
+        for name, value in arguments.items()
+    }
