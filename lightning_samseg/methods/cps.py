@@ -32,6 +32,7 @@ class Cps(BaseMethod):
             decoder in the place of each network.
         in_channels: Channels of the input: 1 for grey images, as in the papers, or 3.
         encoder_weights: ``imagenet`` for pretrained encoders, where the network has one.
+        supervised_dice: Share of Dice in the loss on labelled images; the rest is cross-entropy.
         consistency: lambda, the highest weight of the cross supervision.
         rampup_iters: Iterations of its ramp; None for the length of the run, 0 for no ramp.
         rampup_stairs: In how many stairs it rises: the authors' 200 of 150 iterations.
@@ -50,6 +51,7 @@ class Cps(BaseMethod):
         network: NetworkName = "paper",
         in_channels: Literal[1, 3] = 3,
         encoder_weights: Literal["imagenet"] | None = None,
+        supervised_dice: float = 0.5,
         consistency: float = 0.1,
         rampup_iters: int | None = None,
         rampup_stairs: int = 200,
@@ -63,6 +65,7 @@ class Cps(BaseMethod):
         super().__init__(**base)
         self.save_hyperparameters()
         refuse_unused(self)
+        self.supervised_dice = supervised_dice
         self.consistency = consistency
         self.rampup_iters = rampup_iters
         self.rampup_stairs = rampup_stairs
@@ -96,7 +99,7 @@ class Cps(BaseMethod):
         images = take_channels(torch.cat([labelled, batch["unlabelled"]["image"]]), self.in_channels)
         outputs = self.outputs(images)
         guesses = [output.detach().argmax(1) for output in outputs]
-        supervised = [dice_ce_loss(output[: len(labelled)], target, 0.5) for output in outputs]
+        supervised = [dice_ce_loss(output[: len(labelled)], target, self.supervised_dice) for output in outputs]
         crossed = [
             cross_entropy_loss(output[len(labelled) :], guess[len(labelled) :])
             for output, guess in zip(outputs, reversed(guesses), strict=True)

@@ -47,6 +47,7 @@ class SemiSam(BaseMethod):
         network: See ``NetworkName``.
         in_channels: Channels of the input: 1 for grey images, as in the paper, or 3.
         encoder_weights: ``imagenet`` for a pretrained encoder, where the network has one.
+        supervised_dice: Share of Dice in the loss on labelled images; the rest is cross-entropy.
         consistency: lambda, the highest weight of C.
         rampup_iters: Iterations of both ramps; None for the length of the run, 0 for no ramps.
         rampup_stairs: In how many stairs they run: 200 of 150 iterations.
@@ -70,6 +71,7 @@ class SemiSam(BaseMethod):
         network: NetworkName = "paper",
         in_channels: Literal[1, 3] = 3,
         encoder_weights: Literal["imagenet"] | None = None,
+        supervised_dice: float = 0.5,
         consistency: float = 0.1,
         rampup_iters: int | None = None,
         rampup_stairs: int = 200,
@@ -88,6 +90,7 @@ class SemiSam(BaseMethod):
         self.save_hyperparameters()
         refuse_unused(self)
         self.in_channels = in_channels
+        self.supervised_dice = supervised_dice
         self.consistency = consistency
         self.rampup_iters = rampup_iters
         self.rampup_stairs = rampup_stairs
@@ -135,7 +138,7 @@ class SemiSam(BaseMethod):
         with torch.no_grad():
             noisy = images + clipped_noise(images, self.noise, self.noise_clip, generator)
             taught = probabilities(self.teacher(noisy))
-        supervised = dice_ce_loss(logits[: len(labelled)], target, 0.5)
+        supervised = dice_ce_loss(logits[: len(labelled)], target, self.supervised_dice)
         predicted = probabilities(logits)
         consistency = (predicted - taught).square().mean() / 2
         length = self.schedule_iters if self.rampup_iters is None else self.rampup_iters

@@ -39,6 +39,7 @@ class Uamt(BaseMethod):
         network: See ``NetworkName``; or ``sam_lora``, SAM with LoRA and one mask decoder, beyond the paper.
         in_channels: Channels of the input: 1 for grey images, as in the papers, or 3.
         encoder_weights: ``imagenet`` for a pretrained encoder, where the network has one.
+        supervised_dice: Share of Dice in the loss on labelled images; the rest is cross-entropy.
         consistency: lambda, the highest weight of the consistency loss.
         rampup_iters: Iterations of its ramp; None for the length of the run, 0 for no ramp.
         rampup_stairs: In how many stairs it rises: the authors' 200 of 150 iterations.
@@ -64,6 +65,7 @@ class Uamt(BaseMethod):
         network: NetworkName = "paper",
         in_channels: Literal[1, 3] = 3,
         encoder_weights: Literal["imagenet"] | None = None,
+        supervised_dice: float = 0.5,
         consistency: float = 0.1,
         rampup_iters: int | None = None,
         rampup_stairs: int = 200,
@@ -88,6 +90,7 @@ class Uamt(BaseMethod):
                 found=f"uncertainty_samples {uncertainty_samples}, teacher_passes {teacher_passes}",
                 fix="set --model.teacher_passes to a divisor of uncertainty_samples",
             )
+        self.supervised_dice = supervised_dice
         self.consistency = consistency
         self.rampup_iters = rampup_iters
         self.rampup_stairs = rampup_stairs
@@ -122,7 +125,7 @@ class Uamt(BaseMethod):
         images = take_channels(torch.cat([labelled, batch["unlabelled"]["image"]]), self.in_channels)
         unlabelled = images[len(labelled) :]
         logits = self.network(images)
-        supervised = dice_ce_loss(logits[: len(labelled)], target, 0.5)
+        supervised = dice_ce_loss(logits[: len(labelled)], target, self.supervised_dice)
 
         taught, uncertainty = self.ask_teacher(unlabelled)
         threshold = (0.75 + 0.25 * sigmoid_ramp(self.global_step, self.schedule_iters)) * self.highest_entropy

@@ -38,6 +38,7 @@ class UniMatch(BaseMethod):
         network: See ``NetworkName``; or ``sam_lora``, SAM with LoRA and one mask decoder, beyond the paper.
         in_channels: Channels of the input: 1 for grey images, as in the authors' medical trainer, or 3.
         encoder_weights: ``imagenet`` for a pretrained encoder, where the network has one.
+        supervised_dice: Share of Dice in the loss on labelled images; the rest is cross-entropy.
         threshold: Least confidence of a label that is learned from.
         strong_weight: Factor on the loss of each strong view.
         perturbed_weight: Factor on the loss of the perturbed features.
@@ -58,6 +59,7 @@ class UniMatch(BaseMethod):
         network: NetworkName = "paper",
         in_channels: Literal[1, 3] = 3,
         encoder_weights: Literal["imagenet"] | None = None,
+        supervised_dice: float = 0.5,
         threshold: float = 0.95,
         strong_weight: float = 0.25,
         perturbed_weight: float = 0.5,
@@ -72,6 +74,7 @@ class UniMatch(BaseMethod):
         super().__init__(**base)
         self.save_hyperparameters()
         refuse_unused(self)
+        self.supervised_dice = supervised_dice
         self.threshold = threshold
         self.strong_weight = strong_weight
         self.perturbed_weight = perturbed_weight
@@ -124,7 +127,7 @@ class UniMatch(BaseMethod):
         on_strong = self.network(torch.cat(mixed)).chunk(2)
         confidence, label = probabilities(clean[len(labelled) :].detach()).max(1)
 
-        supervised = dice_ce_loss(clean[: len(labelled)], target, 0.5)
+        supervised = dice_ce_loss(clean[: len(labelled)], target, self.supervised_dice)
         strong_losses = []
         for logits, box in zip(on_strong, boxed, strict=True):
             sure = torch.where(box, confidence_mix, confidence) >= self.threshold

@@ -33,6 +33,7 @@ class Urpc(BaseMethod):
         network: See ``NetworkName``.
         in_channels: Channels of the input: 1 for grey images, as in the papers, or 3.
         encoder_weights: ``imagenet`` for a pretrained encoder, where the network has one.
+        supervised_dice: Share of Dice in the loss on labelled images; the rest is cross-entropy.
         consistency: lambda, the highest weight of the consistency loss.
         rampup_iters: Iterations of its ramp; None for the length of the run, 0 for no ramp.
         rampup_stairs: In how many stairs it rises: the authors' 200 of 150 iterations.
@@ -46,6 +47,7 @@ class Urpc(BaseMethod):
         network: NetworkName = "paper",
         in_channels: Literal[1, 3] = 3,
         encoder_weights: Literal["imagenet"] | None = None,
+        supervised_dice: float = 0.5,
         consistency: float = 0.1,
         rampup_iters: int | None = None,
         rampup_stairs: int = 200,
@@ -55,6 +57,7 @@ class Urpc(BaseMethod):
         self.save_hyperparameters()
         refuse_unused(self)
         self.in_channels = in_channels
+        self.supervised_dice = supervised_dice
         self.consistency = consistency
         self.rampup_iters = rampup_iters
         self.rampup_stairs = rampup_stairs
@@ -68,7 +71,9 @@ class Urpc(BaseMethod):
         images = take_channels(torch.cat([labelled, batch["unlabelled"]["image"]]), self.in_channels)
         main, stages = self.network.decode(self.network.encode(images))
         scales = [main, *self.network.side_logits(self.perturb(stages), images.shape[-1])]
-        supervised = torch.stack([dice_ce_loss(scale[: len(labelled)], target, 0.5) for scale in scales]).mean()
+        supervised = torch.stack(
+            [dice_ce_loss(scale[: len(labelled)], target, self.supervised_dice) for scale in scales]
+        ).mean()
         terms = rectified_pyramid([scale[len(labelled) :] for scale in scales])
         consistency = torch.stack(terms).mean()
         rampup = self.schedule_iters if self.rampup_iters is None else self.rampup_iters
