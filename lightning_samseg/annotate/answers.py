@@ -17,10 +17,10 @@ from lightning_samseg.annotate.images import Pixels, WorkImage, case_of
 from lightning_samseg.annotate.inputs import check_inside
 from lightning_samseg.annotate.learning import Snapshot
 from lightning_samseg.methods.aux_ol import AuxOl
-from lightning_samseg.models.frozen_sam import InputGeometry
 from lightning_samseg.online.records import Prediction
 from lightning_samseg.prompts.boxes import Box
 from lightning_samseg.prompts.regions import share_among_prompts
+from lightning_samseg.types import Case
 
 KEPT = 8
 """Images whose embedding is kept."""
@@ -30,7 +30,7 @@ class Encoded(NamedTuple):
     """An image that SAM has seen: its embedding; of an adapted SAM, which takes no prompts, its answer."""
 
     tensor: Tensor
-    geometry: InputGeometry
+    geometry: Case
 
 
 class Answer(NamedTuple):

@@ -141,7 +141,7 @@ class Engine:
                 self.workspace.save_draft(image_id, self.workspace.known[image_id].draft)
             known = self.workspace.known[image_id]
             draft = known.draft or Draft(known.prompts if known.accepted else [])
-            opened = {
+            opened: dict[str, Any] = {
                 "image": self.board.describe(image_id),
                 "revision": known.revision,
                 "prompts": draft.prompts,

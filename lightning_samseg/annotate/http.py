@@ -15,7 +15,8 @@ Values::
 
 Calls::
 
-    GET  workspace             {"version", "class", "prompt": "box" | "point", "settings": {...}, "images": [image],
+    GET  workspace             {"workspace": a name that no other has, "version", "class", "prompt": "box" | "point",
+                                "settings": {...}, "images": [image],
                                 "next": id | null, "numbers": {...}, "learned", "pending", "lesson_seconds",
                                 "notes": [text], "author"}
     GET  images/ID/pixels      raw values, row-major, little endian, gzip. Headers: Shape "H,W" or "H,W,3"; Dtype
@@ -89,7 +90,7 @@ class Api:
 
     Args:
         engine: Does what they say.
-        facts: Joined to the answer of ``workspace``: ``settings`` and ``lesson_seconds``.
+        facts: Joined to the answer of ``workspace``: ``workspace``, ``settings`` and ``lesson_seconds``.
     """
 
     def __init__(self, engine: Engine, facts: Mapping[str, Any]) -> None:
@@ -154,20 +155,20 @@ class Api:
 
     async def open(self, request: Request) -> Response:
         """Give an image to a tab."""
-        body, (author, tab) = await _body(request), self._who(request)
+        body, (author, tab) = await json_body(request), self._who(request)
         tab = _tab(body.get("tab", tab))
         take = body.get("take_over", False) is True
         return await self._do(self.engine.open, request.path_params["id"], tab, author, take)
 
     async def ask(self, request: Request) -> Response:
         """Answer prompts."""
-        body, _ = await _body(request), self._who(request)
+        body, _ = await json_body(request), self._who(request)
         only = body.get("sam_only", False) is True
         return await self._do(self.engine.ask, request.path_params["id"], body.get("prompts"), only)
 
     async def draft(self, request: Request) -> Response:
         """Keep what is on the screen."""
-        body, _ = await _body(request), self._who(request)
+        body, _ = await json_body(request), self._who(request)
         image_id, revision = request.path_params["id"], _revision(body)
         fields = (body.get("prompts", []), body.get("mask"), body.get("effort"))
         new = await run_in_threadpool(self.engine.draft, image_id, revision, *fields)
@@ -175,7 +176,7 @@ class Api:
 
     async def accept(self, request: Request) -> Response:
         """Into the stream."""
-        body, (author, tab) = await _body(request), self._who(request)
+        body, (author, tab) = await json_body(request), self._who(request)
         image_id, engine = request.path_params["id"], self.engine
         fields = (_revision(body), body.get("prompts", []), body.get("mask"), body.get("effort"))
 
@@ -186,13 +187,13 @@ class Api:
 
     async def skip(self, request: Request) -> Response:
         """Out of the stream."""
-        body, (author, tab) = await _body(request), self._who(request)
+        body, (author, tab) = await json_body(request), self._who(request)
         fields = (_revision(body), str(body.get("reason", "")), author, tab)
         return await self._do(self.engine.skip, request.path_params["id"], *fields)
 
     async def reopen(self, request: Request) -> Response:
         """Once more."""
-        body, (author, tab) = await _body(request), self._who(request)
+        body, (author, tab) = await json_body(request), self._who(request)
         return await self._do(self.engine.reopen, request.path_params["id"], _tab(body.get("tab", tab)), author)
 
     async def events(self, request: Request) -> Response:
@@ -247,7 +248,7 @@ def create_app(
     """
     return Starlette(
         routes=[
-            *Api(engine, facts or {"settings": {}, "lesson_seconds": None}).routes(),
+            *Api(engine, facts or {"workspace": "", "settings": {}, "lesson_seconds": None}).routes(),
             *adapters,
             Mount("/", StaticFiles(directory=PAGE, html=True)),
         ],
@@ -263,7 +264,7 @@ def _window(values: NDArray[Any]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-async def _body(request: Request) -> dict[str, Any]:
+async def json_body(request: Request) -> dict[str, Any]:
     """The body's JSON object.
 
     Raises:

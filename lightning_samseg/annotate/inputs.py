@@ -55,8 +55,9 @@ def check_inside(places: NDArray[np.float64], size: tuple[int, int]) -> None:
 
 def effort_of(value: Any) -> dict[str, float]:
     """Numbers of an expert's work, as far as they are any."""
-    known = {name: value.get(name) for name in ("seconds", "strokes", "undos")} if isinstance(value, dict) else {}
-    return {name: number for name, number in known.items() if _is_number(number) and number >= 0}
+    numbers: dict[str, Any] = value if isinstance(value, dict) else {}
+    names = [name for name in ("seconds", "strokes", "undos") if _is_number(numbers.get(name))]
+    return {name: numbers[name] for name in names if numbers[name] >= 0}
 
 
 def is_repeated(known: Known, revision: int, prompts: Any, mask: Any) -> bool:

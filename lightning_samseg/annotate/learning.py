@@ -7,15 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from lightning.pytorch import __version__ as lightning_version
-from numpy.random import SeedSequence
+import lightning
 from torch import Tensor
 
 from lightning_samseg.adapters.checkpoints import LAST, CheckpointFiles, read_checkpoint
 from lightning_samseg.annotate.lessons import Lesson
 from lightning_samseg.errors import UserError, described, explained
-from lightning_samseg.methods.aux_ol import NETWORK, AuxOl
+from lightning_samseg.methods.aux_ol import AuxOl
 from lightning_samseg.online.columns import CLIPPED, SAM
 from lightning_samseg.online.expert import Expert
 from lightning_samseg.online.row_files import RowFile, image_fields
@@ -152,8 +150,7 @@ class LearningStream:
 
     def _learn(self, lesson: Lesson) -> None:
         prediction, method = lesson.prediction, self.method
-        seed = SeedSequence((method.seed, NETWORK, prediction.position)).generate_state(1)
-        torch.manual_seed(int(seed[0]))  # as in fit, for networks with dropout
+        method.seed_step(prediction.position)
         feedback = Expert().feedback(prediction, lesson.mask, lesson.case.source)
         outcomes = method.learner.learn(prediction, feedback)
         row = image_row(prediction, feedback, lesson.mask, lesson.case, SET_NAME, method.convention)
@@ -183,7 +180,7 @@ class LearningStream:
         checkpoint: dict[str, Any] = {
             "epoch": 0,
             "global_step": position,
-            "pytorch-lightning_version": lightning_version,
+            "pytorch-lightning_version": lightning.__version__,
             "state_dict": method.state_dict(),
             "optimizer_states": [method.learner.network.optimizer.state_dict()],
             "lr_schedulers": [],

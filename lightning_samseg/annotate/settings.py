@@ -1,6 +1,7 @@
 """What a workspace was made with: kept in ``workspace.json``, compared at every start. Needs no torch."""
 
 import json
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -96,6 +97,14 @@ def write_settings(folder: Path, settings: Settings, images: Sequence[WorkImage]
             )
         if new := [name for name in now if name not in before]:
             notes.append(f"{len(new)} files are new, such as {new[0]}.")
-    content = {"format": FORMAT, "settings": asdict(settings), "images": before | now}
+    content = {"format": FORMAT, "id": name_of(folder), "settings": asdict(settings), "images": before | now}
     write_text(path, json.dumps(content, indent=1) + "\n")
     return notes
+
+
+def name_of(folder: Path) -> str:
+    """A name that no other workspace has, by which a browser knows its drafts; drawn where there is none yet."""
+    try:
+        return str(json.loads((folder / NAME).read_text(encoding="utf-8"))["id"])
+    except (OSError, ValueError, KeyError):
+        return uuid.uuid4().hex

@@ -1,5 +1,6 @@
 """From options to a server: what a workspace is made with, the network, the engine."""
 
+import contextlib
 import copy
 import math
 import os
@@ -15,10 +16,12 @@ from lightning_samseg.adapters.checkpoints import read_checkpoint, require
 from lightning_samseg.annotate.engine import Engine
 from lightning_samseg.annotate.http import create_app
 from lightning_samseg.annotate.images import list_images
+from lightning_samseg.annotate.label_studio import LabelStudio
 from lightning_samseg.annotate.learning import load_learner
+from lightning_samseg.annotate.monai_label import MonaiLabel
 from lightning_samseg.annotate.security import local_hosts
 from lightning_samseg.annotate.server import LOOPBACK, bind, doorway, new_tokens, open_browser, serve
-from lightning_samseg.annotate.settings import Settings, check_settings, stored_settings, write_settings
+from lightning_samseg.annotate.settings import Settings, check_settings, name_of, stored_settings, write_settings
 from lightning_samseg.annotate.workspace import Workspace
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods.aux_ol import AuxOl
@@ -56,6 +59,8 @@ class Options:
     allow_host: Sequence[str] = ()
     people: Sequence[str] = ()
     browser: bool = True
+    label_studio: bool = False
+    monai_label: bool = False
 
 
 def annotate(options: Options) -> None:
@@ -92,23 +97,31 @@ def annotate(options: Options) -> None:
             engine.tell(note)
         seconds = lesson_seconds(method)
         engine.start()
-        try:
+        with contextlib.ExitStack() as closing:
+            closing.callback(engine.close)
             tokens = new_tokens(options.people)
             facts = {
+                "workspace": name_of(options.output),
                 "settings": {"order": settings.order, "blind": settings.blind, "patience": _finite(options.patience)},
                 "lesson_seconds": seconds,
             }
-            app = create_app(engine, local_hosts(number, options.allow_host), tokens, facts)
+            adapters: list[LabelStudio | MonaiLabel] = [LabelStudio(engine)] if options.label_studio else []
+            adapters += [MonaiLabel(engine)] if options.monai_label else []
+            routes = [route for adapter in adapters for route in adapter.routes()]
+            app = create_app(engine, local_hosts(number, options.allow_host), tokens, facts, routes)
             shown = options.allow_host[0] if options.allow_host else "127.0.0.1"
             shown = shown if shown.rpartition(":")[2].isdigit() else f"{shown}:{number}"
             urls = {name: f"http://{shown}/#t={token}" for token, name in tokens.items()}
             _print_start(options, settings, engine, seconds, urls)
+            for adapter in adapters:
+                closing.callback(adapter.close)
+                adapter.start()
+                for token, name in tokens.items():
+                    print(adapter.instructions(f"http://{shown}", token, name), flush=True)
             with doorway(options.output, next(iter(urls.values()))) as door:
                 if options.browser and not open_browser(door):
                     print("No browser could be started: open the address above.")
                 serve(app, engine, port)
-        finally:
-            engine.close()
         left = engine.stream.pending
         done = f"{len(workspace.accepts)} of {len(workspace.images)} images accepted"
         later = f"; {left} lessons will be learned at the next start" if left else ""

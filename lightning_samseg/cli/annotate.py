@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_samseg.arguments import Parser
-from lightning_samseg.cli.predict import BACKBONES
 from lightning_samseg.errors import UserError
+from lightning_samseg.models.backbones import BACKBONES
 
 DESCRIPTION = """\
 Annotate a folder of images in the browser: draw a box, see SAM's mask and the corrected one of AuxOL, mend it, press
@@ -61,6 +61,8 @@ def main(argv: Sequence[str]) -> int:
             allow_host=arguments.allow_host,
             people=[] if arguments.people is None else [name.strip() for name in arguments.people.split(",")],
             browser=not arguments.no_browser,
+            label_studio=arguments.label_studio,
+            monai_label=arguments.monai_label,
         )
     )
     return 0
@@ -121,7 +123,7 @@ def _parser() -> Parser:
     add("--output", type=Path, metavar="WORKSPACE", help="folder of the results (runs/annotate_FOLDER)")
     add("--class", dest="class_name", metavar="NAME", help="what is annotated (object); one class a workspace")
     add("--prompt", choices=["box", "point"], help="how objects are pointed out (box)")
-    add("--backbone", choices=BACKBONES, metavar="NAME", help="SAM (lite_medsam)")
+    add("--backbone", choices=list(BACKBONES), metavar="NAME", help="SAM (lite_medsam)")
     add("--weights", metavar="FILE", help="its weights instead of the cached ones")
     add("--ckpt_path", type=Path, metavar="FILE", help="start from what AuxOL has learned: last.ckpt of a run")
     add("--config", type=Path, metavar="FILE", help="configuration of fit, of which AuxOL's options are taken")
@@ -135,5 +137,7 @@ def _parser() -> Parser:
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on (127.0.0.1: this machine alone)")
     help_allow = "name, or name:port, that browsers may ask for besides this machine's; may be repeated"
     add("--allow_host", action="append", default=[], metavar="NAME", help=help_allow)
+    add("--label_studio", action="store_true", help="also be an ML backend of Label Studio, and say how to connect it")
+    add("--monai_label", action="store_true", help="also be a server of MONAI Label, for 3D Slicer (volumes)")
     add("--no_browser", action="store_true", help="only print the address")
     return parser

@@ -113,4 +113,4 @@ def test_the_checkpoint_predicts(workspace_engine: Any, data: Path, fitted: Path
     with workspace_engine(tmp_path / "w") as engine:
         run_through(engine, data, 1)
     predictor = load_predictor(tmp_path / "w" / "checkpoints" / "last.ckpt")
-    assert (predictor.class_names, predictor.prompt) == (("disc",), "box")
+    assert (predictor.class_names, predictor.method.prompt_kind) == (("disc",), "box")
