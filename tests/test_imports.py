@@ -52,11 +52,6 @@ def test_direction(path: Path) -> None:
                 assert layer(parts[0]) <= height, name
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if "layouts" not in p.parts], ids=lambda p: str(p.relative_to(ROOT)))
-def test_files_stay_readable(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 470
-
-
 PACKAGES = sorted({path.parent for path in FILES} - {ROOT / "lightning_samseg" / "cli"})
 
 
@@ -70,3 +65,27 @@ def test_a_package_says_what_lives_there(folder: Path) -> None:
         assert getattr(package, name) is not None
     with pytest.raises(AttributeError, match="no attribute"):
         package.no_such_name  # noqa: B018
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_holds_one_concept(path: Path) -> None:
+    """Not a number of lines, which breeds files cut by length: how much a reader has to hold in mind at once."""
+    defined = [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+    public = [node.name for node in defined if not node.name.startswith("_")]
+    assert len(public) <= 13, f"{len(public)} public names: {public}"
+    functions = {node.name: written(node) for node in defined}
+    large = [name for name, lines in functions.items() if len(lines) > 10]
+    assert len(large) <= 1, f"{large}: each large class has a file of its own"
+    too_long = {name: n for lines in functions.values() for name, n in lines.items() if n > 60}
+    assert not too_long, f"more than a screen: {too_long}"
+
+
+def written(node: ast.FunctionDef | ast.ClassDef) -> dict[str, int]:
+    """Lines of a function's body, or of the body of each of a class's, without docstrings and what is only declared."""
+    lines = {}
+    for function in node.body if isinstance(node, ast.ClassDef) else [node]:
+        if isinstance(function, ast.FunctionDef):
+            body = function.body[ast.get_docstring(function) is not None :]
+            if body:
+                lines[function.name] = (body[-1].end_lineno or 0) - body[0].lineno + 1
+    return lines
