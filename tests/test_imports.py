@@ -1,6 +1,7 @@
 """Imports point one way."""
 
 import ast
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -19,6 +20,14 @@ LAYERS = [
 ]
 """From the bottom to the top; what is not named (the command lines) stands above all of them."""
 FILES = sorted([*(ROOT / "lightning_samseg").rglob("*.py"), *(ROOT / "data_modules").rglob("*.py")])
+
+
+def test_the_readme_tells_the_layers() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    rows = [line.split("|")[1] for line in lines if line.startswith("| `")]
+    rooms = [set(re.findall(r"`([a-z]+)`", row)) for row in rows]
+    first = rooms.index(LAYERS[0])
+    assert rooms[first : first + len(LAYERS)] == LAYERS
 
 
 def layer(part: str) -> int:
