@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-online demo-annotate league test test-matrix test-all test-wandb test-slurm check lint type bench clean
+.PHONY: help install demo demo-online demo-annotate league test test-matrix test-all test-wandb test-slurm test-browser check lint type bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,16 @@ test-slurm: install  ## grids, preemption and two nodes on a real Slurm, at most
 	  echo "missing:$$missing. As root: apt-get install slurmctld slurmd slurm-client munge"; exit 1; \
 	elif [ "$$(id -u)" != 0 ]; then echo "the daemons of a private Slurm need root: sudo make test-slurm"; exit 1; fi
 	$(BIN)/python -m pytest -m slurm tests/slurm --durations=5
+
+# Any Chromium on the PATH will do; playwright's own is never downloaded.
+test-browser: install  ## the annotator's page in a headless Chromium, at most 4 minutes on 2 cores; needs Debian's chromium
+	@if ! { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null; then \
+	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium; \
+	  else echo "no Chromium here. As root: apt-get install chromium"; exit 1; fi; \
+	fi
+	$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install --quiet -e '.[lite,dev,browser]' $(PINS)
+	$(BIN)/python -m pytest -m browser tests/annotate/browser --durations=5
 
 check: lint type test  ## everything a commit must pass
 

@@ -1,14 +1,13 @@
 /** The page: puts images on the desk one after the other, and connects keys, buttons, panel and events with it. */
 
-import { Api, Refusal, takeToken } from "./api.js";
+import { Api, Refusal } from "./api.js";
 import { askReason, askToken, dialogOpen, showConflict, showKeys } from "./dialogs.js";
-import { Images } from "./images.js";
+import { Images, sliceOf } from "./images.js";
 import { Keys } from "./keys.js";
 import { ImageList, showNumbers } from "./panel.js";
 import { KeyboardCursor, listen } from "./pointer.js";
 import { Screen } from "./screen.js";
 import { Session } from "./session.js";
-import { Store } from "./store.js";
 import { Tools } from "./tools.js";
 import { View } from "./view.js";
 
@@ -16,9 +15,16 @@ const IDLE = 30; // s without a sign of the expert that do not count as work
 const STEP = 60; // CSS pixels that an arrow moves the image
 const $ = (id) => document.getElementById(id);
 
-class App {
-  constructor(token, store) {
-    this.api = new Api(token, tabName());
+/** Begin anew with another token. */
+export function restart(token) {
+  window.sessionStorage.setItem("samseg-token", token);
+  window.location.reload();
+}
+
+export class App {
+  /** @param {string} token @param {string} tab  its name @param {import("./store.js").Store} store */
+  constructor(token, tab, store) {
+    this.api = new Api(token, tab);
     this.store = store;
     this.keys = new Keys(window.localStorage);
     this.view = new View($("stage"));
@@ -26,7 +32,7 @@ class App {
       changed: () => this.screen.show(),
       say: (text, kind, prompt) => this.screen.say(text, kind, prompt),
       remind: () => this.screen.remind(),
-      status: (status, id) => this.status(status, id),
+      status: (status, sender) => this.status(status, sender),
       answered: ({ alpha, learned, pending }) => this.learned({ alpha, learned, pending }),
       accepted: (id, answer, differ) => this.accepted(id, answer, differ),
     });
@@ -36,7 +42,8 @@ class App {
     this.images = new Images(this.api);
     this.list = new ImageList($("images"), (id) => this.open(id));
     this.chosen = -1;
-    this.unsent = new Map();
+    /** Senders that have something which the server has not got. */
+    this.unsent = new Set();
     this.alpha = null;
     this.there = true;
     this.lastSign = performance.now();
@@ -49,7 +56,7 @@ class App {
   async start() {
     const workspace = await this.api.workspace();
     this.workspace = workspace;
-    this.session.workspace = workspace.workspace ?? `${workspace.class}/${workspace.images.map(({ id }) => id).join()}`;
+    this.session.workspace = workspace.workspace;
     this.images.all = workspace.images;
     this.list.fill(workspace.images);
     $("class").textContent = workspace.class;
@@ -58,7 +65,10 @@ class App {
     this.numbers = workspace.numbers;
     this.learned(workspace);
     for (const text of workspace.notes ?? []) this.screen.say(text);
-    this.api.follow((name, data) => this.heard(name, data), (there) => this.connection(there));
+    this.api.follow(
+      (name, data) => this.heard(name, data),
+      (there) => this.connection(there),
+    );
     await this.#sendKept();
     const first = this.images.of(window.sessionStorage.getItem("samseg-image")) ?? this.images.of(workspace.next);
     if (first) await this.open(first.id);
@@ -76,9 +86,14 @@ class App {
         const { revision } = await this.api.open(kept.id);
         if (revision !== kept.revision) throw new Refusal(409, { error: "It was changed elsewhere." });
         const answer = await (kept.accept ? this.api.accept(kept.id, body) : this.api.draft(kept.id, body));
-        await (kept.accept ? this.store.delete(kept.key) : this.store.put({ ...kept, sent: true, revision: answer.revision }));
+        await (kept.accept
+          ? this.store.delete(kept.key)
+          : this.store.put({ ...kept, sent: true, revision: answer.revision }));
       } catch (error) {
-        this.screen.say(`${this.images.of(kept.id).name}: this browser has a draft that the server has not got. Open the image to see it. (${error.message})`, "bad");
+        this.screen.say(
+          `${this.images.of(kept.id).name}: this browser has a draft that the server has not got. Open the image to see it. (${error.message})`,
+          "bad",
+        );
       }
     }
   }
@@ -93,10 +108,19 @@ class App {
     window.sessionStorage.setItem("samseg-image", id);
     this.list.mark(id);
     this.screen.hideNote();
+    if (!dialogOpen()) $("stage").focus({ preventScroll: true }); // Enter accepts, whatever was clicked on
     const pixels = this.images.load(id);
-    await this.session.open(image, pixels, takeOver);
+    await this.session.open(image, pixels, takeOver, this.#keptView(image));
     this.screen.limits = null;
     this.images.prepare(id);
+  }
+
+  /** Between slices of one volume window and place stay as they are. */
+  #keptView(image) {
+    const { session, view } = this;
+    const [from, to] = [session.image, image].map((each) => each && sliceOf(this.images.all, each)?.volume);
+    if (!to || from !== to || from === undefined) return null;
+    return { window: session.windowed ? view.window : null, size: `${view.width} x ${view.height}` };
   }
 
   // What the server says
@@ -112,7 +136,10 @@ class App {
       if (here && data.lease && data.lease.tab !== this.api.tab) this.session.taken();
       this.screen.show();
     } else if (name === "note") this.screen.say(data.text);
-    else if (name === "refused") askToken("The server does not know this tab's token any more: it was started anew. Paste the new address.").then(restart);
+    else if (name === "refused")
+      askToken("The server does not know this tab's token any more: it was started anew. Paste the new address.").then(
+        restart,
+      );
   }
 
   learned({ learned, pending, alpha }) {
@@ -127,22 +154,25 @@ class App {
     this.there = there;
     this.screen.show();
     if (!back) return;
-    for (const sender of this.unsent.values()) sender.wake();
-    this.api.workspace().then((workspace) => {
-      for (const image of workspace.images) {
-        this.images.update(image);
-        this.list.update(image, this.api.tab);
-      }
-      this.numbers = workspace.numbers;
-      this.learned(workspace);
-    }, () => {});
+    for (const sender of this.unsent) sender.wake();
+    this.api.workspace().then(
+      (workspace) => {
+        for (const image of workspace.images) {
+          this.images.update(image);
+          this.list.update(image, this.api.tab);
+        }
+        this.numbers = workspace.numbers;
+        this.learned(workspace);
+      },
+      () => {},
+    );
     if (this.session.state === "unreachable") this.open(this.session.image.id);
     else if (this.session.state === "ready") this.session.refresh();
   }
 
-  status(status, id) {
-    if (status === "saved") this.unsent.delete(id);
-    else if (this.session.image?.id === id) this.unsent.set(id, this.session.sender);
+  status(status, sender) {
+    if (status === "saved") this.unsent.delete(sender);
+    else this.unsent.add(sender);
     this.saving = status;
     this.screen.show();
   }
@@ -150,7 +180,8 @@ class App {
   accepted(id, answer, differ) {
     this.numbers = answer.numbers;
     this.learned(this.counts);
-    if (differ != null) this.screen.say(`Blind image: the fused mask differed from yours in ${differ.toLocaleString("en")} pixels.`);
+    if (differ != null)
+      this.screen.say(`Blind image: the fused mask differed from yours in ${differ.toLocaleString("en")} pixels.`);
     if (!this.session.image && answer.next) this.open(answer.next);
   }
 
@@ -166,7 +197,8 @@ class App {
       const far = does.startsWith("cursorFar");
       const [dx, dy] = arrows[does.slice(far ? 9 : 6).toLowerCase()];
       this.cursor.move(-dx * (far ? 10 : 1), -dy * (far ? 10 : 1));
-    } else if (tools.busy) return; // one thing after the other
+    } else if (tools.busy)
+      return; // one thing after the other
     else if (does === "fused" || does === "sam" || does === "empty") session.start(does);
     else if (does === "next" || does === "previous") this.page(does === "next" ? 1 : -1);
     else this.#actions[does]?.();
@@ -174,7 +206,6 @@ class App {
   }
 
   #actions = {
-    press: () => this.cursor.press(),
     smaller: () => this.tools.resize(1 / 1.25),
     larger: () => this.tools.resize(1.25),
     remove: () => this.session.removePrompt(this.chosen < 0 ? this.session.draft.prompts.length - 1 : this.chosen),
@@ -187,8 +218,15 @@ class App {
     accept: () => this.accept(),
     nothing: () => this.session.nothing() && this.accept(),
     skip: () => this.skip(),
-    reopen: () => (["accepted", "skipped"].includes(this.session.state) ? this.session.reopen() : this.screen.say("This image is open.")),
-    auto: () => this.session.image && this.session.setWindow(this.view.pixels.window),
+    reopen: () =>
+      ["accepted", "skipped"].includes(this.session.state)
+        ? this.session.reopen()
+        : this.screen.say("This image is open."),
+    auto: () => {
+      if (!this.session.image) return;
+      this.session.setWindow(this.view.pixels.window);
+      this.session.windowed = false;
+    },
     turn: () => this.view.turn(),
     fit: () => this.view.fit(),
     actual: () => {
@@ -207,7 +245,9 @@ class App {
   choose(tool) {
     const other = { box: "point", point: "box" }[tool];
     if (other === this.workspace.prompt) {
-      this.screen.say(`This workspace takes ${other === "box" ? "boxes" : "points"} (annotate --prompt), as its stream has one kind of prompt.`);
+      this.screen.say(
+        `This workspace takes ${other === "box" ? "boxes" : "points"} (annotate --prompt), as its stream has one kind of prompt.`,
+      );
     } else this.tools.choose(tool);
   }
 
@@ -314,6 +354,7 @@ class App {
       this.tools.tool.back?.();
       return;
     }
+    if (target instanceof HTMLInputElement && /^(Arrow|Page|Home|End)/.test(event.code)) return; // a slider's own
     const does = this.keys.does(event);
     const onButton = target instanceof HTMLButtonElement && (event.code === "Enter" || event.code === "Space");
     if (!does || onButton || event.altKey) return;
@@ -339,38 +380,3 @@ class App {
     if (which) await session.settle(which);
   }
 }
-
-/** A name for this tab, which a reload keeps and a copy of the tab does not. */
-function tabName() {
-  const navigation = performance.getEntriesByType("navigation")[0];
-  const kept = navigation?.type === "reload" ? window.sessionStorage.getItem("samseg-tab") : null;
-  const made = kept ?? Array.from(crypto.getRandomValues(new Uint8Array(9)), (value) => value.toString(36)).join("").slice(0, 12);
-  window.sessionStorage.setItem("samseg-tab", made);
-  return made;
-}
-
-function restart(token) {
-  window.sessionStorage.setItem("samseg-token", token);
-  window.location.reload();
-}
-
-async function main() {
-  const token = takeToken() ?? (await askToken());
-  window.sessionStorage.setItem("samseg-token", token);
-  const app = new App(token, await Store.open());
-  window.annotate = app; // for the console, and tests
-  for (;;) {
-    try {
-      await app.start();
-      return;
-    } catch (error) {
-      if (!(error instanceof Refusal)) throw error;
-      if (error.status === 401) restart(await askToken("The server does not know this token. Paste the address that it has printed."));
-      else if (!error.unreachable) throw error;
-      app.screen.say("The server does not answer. Is annotate still running?", "bad");
-      await new Promise((resolve) => setTimeout(resolve, 2000));
-    }
-  }
-}
-
-main();

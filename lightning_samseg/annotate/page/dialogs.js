@@ -21,7 +21,12 @@ export function showKeys(keys, changed) {
     const groups = [...new Set(TABLE.map(([group]) => group))];
     $("keys").replaceChildren(
       ...groups.map((group) =>
-        element("section", {}, element("h2", {}, group), ...TABLE.filter(([of]) => of === group).map(([, does, , label]) => line(does, label))),
+        element(
+          "section",
+          {},
+          element("h2", {}, group),
+          ...TABLE.filter(([of]) => of === group).map(([, does, , label]) => line(does, label)),
+        ),
       ),
     );
   };
@@ -58,7 +63,11 @@ export function showKeys(keys, changed) {
 
 /** @returns {Promise<string|null>} the reason; null: it was cancelled */
 export function askReason() {
-  return answered($("skip"), () => $("reason").value.trim(), () => $("reason").select());
+  return answered(
+    $("skip"),
+    () => $("reason").value.trim(),
+    () => $("reason").select(),
+  );
 }
 
 /** @param {string} [why]  what was wrong with the one before @returns {Promise<string>} a token */
@@ -89,7 +98,8 @@ export function showConflict(conflict, picture) {
   const dialog = $("conflict");
   for (const which of ["mine", "theirs"]) thumbnail($(which), picture, conflict[which].mask);
   return new Promise((resolve) => {
-    for (const button of dialog.querySelectorAll("[data-settle]")) button.onclick = () => dialog.close(button.dataset.settle);
+    for (const button of dialog.querySelectorAll("[data-settle]"))
+      button.onclick = () => dialog.close(button.dataset.settle);
     dialog.returnValue = "";
     dialog.addEventListener("close", () => resolve(dialog.returnValue || null), { once: true });
     dialog.showModal();
@@ -108,7 +118,8 @@ function thumbnail(canvas, picture, runs) {
   for (let y = 0; y < canvas.height; y += 1) {
     for (let x = 0; x < canvas.width; x += 1) {
       const [column, row] = [Math.floor((x + 0.5) / scale), Math.floor((y + 0.5) / scale)];
-      if (mask.data[Math.min(row, mask.height - 1) * mask.width + Math.min(column, mask.width - 1)]) context.fillRect(x, y, 1, 1);
+      if (mask.data[Math.min(row, mask.height - 1) * mask.width + Math.min(column, mask.width - 1)])
+        context.fillRect(x, y, 1, 1);
     }
   }
 }

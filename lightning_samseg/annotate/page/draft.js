@@ -87,6 +87,13 @@ export class Draft {
     return step;
   }
 
+  /** Put another mask in the place of this one, as a step; null: an empty one. */
+  replace(kind, mask, more) {
+    if (mask) this.mask.data.set(mask.data);
+    else this.mask.data.fill(0);
+    return this.commit(kind, [0, 0, this.mask.width, this.mask.height], more);
+  }
+
   /** Forget what a tool has drawn since the last step. @param {Rect|null} rect */
   cancel(rect) {
     if (rect) copyRect(this.base, this.mask, rect);

@@ -35,7 +35,8 @@ export class Images {
   /** The first one after an image that is still to be done and free. */
   todo(after) {
     return this.#following(after).find(
-      (image) => (image.state === "open" || image.state === "draft") && (!image.lease || image.lease.tab === this.api.tab),
+      (image) =>
+        (image.state === "open" || image.state === "draft") && (!image.lease || image.lease.tab === this.api.tab),
     );
   }
 

@@ -1,6 +1,6 @@
 /**
  * Which key does what. By position (`event.code`), so that every layout has them in the same place; with Ctrl by letter,
- * as everywhere. None inside of text fields. The help sheet lists this table, and lets a key be changed.
+ * as everywhere. None inside of text fields. Tab stays the browser's: without it nobody could leave the image by keyboard. The help sheet lists this table, and lets a key be changed.
  */
 
 /** @type {[group: string, does: string, keys: string[], label: string][]} */
@@ -63,9 +63,21 @@ export function nameOf({ code, key, ctrlKey, metaKey, shiftKey }) {
 /** How a key's name reads. @param {string} name */
 export function legible(name) {
   const symbols = {
-    BracketLeft: "[", BracketRight: "]", Equal: "+", Minus: "-", Slash: "?", ArrowLeft: "\u2190", ArrowRight: "\u2192",
-    ArrowUp: "\u2191", ArrowDown: "\u2193", PageUp: "PgUp", PageDown: "PgDn", Delete: "Del", NumpadEnter: "Enter (pad)",
-    NumpadAdd: "+ (pad)", NumpadSubtract: "- (pad)",
+    BracketLeft: "[",
+    BracketRight: "]",
+    Equal: "+",
+    Minus: "-",
+    Slash: "?",
+    ArrowLeft: "\u2190",
+    ArrowRight: "\u2192",
+    ArrowUp: "\u2191",
+    ArrowDown: "\u2193",
+    PageUp: "PgUp",
+    PageDown: "PgDn",
+    Delete: "Del",
+    NumpadEnter: "Enter (pad)",
+    NumpadAdd: "+ (pad)",
+    NumpadSubtract: "- (pad)",
   };
   const parts = name.split("+");
   const key = parts.pop();
@@ -106,10 +118,17 @@ export class Keys {
 
   /** Give something another key; who had it loses it. @param {string} does @param {string} name */
   rebind(does, name) {
-    for (const [other, keys] of this.bound) this.bound.set(other, keys.filter((key) => key !== name));
+    for (const [other, keys] of this.bound)
+      this.bound.set(
+        other,
+        keys.filter((key) => key !== name),
+      );
     this.bound.set(does, [name]);
     const changed = TABLE.filter(([, each, keys]) => this.bound.get(each).join() !== keys.join());
-    this.storage?.setItem(CHANGED, JSON.stringify(Object.fromEntries(changed.map(([, each]) => [each, this.bound.get(each)]))));
+    this.storage?.setItem(
+      CHANGED,
+      JSON.stringify(Object.fromEntries(changed.map(([, each]) => [each, this.bound.get(each)]))),
+    );
   }
 
   reset() {

@@ -38,7 +38,12 @@ export function capsule(mask, a, b, radius, value) {
   const length = Math.hypot(bx - ax, by - ay);
   const nx = length ? (-(by - ay) / length) * radius : 0;
   const ny = length ? ((bx - ax) / length) * radius : 0;
-  const corners = [[ax + nx, ay + ny], [bx + nx, by + ny], [bx - nx, by - ny], [ax - nx, ay - ny]];
+  const corners = [
+    [ax + nx, ay + ny],
+    [bx + nx, by + ny],
+    [bx - nx, by - ny],
+    [ax - nx, ay - ny],
+  ];
   const rect = clip(mask, [
     Math.floor(Math.min(ax, bx) - radius),
     Math.floor(Math.min(ay, by) - radius),
@@ -50,7 +55,10 @@ export function capsule(mask, a, b, radius, value) {
     let left = Infinity;
     let right = -Infinity;
     // The shape is convex: a row of it is one span, from the leftmost to the rightmost of its parts.
-    for (const [x, centre] of [[ax, ay], [bx, by]]) {
+    for (const [x, centre] of [
+      [ax, ay],
+      [bx, by],
+    ]) {
       const rest = radius * radius - (cy - centre) * (cy - centre);
       if (rest >= 0) {
         left = Math.min(left, x - Math.sqrt(rest));

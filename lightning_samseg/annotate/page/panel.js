@@ -35,7 +35,11 @@ export function showObjects(list, prompts, owner) {
     ...prompts.map((prompt, i) => {
       const alpha = owner.alpha(prompt);
       const more = owner.waits(prompt) ? " \u2026" : "";
-      const choose = element("button", { title: alpha == null ? "" : `alpha = ${alpha.toFixed(3)}: share of the network` }, `${i + 1}  ${named(prompt)}${more}`);
+      const choose = element(
+        "button",
+        { title: alpha == null ? "" : `alpha = ${alpha.toFixed(3)}: share of the network` },
+        `${i + 1}  ${named(prompt)}${more}`,
+      );
       choose.addEventListener("click", () => owner.choose(i));
       const remove = element("button", { "aria-label": `Remove object ${i + 1}` }, icon("close"));
       remove.addEventListener("click", () => owner.remove(i));
@@ -44,7 +48,14 @@ export function showObjects(list, prompts, owner) {
   );
 }
 
-const MARKS = { open: "", draft: "draft", accepted: "accepted", skipped: "skipped", failed: "cannot be read", gone: "gone" };
+const MARKS = {
+  open: "",
+  draft: "draft",
+  accepted: "accepted",
+  skipped: "skipped",
+  failed: "cannot be read",
+  gone: "gone",
+};
 
 export class ImageList {
   /** @param {HTMLElement} list @param {(id: string) => void} open */
@@ -56,7 +67,13 @@ export class ImageList {
   fill(images) {
     this.rows = new Map(
       images.map((image) => {
-        const row = element("button", {}, element("span", { className: "dot" }), element("span", { className: "text" }, image.name), element("span", { className: "more" }));
+        const row = element(
+          "button",
+          {},
+          element("span", { className: "dot" }),
+          element("span", { className: "text" }, image.name),
+          element("span", { className: "more" }),
+        );
         row.addEventListener("click", () => this.open(image.id));
         return [image.id, row];
       }),
@@ -82,10 +99,15 @@ export class ImageList {
   }
 }
 
-const COLUMNS = [["sam", "SAM alone"], ["sam_clipped", "SAM inside the crops"], ["aux_ol", "SAM + network"]];
+const COLUMNS = [
+  ["sam", "SAM alone"],
+  ["sam_clipped", "SAM inside the crops"],
+  ["aux_ol", "SAM + network"],
+];
 const MEANING = {
   dsc: "Dice coefficient with the mask you accepted. You start from the mask of SAM + network, so that its agreement is biased upwards; --blind shows the comparison without that bias.",
-  saved_effort: "1 - changed(SAM + network) / changed(SAM inside the crops): pixels you changed, against those you would have changed without the network.",
+  saved_effort:
+    "1 - changed(SAM + network) / changed(SAM inside the crops): pixels you changed, against those you would have changed without the network.",
   changed: "Pixels that differ between the fused mask and what you accepted, all images together.",
   seconds: "Pauses of more than 30 s are not counted.",
 };
@@ -98,29 +120,64 @@ export function showNumbers(place, numbers, alpha) {
   }
   const percent = (value) => (value == null ? "\u2013" : (100 * value).toFixed(1));
   const row = ([name, label]) =>
-    element("tr", { className: name === "aux_ol" ? "best" : "" }, element("th", { scope: "row" }, label), element("td", {}, percent(numbers.dsc[name])), element("td", {}, percent(numbers.dsc_recent?.[name])));
-  const head = element("tr", {}, element("th", { title: MEANING.dsc }, "DSC, %"), element("th", {}, "all"), element("th", {}, "last 10"));
+    element(
+      "tr",
+      { className: name === "aux_ol" ? "best" : "" },
+      element("th", { scope: "row" }, label),
+      element("td", {}, percent(numbers.dsc[name])),
+      element("td", {}, percent(numbers.dsc_recent?.[name])),
+    );
+  const head = element(
+    "tr",
+    {},
+    element("th", { title: MEANING.dsc }, "DSC, %"),
+    element("th", {}, "all"),
+    element("th", {}, "last 10"),
+  );
   const facts = [
     ["saved effort", `${percent(numbers.saved_effort)} %`, MEANING.saved_effort],
-    ["pixels changed per image", Math.round(numbers.changed.aux_ol / numbers.accepted).toLocaleString("en"), MEANING.changed],
+    [
+      "pixels changed per image",
+      Math.round(numbers.changed.aux_ol / numbers.accepted).toLocaleString("en"),
+      MEANING.changed,
+    ],
     ["seconds per image", (numbers.seconds / numbers.accepted).toFixed(1), MEANING.seconds],
     ["strokes, undos", `${numbers.strokes}, ${numbers.undos}`, ""],
     ["alpha", alpha == null ? "\u2013" : alpha.toFixed(3), "Share of the network in the fused mask."],
   ];
   if (numbers.blind?.accepted) {
     const { dsc, accepted } = numbers.blind;
-    facts.push([`blind, n = ${accepted}`, `${percent(dsc.aux_ol)} / ${percent(dsc.sam)}`, "DSC of SAM + network / SAM alone where the draft started from SAM's mask: without the bias."]);
+    facts.push([
+      `blind, n = ${accepted}`,
+      `${percent(dsc.aux_ol)} / ${percent(dsc.sam)}`,
+      "DSC of SAM + network / SAM alone where the draft started from SAM's mask: without the bias.",
+    ]);
   }
   const list = element("dl", { className: "facts" });
-  for (const [label, value, meaning] of facts) list.append(element("dt", { title: meaning }, label), element("dd", {}, value));
-  place.replaceChildren(element("table", {}, element("thead", {}, head), element("tbody", {}, ...COLUMNS.map(row))), list);
+  for (const [label, value, meaning] of facts)
+    list.append(element("dt", { title: meaning }, label), element("dd", {}, value));
+  place.replaceChildren(
+    element("table", {}, element("thead", {}, head), element("tbody", {}, ...COLUMNS.map(row))),
+    list,
+  );
   const trend = numbers.trend ?? [];
   if (trend.length > 2) {
     const canvas = element("canvas", { role: "img" });
     const label = `pixels changed, images 1 to ${trend.length}`;
     canvas.setAttribute("aria-label", label);
-    place.append(element("figure", {}, canvas, element("figcaption", {}, element("span", {}, label), element("span", {}, "fused / clipped"))));
-    drawTrend(canvas, trend.map((each) => each.changed), trend.map((each) => each.changed_sam_clipped));
+    place.append(
+      element(
+        "figure",
+        {},
+        canvas,
+        element("figcaption", {}, element("span", {}, label), element("span", {}, "fused / clipped")),
+      ),
+    );
+    drawTrend(
+      canvas,
+      trend.map((each) => each.changed),
+      trend.map((each) => each.changed_sam_clipped),
+    );
   }
 }
 
@@ -134,7 +191,9 @@ function drawTrend(canvas, ours, others) {
   const top = Math.max(1, ...ours, ...others);
   const line = (values, colour, thickness) => {
     context.beginPath();
-    values.forEach((value, i) => context.lineTo(1 + (i / (values.length - 1)) * (width - 2), height - 2 - (value / top) * (height - 4)));
+    values.forEach((value, i) =>
+      context.lineTo(1 + (i / (values.length - 1)) * (width - 2), height - 2 - (value / top) * (height - 4)),
+    );
     context.strokeStyle = colour;
     context.lineWidth = thickness;
     context.stroke();

@@ -18,6 +18,7 @@ export function listen(stage, view, tools) {
 
   stage.addEventListener("pointerdown", (event) => {
     if (event.button > 2 && event.button !== 5) return;
+    if (event.target !== stage && !(event.target instanceof HTMLCanvasElement)) return; // a button of the banner
     stage.focus({ preventScroll: true });
     event.preventDefault();
     if (event.pointerType === "touch") {

@@ -1,5 +1,6 @@
-/** Which draft goes on when an image is opened: the server's, or the one that this browser has kept. */
+/** What an image that is opened goes on with: the server's draft, the one that this browser has kept, or nothing. */
 
+import { Refusal } from "./api.js";
 import { sameRuns } from "./rle.js";
 
 /**
@@ -26,5 +27,14 @@ export function reconcile(kept, answer) {
 
 /** Whether two drafts show the same. */
 export function same(a, b) {
-  return Boolean(a.mask && b.mask) && sameRuns(a.mask, b.mask) && JSON.stringify(a.prompts) === JSON.stringify(b.prompts);
+  return (
+    Boolean(a.mask && b.mask) && sameRuns(a.mask, b.mask) && JSON.stringify(a.prompts) === JSON.stringify(b.prompts)
+  );
+}
+
+/** What became of an image that could not be opened, and why. @param {Error} error @returns {[string, string]} */
+export function stateAfter(error) {
+  if (!(error instanceof Refusal)) return ["failed", error.message];
+  if (error.unreachable) return ["unreachable", "The server does not answer. This page tries again."];
+  return [error.status === 409 ? "elsewhere" : "failed", error.message];
 }

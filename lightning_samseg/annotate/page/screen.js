@@ -10,7 +10,8 @@ const $ = (id) => document.getElementById(id);
 const TIPS = {
   box: () => "Drag a box around an object. SAM and the network answer at once.",
   point: () => "Click on an object. SAM and the network answer at once.",
-  brush: (keys) => `Paint; Alt or the right button erases. ${keys.label("smaller")} ${keys.label("larger")} or Ctrl+wheel: size`,
+  brush: (keys) =>
+    `Paint; Alt or the right button erases. ${keys.label("smaller")} ${keys.label("larger")} or Ctrl+wheel: size`,
   eraser: (keys) => `Erase; Alt paints. ${keys.label("smaller")} ${keys.label("larger")} or Ctrl+wheel: size`,
   lasso: () => "Draw around a region to add it; Alt cuts it out; Ctrl+click sets corners",
   polygon: () => "Click corner by corner, close it at the first; Alt at the first corner cuts out",
@@ -46,7 +47,10 @@ export class Screen {
     const { image, draft } = session;
     $("name").textContent = image?.name ?? "";
     const known = image && images.of(image.id);
-    const state = session.state === "ready" && known?.position != null ? "correcting" : { ready: "", loading: "", empty: "" }[session.state] ?? session.state;
+    const state =
+      session.state === "ready" && known?.position != null
+        ? "correcting"
+        : ({ ready: "", loading: "", empty: "" }[session.state] ?? session.state);
     $("state").textContent = state;
     $("state").dataset.kind = state === "accepted" ? "good" : "warn";
     const slice = image && sliceOf(images.all, image);
@@ -54,8 +58,15 @@ export class Screen {
     $("done").textContent = `${images.done} of ${images.all.length} done`;
     $("progress").max = Math.max(1, images.all.length);
     $("progress").value = images.done;
-    const status = { saving: ["saving", ""], saved: ["saved", "good"], kept: ["kept in this browser", "warn"], full: ["the server's disk is full; kept in this browser", "bad"] };
-    const [text, kind] = (this.app.there ? status[this.app.saving] : ["the server does not answer; strokes are kept in this browser", "bad"]) ?? ["", ""];
+    const status = {
+      saving: ["saving", ""],
+      saved: ["saved", "good"],
+      kept: ["kept in this browser", "warn"],
+      full: ["the server's disk is full; kept in this browser", "bad"],
+    };
+    const [text, kind] = (this.app.there
+      ? status[this.app.saving]
+      : ["the server does not answer; strokes are kept in this browser", "bad"]) ?? ["", ""];
     $("status").textContent = text;
     $("status").dataset.kind = kind;
     for (const button of $("tools").querySelectorAll("button")) {
@@ -99,7 +110,10 @@ export class Screen {
     if (!view.window) return;
     this.limits ??= view.pixels && range(view.pixels);
     const digits = Number.isInteger(view.window[0]) && view.window[1] - view.window[0] > 20 ? 0 : 3;
-    for (const [id, value] of [["low", view.window[0]], ["high", view.window[1]]]) {
+    for (const [id, value] of [
+      ["low", view.window[0]],
+      ["high", view.window[1]],
+    ]) {
       if (document.activeElement !== $(id)) $(id).value = String(Number(value.toFixed(digits)));
       $(id).title = `values of this image: ${this.limits?.join(" to ")}`;
     }
@@ -115,7 +129,9 @@ export class Screen {
       const known = session.state === "ready" && crops.length > 0 && crops.every(Boolean) && !this.app.tools.busy;
       const pixels = known ? areaOutside(session.draft.base, crops) : 0;
       place.hidden = !pixels;
-      place.textContent = pixels ? `${pixels.toLocaleString("en")} pixels outside of the crops are saved, but not learned from. A larger box would take them in.` : "";
+      place.textContent = pixels
+        ? `${pixels.toLocaleString("en")} pixels outside of the crops are saved, but not learned from. A larger box would take them in.`
+        : "";
     }, 250);
   }
 
@@ -124,35 +140,44 @@ export class Screen {
     const again = ["Try again", () => this.app.open(session.image.id)];
     const text = {
       loading: ["Opening\u2026"],
-      accepted: ["Accepted. The network has learned from it; a correction replaces the mask, but cannot be learned.", [`Reopen (${this.app.keys.label("reopen")})`, () => session.reopen()]],
-      skipped: [`Skipped${session.reason ? `: ${session.reason}` : "."}`, [`Reopen (${this.app.keys.label("reopen")})`, () => session.reopen()]],
-      elsewhere: ["Open in another tab or by another person.", ["Take over", () => this.app.open(session.image.id, true)]],
+      accepted: [
+        "Accepted. The network has learned from it; a correction replaces the mask, but cannot be learned.",
+        [`Reopen (${this.app.keys.label("reopen")})`, () => session.reopen()],
+      ],
+      skipped: [
+        `Skipped${session.reason ? `: ${session.reason}` : "."}`,
+        [`Reopen (${this.app.keys.label("reopen")})`, () => session.reopen()],
+      ],
+      elsewhere: [
+        "Open in another tab or by another person.",
+        ["Take over", () => this.app.open(session.image.id, true)],
+      ],
       conflict: [session.reason, ["See both", () => this.app.settle()]],
       unreachable: [session.reason, again],
       failed: [session.reason, again],
-      empty: images.done === images.all.length ? ["All images are done. Masks are in the workspace; any image can be opened from the list."] : ["The other images are open elsewhere. Choose one from the list."],
+      empty:
+        images.done === images.all.length
+          ? ["All images are done. Masks are in the workspace; any image can be opened from the list."]
+          : ["The other images are open elsewhere. Choose one from the list."],
     }[session.state];
     const late = session.state !== "loading";
     $("banner").hidden = !text || !(late || performance.now() - (this.loadingSince ?? performance.now()) > 300);
     if (session.state === "loading") this.loadingSince ??= performance.now();
     else this.loadingSince = null;
     if (!text) return;
+    const button = $("banner").querySelector("button"); // always the same one: it may be under a finger right now
     $("banner").firstElementChild.textContent = text[0];
-    const button = text[1] && document.createElement("button");
-    if (button) {
-      button.textContent = text[1][0];
-      button.addEventListener("click", text[1][1]);
-    }
-    const old = $("banner").querySelector("button");
-    if (old?.textContent !== button?.textContent) $("banner").lastElementChild.replaceChildren(...(button ? [button] : []));
-    else if (old) old.replaceWith(button);
+    button.hidden = !text[1];
+    if (text[1]) [button.textContent, button.onclick] = text[1];
   }
 
   #hint() {
     const { tools, keys } = this.app;
     const close = `${keys.label("accept")} closes it, Backspace takes a corner back`;
     $("hint").textContent = tools.open && tools.tool.corners ? close : TIPS[tools.name](keys);
-    $("zoom").textContent = this.app.session.image ? `${Math.round(this.app.view.zoom * this.app.view.dpr * 100)} %` : "";
+    $("zoom").textContent = this.app.session.image
+      ? `${Math.round(this.app.view.zoom * this.app.view.dpr * 100)} %`
+      : "";
     this.pixel();
   }
 
@@ -210,6 +235,7 @@ export class Screen {
 
   /** The image cannot be changed now: its banner says why. */
   remind() {
-    if (this.app.session.state !== "loading") $("banner").animate?.([{ transform: "translateX(-50%) scale(1.04)" }, { transform: "translateX(-50%)" }], 180);
+    if (this.app.session.state !== "loading")
+      $("banner").animate?.([{ transform: "translateX(-50%) scale(1.04)" }, { transform: "translateX(-50%)" }], 180);
   }
 }

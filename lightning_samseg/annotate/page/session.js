@@ -8,20 +8,21 @@ import { Refusal } from "./api.js";
 import { Answers } from "./answers.js";
 import { Draft } from "./draft.js";
 import { decode } from "./rle.js";
-import { reconcile } from "./reconcile.js";
+import { reconcile, stateAfter } from "./reconcile.js";
 import { Sender } from "./sender.js";
 import { Store } from "./store.js";
 
 export class Session {
   /**
    * @param {import("./api.js").Api} api @param {Store} store @param {import("./view.js").View} view
-   * @param {object} told  what the page hears: changed(), say(text, kind), status(status), accepted(id, answer)
+   * @param {object} told  what the page hears: changed(), say(text, kind), status(status, sender), accepted(id, answer)
    */
   constructor(api, store, view, told) {
     Object.assign(this, { api, store, view, told });
     /** @type {State} */
     this.state = "empty";
     this.reason = "";
+    this.say = (text) => told.say(text);
     this.workspace = "";
     this.image = null;
     this.draft = new Draft(0, 0);
@@ -33,30 +34,37 @@ export class Session {
     this.before = Promise.resolve();
     /** Set by the page: whether a tool is drawing. */
     this.busy = () => false;
-    /** Both drafts, if the server has another one than this browser. */
-    this.conflict = null;
+    this.conflict = null; // both drafts, if the server has another one than this browser
+    /** The expert has turned the window. */
+    this.windowed = false;
   }
 
   /**
    * Put an image on the desk: show its pixels, then take its lease and whatever is known of it.
    *
    * @param {object} image  as listed @param {Promise<import("./tones.js").Pixels>} pixels
+   * @param {boolean} takeOver  also if another tab has it
+   * @param {{window: [number, number], size: string}|null} kept  of the slice before: window, and where one looks
    */
-  async open(image, pixels, takeOver = false) {
+  async open(image, pixels, takeOver = false, kept = null) {
     this.leave();
     this.image = image;
     this.draft = new Draft(0, 0);
     this.answers = new Answers();
     this.conflict = null;
+    this.windowed = Boolean(kept?.window);
     this.#set("loading");
-    const opened = this.api.open(image.id, takeOver).then((answer) => ({ answer }), (error) => ({ error }));
+    const opened = this.api.open(image.id, takeOver).then(
+      (answer) => ({ answer }),
+      (error) => ({ error }),
+    );
     try {
       const values = await pixels;
       if (this.image !== image) return;
       this.draft = new Draft(values.width, values.height);
-      this.view.show(values, values.window);
+      this.view.show(values, kept?.window ?? values.window);
       this.view.mask = this.draft.mask.data;
-      this.view.fit();
+      if (kept?.size !== `${values.width} x ${values.height}`) this.view.fit();
       this.told.changed();
     } catch (error) {
       if (this.image === image) this.#fail(error);
@@ -80,10 +88,7 @@ export class Session {
   }
 
   #fail(error) {
-    if (!(error instanceof Refusal)) this.#set("failed", String(error.message ?? error));
-    else if (error.unreachable) this.#set("unreachable", "The server does not answer. This page tries again.");
-    else if (error.status === 409) this.#set("elsewhere", error.message);
-    else this.#set("failed", error.message);
+    this.#set(...stateAfter(error));
   }
 
   #set(state, reason = "") {
@@ -116,19 +121,21 @@ export class Session {
 
   #sender(revision) {
     const { image } = this;
-    const mine = () => this.image === image;
-    return new Sender(this.api, this.store, this.workspace, image.id, revision, {
-      status: (status) => this.told.status(status, image.id),
-      lost: (refusal) => {
-        const { answer } = refusal;
-        if (!mine()) this.told.say(`${image.name}: ${refusal.message} Your draft is kept in this browser; open the image to see both.`, "bad");
-        else if (refusal.status !== 409) {
-          this.told.say(refusal.message, "bad");
-          this.#set("failed", refusal.message);
-        } else if (answer.lease && answer.lease.tab !== this.api.tab) this.#set("elsewhere", refusal.message);
-        else this.#disagree(this.draft.kept(), answer);
-      },
+    const sender = new Sender(this.api, this.store, this.workspace, image.id, revision, {
+      status: (status) => this.told.status(status, sender),
+      lost: (refusal) => this.#lost(refusal, image),
     });
+    return sender;
+  }
+
+  #lost(refusal, image) {
+    const { answer, message, status } = refusal;
+    if (this.image !== image) {
+      const where = "Your draft is kept in this browser; open the image to see both.";
+      this.told.say(`${image.name}: ${message} ${where}`, "bad");
+    } else if (status !== 409) this.#fail(refusal);
+    else if (answer.lease && answer.lease.tab !== this.api.tab) this.#set("elsewhere", message);
+    else this.#disagree(this.draft.kept(), answer);
   }
 
   #disagree(mine, theirs) {
@@ -145,7 +152,9 @@ export class Session {
     this.sender = this.#sender(answer.revision);
     const { width, height } = this.draft.mask;
     this.draft = new Draft(width, height);
-    this.#load(which === "mine" ? conflict.mine : { mask: answer.mask, prompts: answer.prompts, effort: answer.effort });
+    this.#load(
+      which === "mine" ? conflict.mine : { mask: answer.mask, prompts: answer.prompts, effort: answer.effort },
+    );
     this.#set("ready");
     this.#keep();
     await this.refresh();
@@ -195,15 +204,20 @@ export class Session {
     const { draft, answers } = this;
     const [prompt, rest] = [draft.prompts[index], draft.prompts.filter((_, i) => i !== index)];
     if (!prompt || !this.editable()) return;
-    const { width, height, data } = draft.mask;
+    const mask = { ...draft.mask, data: draft.mask.data.slice() };
     const gone = answers.start(prompt);
     const others = rest.map((other) => answers.start(other)).filter(Boolean);
-    for (let i = 0; gone && i < data.length; i += 1) {
-      if (gone.data[i] && !others.some((other) => other.data[i])) data[i] = 0;
+    for (let i = 0; gone && i < mask.data.length; i += 1) {
+      if (gone.data[i] && !others.some((other) => other.data[i])) mask.data[i] = 0;
     }
-    this.commit("delete", [0, 0, width, height], { prompts: rest });
-    this.view.redrawMasks();
+    draft.replace("delete", mask, { prompts: rest });
+    this.#replaced();
+  }
+
+  #replaced() {
+    this.#keep();
     this.#showSam();
+    this.told.changed();
   }
 
   /** Start from another mask. @param {"fused"|"sam"|"empty"} kind */
@@ -213,13 +227,15 @@ export class Session {
     const all = kind === "empty" ? null : answers.union(draft.prompts, kind);
     if (kind !== "empty" && !all) {
       const hidden = kind === "fused" && answers.blind && draft.prompts.length;
-      this.told.say(hidden ? "The fused mask of this image is hidden until it is accepted (--blind)." : "There is no answer to start from yet: draw a prompt first.");
+      this.told.say(
+        hidden
+          ? "The fused mask of this image is hidden until it is accepted (--blind)."
+          : "There is no answer to start from yet: draw a prompt first.",
+      );
       return;
     }
-    if (all) draft.mask.data.set(all.data);
-    else draft.mask.data.fill(0);
-    this.commit("start", [0, 0, draft.mask.width, draft.mask.height]);
-    this.view.redrawMasks();
+    draft.replace("start", all);
+    this.#replaced();
   }
 
   /** There is nothing to outline here. @returns {boolean} whether it can be accepted at once */
@@ -227,10 +243,8 @@ export class Session {
     const { draft } = this;
     if (!this.editable()) return false;
     const { touched } = draft;
-    draft.mask.data.fill(0);
-    this.commit("nothing", [0, 0, draft.mask.width, draft.mask.height], { prompts: [], nothing: true });
-    this.view.redrawMasks();
-    this.#showSam();
+    draft.replace("nothing", null, { prompts: [], nothing: true });
+    this.#replaced();
     if (touched) this.told.say("Nothing here: Enter accepts the empty mask, Ctrl+Z brings the drawing back.");
     return !touched;
   }
@@ -245,19 +259,14 @@ export class Session {
 
   #stepped(rect) {
     this.view.redrawMasks(rect);
-    this.#keep();
-    this.#showSam();
-    this.told.changed();
+    this.#replaced();
     this.refresh();
   }
 
   setWindow(window) {
     this.view.setWindow(window);
+    this.windowed = true;
     this.told.changed();
-  }
-
-  say(text) {
-    this.told.say(text);
   }
 
   // Answers
@@ -279,7 +288,8 @@ export class Session {
         const answer = await this.api.ask(image.id, prompts, samOnly, asking.signal);
         if (this.image !== image) return;
         answers.add(prompts, answer, samOnly);
-        if (!samOnly) this.told.answered(answer);
+        if (samOnly) this.#showSam();
+        else this.told.answered(answer);
         this.#applyAnswers();
       }
     } catch (error) {
@@ -294,7 +304,6 @@ export class Session {
 
   #refuse(refusal) {
     if (refusal.unreachable) {
-      this.told.status("kept", this.image.id);
       return; // asked again when the server is back
     }
     const step = this.draft.steps.findLast((each) => each.waits);
@@ -316,7 +325,6 @@ export class Session {
         changed = true;
       }
     }
-    this.#showSam();
     if (changed) {
       this.#keep();
       this.told.changed();

@@ -40,22 +40,36 @@ export class Store {
 
   /** @returns {Promise<Kept|undefined>} */
   get(key) {
-    return this.#do("readonly", (drafts) => drafts.get(key), () => this.memory.get(key));
+    return this.#do(
+      "readonly",
+      (drafts) => drafts.get(key),
+      () => this.memory.get(key),
+    );
   }
 
   /** @param {Kept} kept */
   put(kept) {
-    return this.#do("readwrite", (drafts) => drafts.put(kept), () => this.memory.set(kept.key, kept));
+    return this.#do(
+      "readwrite",
+      (drafts) => drafts.put(kept),
+      () => this.memory.set(kept.key, kept),
+    );
   }
 
   delete(key) {
-    return this.#do("readwrite", (drafts) => drafts.delete(key), () => this.memory.delete(key));
+    return this.#do(
+      "readwrite",
+      (drafts) => drafts.delete(key),
+      () => this.memory.delete(key),
+    );
   }
 
   /** @returns {Promise<Kept[]>} of a workspace */
   all(workspace) {
-    return this.#do("readonly", (drafts) => drafts.index("workspace").getAll(workspace), () =>
-      [...this.memory.values()].filter((kept) => kept.workspace === workspace),
+    return this.#do(
+      "readonly",
+      (drafts) => drafts.index("workspace").getAll(workspace),
+      () => [...this.memory.values()].filter((kept) => kept.workspace === workspace),
     );
   }
 

@@ -48,7 +48,10 @@ class Brush {
 }
 
 function ring(context, x, y, radius, value) {
-  for (const [width, colour] of [[3, "rgb(0 0 0 / 55%)"], [1.25, value ? "#8ce0f5" : "#ff9d8a"]]) {
+  for (const [width, colour] of [
+    [3, "rgb(0 0 0 / 55%)"],
+    [1.25, value ? "#8ce0f5" : "#ff9d8a"],
+  ]) {
     context.beginPath();
     context.arc(x, y, radius, 0, 2 * Math.PI);
     context.lineWidth = width;
@@ -122,7 +125,12 @@ function crosshair(context, { sx, sy }, view) {
   context.strokeStyle = "rgb(255 255 255 / 35%)";
   context.lineWidth = 1;
   context.beginPath();
-  for (const [x0, y0, x1, y1] of [[0, sy, sx - 8, sy], [sx + 8, sy, view.screenWidth, sy], [sx, 0, sx, sy - 8], [sx, sy + 8, sx, view.screenHeight]]) {
+  for (const [x0, y0, x1, y1] of [
+    [0, sy, sx - 8, sy],
+    [sx + 8, sy, view.screenWidth, sy],
+    [sx, 0, sx, sy - 8],
+    [sx, sy + 8, sx, view.screenHeight],
+  ]) {
     context.moveTo(x0, y0);
     context.lineTo(x1, y1);
   }

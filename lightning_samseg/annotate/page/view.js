@@ -3,7 +3,12 @@
 import { lookUp, paint } from "./paint.js";
 import { tone } from "./tones.js";
 
-const TURNS = [[1, 0], [0, 1], [-1, 0], [0, -1]];
+const TURNS = [
+  [1, 0],
+  [0, 1],
+  [-1, 0],
+  [0, -1],
+];
 const NEAREST = 64; // CSS pixels an image pixel
 const ROWS_AT_ONCE = 2 ** 21; // pixels that are toned in one go
 
@@ -40,7 +45,10 @@ export class View {
 
   resize() {
     const { clientWidth, clientHeight } = this.stage;
-    const moved = [(clientWidth - (this.screenWidth ?? clientWidth)) / 2, (clientHeight - (this.screenHeight ?? clientHeight)) / 2];
+    const moved = [
+      (clientWidth - (this.screenWidth ?? clientWidth)) / 2,
+      (clientHeight - (this.screenHeight ?? clientHeight)) / 2,
+    ];
     this.screenWidth = clientWidth;
     this.screenHeight = clientHeight;
     for (const canvas of [this.picture, this.masks, this.marks]) {
@@ -70,7 +78,14 @@ export class View {
     const [[, top], [, bottom]] = [this.toImage(0, 0), this.toImage(this.screenWidth, this.screenHeight)];
     const clamp = (y) => Math.max(0, Math.min(this.height, y));
     const [from, to] = [clamp(Math.floor(Math.min(top, bottom))), clamp(Math.ceil(Math.max(top, bottom)))];
-    const parts = this.quarters % 2 ? [[0, this.height]] : [[from, to], [0, from], [to, this.height]];
+    const parts =
+      this.quarters % 2
+        ? [[0, this.height]]
+        : [
+            [from, to],
+            [0, from],
+            [to, this.height],
+          ];
     const step = Math.max(1, Math.floor(ROWS_AT_ONCE / Math.max(1, this.width)));
     this.untoned = parts.flatMap(([a, b]) => {
       const pieces = [];

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Draft } from "../../../lightning_samseg/annotate/page/draft.js";
 import { area, areaOutside, capsule, emptyMask, polygon } from "../../../lightning_samseg/annotate/page/mask.js";
+import { reconcile } from "../../../lightning_samseg/annotate/page/reconcile.js";
 import { decode, encode, runLengths } from "../../../lightning_samseg/annotate/page/rle.js";
 
 /** mulberry32 */
@@ -142,6 +143,35 @@ test("paint outside of crops", () => {
   const mask = emptyMask(10, 10);
   mask.data.fill(1);
   assert.equal(areaOutside(mask, []), 100);
-  assert.equal(areaOutside(mask, [[0, 0, 5, 5], [3, 3, 8, 8]]), 100 - 25 - 25 + 4);
+  assert.equal(
+    areaOutside(mask, [
+      [0, 0, 5, 5],
+      [3, 3, 8, 8],
+    ]),
+    100 - 25 - 25 + 4,
+  );
   assert.equal(areaOutside(mask, [[-5, -5, 20, 20]]), 0);
+});
+
+test("which draft goes on when an image is opened", () => {
+  const runs = (n) => ({ size: [2, 3], counts: [n, 6 - n] });
+  const answer = (more) => ({
+    image: { state: "draft" }, size: [2, 3], revision: 4, mask: runs(1), accepted: null, prompts: [], effort: {}, ...more,
+  });
+  const kept = (more) => ({ revision: 4, sent: false, accept: false, draft: { mask: runs(2), prompts: [], steps: [1] }, ...more });
+  const mine = kept().draft;
+  const theirs = { mask: runs(1), prompts: [], effort: {} };
+  assert.deepEqual(reconcile(undefined, answer()), { draft: theirs, state: "ready" });
+  assert.deepEqual(reconcile(kept(), answer()), { draft: mine, state: "ready", send: true, accept: false });
+  assert.deepEqual(reconcile(kept({ accept: true }), answer()), { draft: mine, state: "ready", send: false, accept: true });
+  // It has moved on: with what was sent, with something else after all was sent, with something else before.
+  assert.deepEqual(reconcile(kept({ revision: 3 }), answer({ mask: runs(2) })), { draft: mine, state: "ready" });
+  assert.deepEqual(reconcile(kept({ revision: 3, sent: true }), answer()), { draft: theirs, state: "ready" });
+  assert.deepEqual(reconcile(kept({ revision: 3 }), answer()), { draft: theirs, state: "ready", other: mine });
+  // Another image of this name, of another size.
+  assert.deepEqual(reconcile(kept({ draft: { mask: { size: [3, 3], counts: [9] } } }), answer()).draft, theirs);
+  const done = answer({ image: { state: "accepted" }, mask: null, accepted: runs(3) });
+  assert.deepEqual(reconcile(undefined, done), { draft: { ...theirs, mask: runs(3) }, state: "accepted" });
+  assert.equal(reconcile(undefined, { ...done, mask: runs(1) }).state, "ready", "it is being corrected");
+  assert.equal(reconcile(kept({ revision: 3, accept: true, draft: { ...mine, mask: runs(3) } }), done).state, "accepted");
 });
