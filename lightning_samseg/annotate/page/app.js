@@ -197,7 +197,8 @@ export class App {
       const far = does.startsWith("cursorFar");
       const [dx, dy] = arrows[does.slice(far ? 9 : 6).toLowerCase()];
       this.cursor.move(-dx * (far ? 10 : 1), -dy * (far ? 10 : 1));
-    } else if (tools.busy)
+    } else if (does === "press") this.cursor.press();
+    else if (tools.busy)
       return; // one thing after the other
     else if (does === "fused" || does === "sam" || does === "empty") session.start(does);
     else if (does === "next" || does === "previous") this.page(does === "next" ? 1 : -1);

@@ -162,7 +162,7 @@ def test_a_refused_prompt_says_why_and_is_gone(
     ask = server.engine.ask
 
     def refuse(*arguments: Any) -> Any:
-        raise UserError("This box is of no use.")
+        raise UserError("This box is of no use.", fix="draw another")
 
     monkeypatch.setattr(server.engine, "ask", refuse)
     page.drag(BOX[:2], BOX[2:])
