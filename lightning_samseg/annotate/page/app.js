@@ -56,7 +56,7 @@ export class App {
   async start() {
     const workspace = await this.api.workspace();
     this.workspace = workspace;
-    this.session.workspace = workspace.workspace;
+    this.session.workspace = workspace.workspace ?? "";
     this.images.all = workspace.images;
     this.list.fill(workspace.images);
     $("class").textContent = workspace.class;

@@ -92,7 +92,8 @@ def serving(images: Path, folder: Path, port: int = 0, **options: Any) -> Iterat
     engine.start()
     socket = bind("127.0.0.1", port)
     number = socket.getsockname()[1]
-    app = create_app(engine, local_hosts(number, ()), {TOKEN: "tester"})
+    facts = {"workspace": str(folder), "settings": {}, "lesson_seconds": None}
+    app = create_app(engine, local_hosts(number, ()), {TOKEN: "tester"}, facts)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, name="server")
     thread.start()
