@@ -346,7 +346,11 @@ export class App {
 
   #keyDown(event) {
     const { target } = event;
-    if (dialogOpen() || (target instanceof HTMLInputElement && target.type !== "range")) return;
+    if (dialogOpen()) return;
+    if (target instanceof HTMLInputElement && target.type !== "range") {
+      if (event.key === "Enter" || event.key === "Escape") $("stage").focus(); // done with the field
+      return;
+    }
     if (event.key === "Escape") {
       this.tools.cancel();
       return;

@@ -61,9 +61,8 @@ def test_volumes_slice_by_slice(expert: Callable[..., Expert], tmp_path: Path) -
             page.drag((8, 8 + number), (14, 12 + number))
             masks.append(page.mask())
             page.key("Enter")
-        page.wait("annotate.session.state === 'empty'")
-        server.engine.finish()
-        server.engine.close()
+        page.wait("annotate.numbers.accepted === 3")
+        server.engine.close()  # writes what is not written yet
         stored = nib.load(server.folder / "masks" / "liver.nii.gz")
         np.testing.assert_allclose(stored.affine, affine)
         labels = np.asarray(stored.dataobj)
@@ -94,7 +93,10 @@ def test_an_unreadable_image_says_so_and_stops_nobody(expert: Callable[..., Expe
         page = expert().go(server.url)
         page.key("d")
         page.drag((30, 30), (80, 40))
+        page.wait("annotate.images.all[1].state === 'failed'")  # it was to be ready ahead
         page.key("Enter")
+        page.ready("c")
+        page.page.get_by_role("button", name="b", exact=False).filter(has_text="cannot be read").click()
         page.wait("annotate.session.state === 'failed'")
         assert "b.png" in page.page.inner_text("#banner")
         page.key("PageDown")
