@@ -274,7 +274,7 @@ def to_original_size(maps: Tensor, size: int, case: Case) -> Tensor:
     """Bring maps to the size of the image: enlarged to the input, padding cut off, resized; bilinear.
 
     Args:
-        maps: ``(N, L, L)``, such as SAM's low-resolution logits.
+        maps: ``(N, L, L)``, such as SAM's low-resolution logits, or probabilities ``(K, S, S)``.
         size: S, the input's side.
         case: The image's.
 
@@ -283,10 +283,12 @@ def to_original_size(maps: Tensor, size: int, case: Case) -> Tensor:
     """
     if len(maps) == 0:
         return maps.new_empty(0, *case.original_size)
-    height, width = case.content_size
-    enlarged = F.interpolate(maps[:, None], (size, size), mode="bilinear", align_corners=False)[..., :height, :width]
+    maps = maps[:, None]
+    if maps.shape[-1] != size:
+        maps = F.interpolate(maps, (size, size), mode="bilinear", align_corners=False)
+    content = maps[..., : case.content_size[0], : case.content_size[1]]
     corners = case.geometry == "corner_aligned"
-    return F.interpolate(enlarged, case.original_size, mode="bilinear", align_corners=corners)[:, 0]
+    return F.interpolate(content, case.original_size, mode="bilinear", align_corners=corners)[:, 0]
 
 
 def _inverse(extent: float) -> float:

@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
 
     importing = verbs.add_parser(
         "import",
-        description="Take in a published SAM, MedSAM or LiteMedSAM file: it is verified and copied to DIR. Or turn a "
+        description="Take in a file of `weights list` that has a hash: it is verified and copied to DIR. Or turn a "
         "checkpoint of SAMed or CPC-SAM into an adapter in DIR; the other options are for these.",
     )
     importing.add_argument("file", type=Path, metavar="FILE")
@@ -108,7 +108,7 @@ def import_file(args: argparse.Namespace) -> str:
         )
     raise UserError(
         f"{args.file} is nothing that can be imported.",
-        expected="a published SAM, MedSAM or LiteMedSAM file, or one of SAMed or CPC-SAM (w_a_000, w_b_000, …)",
+        expected="a published file of `weights list`, or one of SAMed or CPC-SAM (w_a_000, w_b_000, …)",
         found=", ".join(list(state)[:3]),
         fix="an adapter of this framework needs no import; a run's checkpoint goes to `weights export`",
     )

@@ -14,7 +14,7 @@ from lightning_samseg.models.weights import fetch, is_verified, locate, verify, 
 
 ADAPTER_VERBS = {
     "export": "the trained part of a run's checkpoint, as one file to share",
-    "import": "take in a published SAM or MedSAM file, or a checkpoint of SAMed or CPC-SAM",
+    "import": "take in a published file of the list, or a checkpoint of SAMed or CPC-SAM",
     "merge": "work an adapter into its base weights: a plain SAM for other programs",
 }
 

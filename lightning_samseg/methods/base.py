@@ -8,13 +8,13 @@ from zlib import crc32
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_samseg.io.geometry import resize_labels
 from lightning_samseg.methods.method import Method
 from lightning_samseg.metrics import CaseScores
 from lightning_samseg.optim import warmup_poly
+from lightning_samseg.transforms import to_original_size
 from lightning_samseg.types import Batch, Case, Query, Segmentation
 
 Restore = Literal["probabilities", "labels"]
@@ -177,10 +177,7 @@ def restore_probabilities(probabilities: Tensor, case: Case) -> Tensor:
     Returns:
         float32 ``(K, H, W)``.
     """
-    height, width = case.content_size
-    content = probabilities[None, :, :height, :width].float()
-    corners = case.geometry == "corner_aligned"
-    return F.interpolate(content, size=case.original_size, mode="bilinear", align_corners=corners)[0]
+    return to_original_size(probabilities.float(), probabilities.shape[-1], case)
 
 
 def restore_size(probabilities: Tensor, case: Case, how: Restore) -> np.ndarray:

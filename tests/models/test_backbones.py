@@ -10,14 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_samseg.adapters.files import load_adapter, save_adapter
+from lightning_samseg.adapters.convert import merge_adapter
+from lightning_samseg.adapters.files import load_adapter, save_adapter, trained_part
 from lightning_samseg.cli.predict import _parser
 from lightning_samseg.methods import AuxOl, ZeroShot
+from lightning_samseg.models.attention import fuse_qkv
 from lightning_samseg.models.backbones import BACKBONES, CHECKPOINTS, Backbone, ViTShape
 from lightning_samseg.models.branched_sam import BranchedSam
 from lightning_samseg.models.frozen_sam import FrozenSam
 from lightning_samseg.models.image_encoders import build_image_encoder
 from lightning_samseg.models.lora import attention_names
+from lightning_samseg.models.tiny_vit import fuse_qkv_state_dict
 from lightning_samseg.transforms import View
 
 NAMES = list(BACKBONES)
@@ -113,11 +116,31 @@ def test_adapted_and_shared(name: str, kind: str, tmp_path: Path, monkeypatch: p
         torch.testing.assert_close(read.decode(read.encode(image)), expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", ["mobile_sam", "sam_med2d"])
+def test_merged_it_is_a_plain_sam(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name in SMALL:
+        monkeypatch.setitem(BACKBONES, name, BACKBONES[name]._replace(shape=SMALL[name], attention_blocks=2))
+    base = plain_checkpoint(name, tmp_path / "base.pth")
+    sam = BranchedSam(name, 64, 1, branches=1, lora_rank=2, lora_alpha=2.0, checkpoint=base)
+    with torch.no_grad():
+        for parameter in sam.image_encoder.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.1)
+    state, _ = merge_adapter(torch.load(base, weights_only=True), trained_part(sam.state_dict()), 1.0)
+    torch.save(state, tmp_path / "merged.pth")
+    merged = FrozenSam(name, 64, tmp_path / "merged.pth")
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = sam.encode(image)
+        torch.testing.assert_close(merged.encode(image), expected, atol=1e-3, rtol=1e-3)
+        assert not torch.allclose(FrozenSam(name, 64, base).encode(image), expected, atol=0.05)
+
+
 def plain_checkpoint(name: str, path: Path) -> str:
-    """Random weights under the names that an encoder of ours loads, with SAM's prompt encoder and decoder."""
+    """Random weights under published names, with SAM's prompt encoder and decoder."""
     tiny = FrozenSam("tiny")
-    encoder = build_image_encoder(name, 64)
-    state: dict[str, Tensor] = {f"image_encoder.{key}": value for key, value in encoder.state_dict().items()}
+    encoder = fuse_qkv(fuse_qkv_state_dict(build_image_encoder(name, 64).state_dict()))
+    state: dict[str, Tensor] = {f"image_encoder.{key}": value for key, value in encoder.items()}
     state |= {key: value for key, value in tiny.state_dict().items() if not key.startswith("image_encoder.")}
     torch.save(state, path)
     return str(path)
