@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
+from lightning_samseg import errors
 from lightning_samseg.errors import UserError, described, explained, first_line
 from lightning_samseg.runs.error_log import write_log
 
@@ -58,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ``predict`` could not read some of the images, 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    errors.names_flags = True
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end a run

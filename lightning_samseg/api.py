@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 
 from data_modules import SegmentationDataModule
 from lightning_samseg.adapters.checkpoints import read_checkpoint
-from lightning_samseg.errors import UserError
+from lightning_samseg.errors import BadValueError, UserError
 from lightning_samseg.methods import Method
 from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.prediction.answers import Answer
@@ -192,7 +192,7 @@ def _check_pair(method: LightningModule, data: Any) -> None:
     for name in ("num_classes", "image_size") if method.prompt_kind is None else ("num_classes",):
         theirs = getattr(data, name, None)
         if theirs is not None and getattr(method, name) != theirs:
-            raise UserError(
+            raise BadValueError(
                 f"Method and data have another {name}.",
                 expected=f"{name}={theirs}, as the data",
                 found=f"{name}={getattr(method, name)}",

@@ -1,6 +1,7 @@
-"""Messages instead of tracebacks: what is wrong, what was expected, what was found, the way out. Needs no torch."""
+"""Messages instead of tracebacks: what is wrong, what was expected, what was found, what to do. Needs no torch."""
 
 import errno
+import re
 from collections.abc import Iterator
 
 PEER_ENDED = [("gloo", "by peer"), ("NCCL", "remote process exited")]
@@ -8,7 +9,7 @@ PEER_ENDED = [("gloo", "by peer"), ("NCCL", "remote process exited")]
 _FULL = "make space on that disk (df -h shows it), or choose another folder"
 _RIGHTS = "check who may read and write it (ls -l), or choose another folder"
 _OURS = ("", "lightning_samseg", "data_modules")  # a part of them that is missing is a fault of the program
-_WAYS_OUT = {
+_WHAT_TO_DO = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: "make space in your quota, or choose another folder",
     errno.EROFS: "choose another folder: that file system can only be read",
@@ -25,6 +26,11 @@ _WAYS_OUT = {
 }
 
 
+names_flags = False
+"""Whether messages name options as they are typed (``--data.root``), as the command line has it; else arguments."""
+_FLAG = re.compile(r"--(?:data|model|trainer)\.(?=\w)")
+
+
 class UserError(Exception):
     """A mistake outside the program. The command line prints it without a traceback and exits with status 2.
 
@@ -32,7 +38,7 @@ class UserError(Exception):
         problem: What is wrong, with the file, option or step it concerns.
         expected: What would have been right, where that is not obvious.
         found: What was there instead.
-        fix: The way out, as something to do or to type.
+        fix: What to do or to type; options as ``--data.root``.
     """
 
     def __init__(self, problem: str, *, expected: str | None = None, found: str | None = None, fix: str) -> None:
@@ -41,8 +47,17 @@ class UserError(Exception):
             lines.append(f"  expected: {expected}")
         if found is not None:
             lines.append(f"  found: {found}")
-        lines.append(f"  way out: {fix}")
-        super().__init__("\n".join(lines))
+        lines.append(f"  what to do: {fix}")
+        text = "\n".join(lines)
+        super().__init__(text if names_flags else _FLAG.sub("", text))
+
+
+class BadValueError(UserError, ValueError):
+    """An argument that cannot be."""
+
+
+class MissingFileError(UserError, FileNotFoundError):
+    """A file or folder that is not there."""
 
 
 def explained(error: BaseException | None) -> str | None:
@@ -58,16 +73,15 @@ def explained(error: BaseException | None) -> str | None:
         if any(all(word in str(error) for word in words) for words in PEER_ENDED):
             return str(UserError("Another process of this run has ended.", fix="see its own message, if it had time"))
         # A worker process sends its exceptions as text.
-        _, marker, message = str(error).rpartition("lightning_samseg.errors.UserError: ")
-        if marker:
-            return message.rstrip()
+        if sent := re.split(r"lightning_samseg\.errors\.\w+Error: ", str(error))[1:]:
+            return sent[-1].rstrip()
         error = error.__cause__ or error.__context__
     return None
 
 
-def way_out(error: OSError) -> str:
+def what_to_do(error: OSError) -> str:
     """What to do about an error of the system."""
-    return _WAYS_OUT.get(error.errno or 0, "check that folder and its disk")
+    return _WHAT_TO_DO.get(error.errno or 0, "check that folder and its disk")
 
 
 def described(error: BaseException) -> UserError | None:
@@ -94,8 +108,8 @@ def _described(error: BaseException) -> UserError | None:
         return UserError(text, fix="change that setting")
     if "No space left on device" in str(error) or "file write failed" in str(error):  # OSError's, h5py's, torch's
         return UserError(f"{_name(error)} cannot be written.", found="No space left on device", fix=_FULL)
-    if isinstance(error, OSError) and error.errno in _WAYS_OUT:
-        fix = _WAYS_OUT[error.errno]
+    if isinstance(error, OSError) and error.errno in _WHAT_TO_DO:
+        fix = _WHAT_TO_DO[error.errno]
         return UserError(f"{_name(error)} cannot be read or written.", found=error.strerror, fix=fix)
     if isinstance(error, UnicodeDecodeError):
         return UserError("A file is not UTF-8 text.", found=text, fix="save the file that was read last as UTF-8")

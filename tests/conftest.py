@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from lightning_samseg import errors
 from tests.reference.oracle import Oracle, find_recording
 
+errors.names_flags = True  # messages are compared as the command line has them
 os.environ["MPLBACKEND"] = "agg"
 os.environ["WANDB_MODE"] = "disabled"
 for _name in [name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"]:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_samseg as samseg
 from data_modules import FolderDataModule
+from lightning_samseg import errors
 from lightning_samseg.io.images import read_image, write_image
 from lightning_samseg.methods import ZeroShot
 from lightning_samseg.online.prompter import Prompter
@@ -128,6 +129,21 @@ def test_a_volume_keeps_its_geometry(tmp_path: Path) -> None:
 def test_what_is_no_picture(checkpoint: Path, picture: Any, arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(samseg.UserError, match=words):
         samseg.load(checkpoint, device="cpu").predict(picture, **arguments)
+
+
+def test_in_python_messages_name_arguments_and_mistakes_are_pythons(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(errors, "names_flags", False)
+    with pytest.raises(samseg.UserError, match=r"what to do: set image_size 96\b") as caught:
+        FolderDataModule(str(tmp_path), image_size=100)
+    assert "--" not in str(caught.value)
+    with pytest.raises(FileNotFoundError, match="There is no checkpoint"):
+        samseg.load(tmp_path / "best.ckpt")
+    with pytest.raises(ValueError, match="This is no picture"):
+        samseg.load(checkpoint, device="cpu").predict(3)
+    with pytest.raises(ValueError, match="device='cpu'"):
+        samseg.load(checkpoint, device="tpu9")
 
 
 @pytest.mark.parametrize("backbone", ["tiny", "lite_medsam"])

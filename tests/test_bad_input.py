@@ -435,8 +435,8 @@ def test_one_message(case: str, shared: Path, tmp_path: Path, monkeypatch: Any, 
     assert status in (1, 2), said
     for part in parts.split("|"):
         assert part in said
-    assert "way out: " in said
-    assert (screen.out + screen.err).count("way out: ") == 1
+    assert "what to do: " in said
+    assert (screen.out + screen.err).count("what to do: ") == 1
     assert "Traceback" not in screen.out + screen.err
     assert "report it with the log" not in said
     assert tree(shared) == before[shared]

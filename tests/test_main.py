@@ -107,7 +107,7 @@ def ends_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
-        (AttributeError("no attribute 'x'"), 1, "found: AttributeError: no attribute 'x'\n  way out: report it"),
+        (AttributeError("no attribute 'x'"), 1, "found: AttributeError: no attribute 'x'\n  what to do: report it"),
         (OSError(errno.EROFS, "Read-only file system", "/a/b"), 2, "/a/b cannot be read or written"),
     ],
 )
@@ -157,7 +157,7 @@ def test_a_log_that_cannot_be_written(tmp_path: Path, monkeypatch: Any, capsys: 
 def test_a_mistake_needs_no_log_and_debugging_shows_the_traceback(monkeypatch: Any, capsys: Any) -> None:
     error = UserError("A folder is missing.", fix="make it")
     assert ends_with(error, monkeypatch) == 2
-    assert capsys.readouterr().err == "error: A folder is missing.\n  way out: make it\n"
+    assert capsys.readouterr().err == "error: A folder is missing.\n  what to do: make it\n"
     monkeypatch.setenv("SAMSEG_DEBUG", "1")
     assert ends_with(error, monkeypatch) == 2
     assert "in fails" in capsys.readouterr().err

@@ -358,7 +358,7 @@ def test_17_a_variable_of_the_shell(tmp_path: Path, capsys: Screen) -> None:  # 
     said = capsys.readouterr().err
     assert "data.root" in said
     assert "'HOME' not found" in said
-    assert "way out: write ${oc.env:HOME}" in said
+    assert "what to do: write ${oc.env:HOME}" in said
     assert "Traceback" not in said
     assert not (tmp_path / "run").exists()
 
@@ -372,7 +372,7 @@ def test_18_a_checkpoint_without_its_arguments(tmp_path: Path, checkpoint: Path,
     assert predict(tmp_path / "bare.ckpt", tmp_path / "in", tmp_path / "out") == 2
     said = capsys.readouterr().err
     assert "bare.ckpt is not a checkpoint of a run of lightning_samseg" in said
-    assert "found: a Lightning checkpoint without hyper_parameters\n  way out: check --ckpt_path" in said
+    assert "found: a Lightning checkpoint without hyper_parameters\n  what to do: check --ckpt_path" in said
     assert "Traceback" not in said
     assert not (tmp_path / "out").exists()
 
@@ -382,8 +382,8 @@ def test_epochs_are_not_counted(tmp_path: Path, capsys: Screen) -> None:
     assert fit(root, tmp_path / "run", "--trainer.max_steps", "-1", "--trainer.max_epochs", "3") == 2
     said = capsys.readouterr().err
     assert "Epochs are not counted" in said
-    assert "found: trainer.max_epochs 3\n  way out: " in said
-    assert "trainer.max_steps" in said.partition("way out: ")[2]
+    assert "found: trainer.max_epochs 3\n  what to do: " in said
+    assert "trainer.max_steps" in said.partition("what to do: ")[2]
     assert not (tmp_path / "run").exists()
 
 
@@ -391,7 +391,7 @@ def test_weights_of_half_precision(tmp_path: Path, capsys: Screen) -> None:
     root, run = write_folder(tmp_path / "data", NAMES), tmp_path / "run"
     assert fit(root, run, "--trainer.precision", "16-true") == 2
     said = capsys.readouterr().err
-    assert "found: trainer.precision 16-true\n  way out: set --trainer.precision bf16-mixed" in said
+    assert "found: trainer.precision 16-true\n  what to do: set --trainer.precision bf16-mixed" in said
     assert "last.ckpt" not in said  # there is none
     assert "Traceback" not in said
     assert not run.exists()
@@ -420,12 +420,12 @@ def test_a_disk_that_is_full_or_can_only_be_read(
             capsys.readouterr()
             assert main(command) == 2
             said = capsys.readouterr().err
-            assert f"  found: {found}\n  way out: " in said
+            assert f"  found: {found}\n  what to do: " in said
             assert "Traceback" not in said
             assert str(place) in said
         assert [path for path in sorted(place.rglob("*")) if path.name != "splits"] == before
         assert fit(tmp_path / "data", place / "run") == 2
-        assert f"  found: {found}\n  way out: " in capsys.readouterr().err
+        assert f"  found: {found}\n  what to do: " in capsys.readouterr().err
         assert not any(path.is_file() for path in place.rglob("run/*"))
 
 

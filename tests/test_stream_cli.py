@@ -96,7 +96,7 @@ class Bench:
         return torch.load(self.folder / run / "checkpoints" / "last.ckpt", weights_only=True)
 
     def assert_same(self, one: str, other: str) -> None:
-        """Rows, summary, network, optimizer, batch, alphas and position, bit by bit."""
+        """Rows, summary, network, optimizer, batch, alphas and position, bit for bit."""
         for name in ("cases.csv", "prompts.csv"):
             assert (self.folder / one / name).read_bytes() == (self.folder / other / name).read_bytes()
         summaries = [self.result(run)["summary"] for run in (one, other)]
@@ -335,7 +335,7 @@ def test_bad_input_is_one_message(bench: Bench, case: str, capsys: pytest.Captur
     assert bench("run", *options) == 2
     message = capsys.readouterr().err
     assert expected in message
-    assert "way out:" in message
+    assert "what to do:" in message
     assert "Traceback" not in message
 
 

@@ -69,8 +69,8 @@ class BusiLayout(Layout):
         items = self.items()
         if self.split == "random":
             return random_splits(items, self.split_seed)
-        way_out = "download the full release, or split what is there with --data.split random"
-        return listed_splits(items, LISTS, Path(self.root), fix=way_out)
+        fix = "download the full release, or split what is there with --data.split random"
+        return listed_splits(items, LISTS, Path(self.root), fix=fix)
 
     def items(self) -> list[Item]:
         """List the images with their masks, in natural order.

@@ -101,7 +101,7 @@ def listed_splits(items: list[Item], lists: Path, root: Path, fix: str) -> Split
         items: All items that are there; those on no list are left out.
         lists: Folder of the list files.
         root: Folder of the data.
-        fix: Way out where listed files are missing.
+        fix: What to do where listed files are missing.
 
     Raises:
         UserError: If a list is missing or empty, names an absent image, or two lists name the same one.

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lightning_samseg.adapters.files import Adapter, check_adapter, infer_architecture, read_adapter, trained_part
-from lightning_samseg.errors import UserError
+from lightning_samseg.errors import MissingFileError, UserError
 from lightning_samseg.io.files import atomic_write
 from lightning_samseg.transforms import View
 
@@ -59,7 +59,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         found = "a folder" if path.is_dir() else None
-        raise UserError(f"There is no checkpoint {path}.", found=found, fix="check --ckpt_path")
+        raise MissingFileError(f"There is no checkpoint {path}.", found=found, fix="check the path (--ckpt_path)")
     if (kind := _kind_of_file(path)) is not None:
         raise _foreign(path, kind)
     try:

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_samseg.io.images import write_image
 from lightning_samseg.io.text import file_name
+from lightning_samseg.log import logger
 from lightning_samseg.metrics.functional import dsc
 from lightning_samseg.types import IGNORED, Batch, Case
 
@@ -56,7 +57,7 @@ class OverlayWriter(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say where the pictures are."""
         if trainer.is_global_zero and self.folder.is_dir():
-            print(f"overlays  {self.folder}")
+            logger.info(f"overlays  {self.folder}")
 
 
 def draw_overlay(

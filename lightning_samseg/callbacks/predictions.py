@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_samseg.callbacks.overlays import picture_name
 from lightning_samseg.io.decoding import IMAGE_SUFFIXES
 from lightning_samseg.io.images import write_image, write_mask_beside
+from lightning_samseg.log import logger
 from lightning_samseg.types import Batch
 
 
@@ -43,4 +44,4 @@ class PredictionWriter(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say where the masks are."""
         if trainer.is_global_zero:
-            print(f"masks     {self.folder}")
+            logger.info(f"masks     {self.folder}")

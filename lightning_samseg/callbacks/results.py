@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_samseg.io.tables import write_table
 from lightning_samseg.io.text import write_text
+from lightning_samseg.log import logger
 from lightning_samseg.metrics import CaseRow, CaseScores
 from lightning_samseg.runs.provenance import provenance, upload_files
 from lightning_samseg.runs.record import Record
@@ -64,8 +65,8 @@ class ResultsWriter(Callback):
         path = self.folder / "metrics.json"
         write_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
         upload_files(trainer, path, *cases)
-        print(table)
-        print("\n".join([f"table     {path}", *(f"cases     {each}" for each in cases)]))
+        logger.info(table)
+        logger.info("\n".join([f"table     {path}", *(f"cases     {each}" for each in cases)]))
 
 
 def format_summary(details: dict[str, Any], class_names: list[str] | None = None) -> str:

@@ -1,4 +1,4 @@
-"""``python -m lightning_samseg doctor``: is all here that a run needs? A line each, and a way out."""
+"""``python -m lightning_samseg doctor``: is all here that a run needs? A line each, and what to do."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ class Finding(NamedTuple):
 
     subject: str
     text: str
-    way_out: str | None = None
+    what_to_do: str | None = None
     """What to do; None where all is well."""
 
 
@@ -46,11 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     problems = 0
     for examine in (packages, weights, wandb_state, lambda: folders(folder), slurm, devices):
         for finding in examine():
-            problems += finding.way_out is not None
-            mark = "ok     " if finding.way_out is None else "PROBLEM"
+            problems += finding.what_to_do is not None
+            mark = "ok     " if finding.what_to_do is None else "PROBLEM"
             print(f"{mark} {finding.subject:<12} {finding.text}", flush=True)
-            if finding.way_out is not None:
-                print(f"{'':21}way out: {finding.way_out}", flush=True)
+            if finding.what_to_do is not None:
+                print(f"{'':21}what to do: {finding.what_to_do}", flush=True)
     print("No problem found." if not problems else f"{problems} problem{'s' * (problems > 1)} found.")
     return min(problems, 1)
 

@@ -217,7 +217,7 @@ def check_runs(runs: Sequence[Run], further: Sequence[str] = ()) -> None:
             raise UserError(
                 f"Run {run.name} would not start.",
                 expected="options of its method, data module and trainer, with values of their types",
-                found=str(error).rpartition("\n  way out: ")[0],
+                found=str(error).rpartition("\n  what to do: ")[0],
                 fix=f"correct the grid file or its configs; options: python -m lightning_samseg {run.verb} --help",
             ) from error
 

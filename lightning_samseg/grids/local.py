@@ -11,6 +11,7 @@ from pathlib import Path
 from lightning_samseg.errors import UserError
 from lightning_samseg.grids.grid import Run
 from lightning_samseg.grids.progress import last_error
+from lightning_samseg.log import logger
 from lightning_samseg.runs.folder import read_status
 
 
@@ -70,10 +71,10 @@ def work_off(runs: Sequence[Run], jobs: int = 1) -> list[Run]:
                 done += 1
                 seconds = time.monotonic() - since
                 if process.returncode == 0:
-                    print(f"[{done}/{len(runs)}] {run.name}: finished after {seconds:.0f} s", flush=True)
+                    logger.info(f"[{done}/{len(runs)}] {run.name}: finished after {seconds:.0f} s")
                 else:
                     failed.append(run)
-                    print(f"[{done}/{len(runs)}] {run.name}: failed after {seconds:.0f} s: {_why(run)}", flush=True)
+                    logger.info(f"[{done}/{len(runs)}] {run.name}: failed after {seconds:.0f} s: {_why(run)}")
     finally:
         for _, process, _ in working.values():
             process.terminate()

@@ -50,7 +50,7 @@ def read_table(path: str | Path, needs: Sequence[str] = (), *, fix: str = "", sk
     Args:
         path: The file.
         needs: Columns that must be there. They tell the separator, too; without them it is the comma.
-        fix: Way out where a column is missing.
+        fix: What to do where a column is missing.
         skip_broken: Leave out lines that have not as many cells as the header: a kill or a full disk has cut them.
 
     Returns:

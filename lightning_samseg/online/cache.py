@@ -28,7 +28,7 @@ CLAIM = ".claim"
 class LogitsCache:
     """One file per image and set of prompts, named by the hash of everything the logits depend on.
 
-    What comes out is bit by bit what went in. Any number of processes may share a folder: files appear whole, what one
+    What comes out is bit for bit what went in. Any number of processes may share a folder: files appear whole, what one
     process computes the others wait for instead of computing it too, and a file that another process removes is
     computed again. A file whose checksum is wrong is removed and counts as absent. When the folder outgrows its limit,
     files that have not been used for longest go first, down to nine tenths of it.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from lightning_samseg.errors import UserError
+from lightning_samseg.errors import BadValueError
 from lightning_samseg.io.decoding import orientation_of
 from lightning_samseg.io.images import read_image, to_rgb_uint8, write_image
 from lightning_samseg.io.volumes import Volume, is_volume, open_volume, read_slice, scaled_slice, write_mask_like
@@ -70,7 +70,7 @@ def given(picture: Any) -> Given:
         found = f"{array.dtype} {array.shape}"
     else:
         found = type(picture).__name__
-    raise UserError(
+    raise BadValueError(
         "This is no picture.",
         expected="a path, a PIL image, or an array or tensor (H, W), (H, W, 3) or (3, H, W)",
         found=found,
@@ -121,7 +121,7 @@ class Answer:
         elif volume is None and path.suffix.lower() in (".png", ".tif", ".tiff", ".bmp"):
             write_image(path, self.labels, 1 if self.source.path is None else orientation_of(self.source.path))
         else:
-            raise UserError(
+            raise BadValueError(
                 f"{path} cannot hold the class ids of {self.source.name}.",
                 expected="a name that ends in .png, .tif or .bmp" if volume is None else f"one like {volume.path.name}",
                 fix="choose such a name; answer.overlay() is a picture to look at",

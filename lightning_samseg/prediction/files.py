@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from lightning_samseg.callbacks.overlays import draw_contours
-from lightning_samseg.errors import UserError
+from lightning_samseg.errors import MissingFileError, UserError
 from lightning_samseg.io.decoding import IMAGE_SUFFIXES, orientation_of
 from lightning_samseg.io.file_kinds import described
 from lightning_samseg.io.files import atomic_write
@@ -123,7 +123,7 @@ def find_sources(given: Path, output: Path) -> tuple[list[Source], list[str]]:
     if given.is_file():
         return [Source(given, Path(given.name), stem_of(given))], []
     if not given.is_dir():
-        raise UserError(f"There is no file or folder {given}.", fix="check --input")
+        raise MissingFileError(f"There is no file or folder {given}.", fix="check --input")
     inside = output.resolve()
     files = [path for path in sorted(_files(given)) if inside not in path.resolve().parents]
     paths = [path for path in files if path.name.lower().endswith((*known, *_EXPORT_FIRST))]

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from lightning_samseg.errors import UserError, way_out
+from lightning_samseg.errors import UserError, what_to_do
+from lightning_samseg.log import logger
 from lightning_samseg.prediction.files import Failure, Output, PredictionFolder, Source, find_sources
 from lightning_samseg.prediction.predictor import Predictor, device_of, load_predictor, zero_shot
 from lightning_samseg.prompts.files import PromptFile
@@ -82,12 +83,12 @@ def predict_files(
     if place.type == "cuda":
         torch.set_float32_matmul_precision("high")  # as runs do by default
     for note in notes:
-        print(f"note: {note}")
+        logger.info(f"note: {note}")
     tasks, failures = _tasks(sources)
     prompted = _bind(predictor, prompts, tasks, "--prompt" if checkpoint is None else None)
     kind = type(predictor.method).__name__
     classes = ", ".join(predictor.class_names)
-    print(f"{kind} on {place}, classes {classes}: {len(tasks)} images and slices in {len(sources)} files")
+    logger.info(f"{kind} on {place}, classes {classes}: {len(tasks)} images and slices in {len(sources)} files")
 
     folder = PredictionFolder(output, predictor.class_names, overlays)
     try:
@@ -110,12 +111,12 @@ def predict_files(
                 folder.finish(failures)
             raise
     folder.finish(failures)
-    print(f"masks        {folder.folder / 'masks'}")
-    print(f"measurements {folder.folder / 'predictions.csv'}")
+    logger.info(f"masks        {folder.folder / 'masks'}")
+    logger.info(f"measurements {folder.folder / 'predictions.csv'}")
     if failures:
-        print(f"{len(failures)} of {len(sources)} files have no result (failed.csv):")
+        logger.info(f"{len(failures)} of {len(sources)} files have no result (failed.csv):")
         for failure in failures:
-            print(f"  {failure.source.path}\n    " + failure.reason.replace("\n", "\n    "))
+            logger.info(f"  {failure.source.path}\n    " + failure.reason.replace("\n", "\n    "))
     return failures
 
 
@@ -154,7 +155,7 @@ def _bind(
         "of --input",
         "correct the name, give it with its folder, or remove its rows",
     )
-    print(f"{prompts}: {len(tasks) - without} of {len(tasks)} images have prompts; the others are background")
+    logger.info(f"{prompts}: {len(tasks) - without} of {len(tasks)} images have prompts; the others are background")
     return file
 
 
@@ -260,7 +261,7 @@ def _write(
                     raise UserError(
                         f"{folder.folder} takes no more results: {one.source.path} and what follows have none.",
                         found=error.strerror,
-                        fix=f"{way_out(error)}; then predict anew into another --output. What is in masks is whole",
+                        fix=f"{what_to_do(error)}; then predict anew into another --output. What is in masks is whole",
                     ) from error
                 reason = _reason(error)
         if reason is not None:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_samseg.errors import UserError
+from lightning_samseg.errors import BadValueError
 from lightning_samseg.methods import Method, ZeroShot
 from lightning_samseg.prediction.answers import Answer, Given, given, joined
 from lightning_samseg.prediction.predictor import Predictor
@@ -77,7 +77,7 @@ class Model:
             return [None] * source.num_slices
         if len(kinds) != 1 or kinds[0] not in taken:
             names = " or ".join({"box": "boxes", "point": "points"}[kind] for kind in taken)
-            raise UserError(
+            raise BadValueError(
                 f"{type(self.method).__name__} {f'is prompted by {names}' if taken else 'takes no prompts'}.",
                 found=" and ".join(kinds) or "neither boxes nor points",
                 fix=f"give {names.replace('boxes', 'boxes=[(x0, y0, x1, y1)]').replace('points', 'points=[(x, y)]')}"
@@ -88,7 +88,7 @@ class Model:
         rows = boxes if points is None else points
         of_slices = [rows] if source.volume is None else rows
         if len(of_slices) != source.num_slices:
-            raise UserError(
+            raise BadValueError(
                 f"{source.name} has {source.num_slices} slices, and prompts for {len(of_slices)} of them.",
                 fix="give a list of prompts for each slice, empty where nothing is to be found",
             )
@@ -115,7 +115,7 @@ class Model:
         if prompts is not None and prompts.shape[1] == 2:  # boxes are clipped, and refused where nothing is left
             height, width = pixels.shape[:2]
             if not ((prompts >= 0) & (prompts <= (width, height))).all():
-                raise UserError(
+                raise BadValueError(
                     f"A point lies outside of {source.name}.",
                     expected=f"x in 0..{width}, y in 0..{height}",
                     found=str(prompts.tolist())[:100],
@@ -149,7 +149,7 @@ class Sam(Model):
 def _one_each(prompts: Any, count: int) -> Sequence[Any]:
     """Prompts of each of several pictures; None where there are none at all."""
     if prompts is not None and len(prompts) != count:
-        raise UserError(f"{len(prompts)} lists of prompts for {count} pictures.", fix="give one list per picture")
+        raise BadValueError(f"{len(prompts)} lists of prompts for {count} pictures.", fix="give one list per picture")
     return [None] * count if prompts is None else prompts
 
 
@@ -158,7 +158,7 @@ def _rows(prompts: Any, kind: PromptKind, name: str) -> NDArray[np.float64]:
     rows = np.asarray(prompts, np.float64)
     rows = rows.reshape(0, _LENGTH[kind]) if rows.size == 0 else rows
     if rows.ndim != 2 or rows.shape[1] != _LENGTH[kind] or not np.isfinite(rows).all():
-        raise UserError(
+        raise BadValueError(
             f"These are no {'boxes' if kind == 'box' else 'points'} for {name}.",
             expected="[(x0, y0, x1, y1), ...]" if kind == "box" else "[(x, y), ...]",
             found=str(prompts)[:100],

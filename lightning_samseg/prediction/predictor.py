@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from lightning_samseg.adapters.checkpoints import read_checkpoint
-from lightning_samseg.errors import UserError
+from lightning_samseg.errors import BadValueError, UserError
 from lightning_samseg.io.images import to_grey, to_rgb_uint8
 from lightning_samseg.methods import Method, ZeroShot
 from lightning_samseg.models.backbones import BackboneName
@@ -145,7 +145,8 @@ def device_of(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         found = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"The device {name!r} cannot be used.", found=found, fix="use --device cpu") from error
+        fix = "use device='cpu' (--device cpu)"
+        raise BadValueError(f"The device {name!r} cannot be used.", found=found, fix=fix) from error
     return device
 
 

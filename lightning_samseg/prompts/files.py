@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_samseg.errors import UserError
+from lightning_samseg.errors import MissingFileError, UserError
 from lightning_samseg.io.tables import read_table
 from lightning_samseg.io.text import escape, nfc, read_text
+from lightning_samseg.log import logger
 from lightning_samseg.types import PromptKind
 
 COLUMNS: dict[str, tuple[str, ...]] = {"box": ("x0", "y0", "x1", "y1"), "point": ("x", "y")}
@@ -63,7 +64,7 @@ class PromptFile:
         self.path = Path(path).expanduser()
         self.kind = kind
         if not self.path.is_file():
-            raise UserError(f"There is no prompt file {self.path}.", fix=f"check {option}")
+            raise MissingFileError(f"There is no prompt file {self.path}.", fix=f"check {option}")
         other = "point" if kind == "box" else "box"
         self._other = (
             f"set {kind_option} {other} if the file holds {_PLURAL[other]}"
@@ -98,7 +99,7 @@ class PromptFile:
         Args:
             images: Key of each image, as :meth:`prompts` is asked for it, and the names it answers to.
             among: What the images are those of, for messages.
-            fix: Way out for a wrong name.
+            fix: What to do for a wrong name.
 
         Returns:
             Number of images without a prompt.
@@ -118,7 +119,7 @@ class PromptFile:
         folder = _common_folder(self._prompts)
         short = {name: posixpath.relpath(name, folder) if folder else name for name in self._prompts}
         if not any(map(found, self._prompts)) and all(len(found(name)) == 1 for name in short.values()):
-            print(f"note: {self.path}: its images are looked for without the folder {folder}")
+            logger.info(f"note: {self.path}: its images are looked for without the folder {folder}")
         else:
             short = {name: name for name in self._prompts}
         for name, prompts in self._prompts.items():
@@ -184,7 +185,7 @@ class PromptFile:
             )
         if border < -1 and not self._told:
             self._told = True
-            print(
+            logger.info(
                 f"note: {prompt.where}: the box reaches over the border of {prompt.image} ({width} x {height} pixels) "
                 "and is cut there, as all others that do"
             )

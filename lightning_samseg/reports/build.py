@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.text import write_text
+from lightning_samseg.log import logger
 from lightning_samseg.reports.conventions import under, under_other
 from lightning_samseg.reports.groups import Block, group_runs
 from lightning_samseg.reports.origins import find_origins
@@ -69,7 +70,7 @@ def build_report(
     blocks, more = group_runs(runs, origins, group)
     problems = sorted([*problems, *more], key=lambda p: (KINDS.index(p.kind), str(p.folder)))
     for problem in problems:
-        print(f"{problem.kind:<11}{problem.folder}: {problem.reason}")
+        logger.info(f"{problem.kind:<11}{problem.folder}: {problem.reason}")
     if not blocks:
         raise UserError(
             f"No finished run to report in {', '.join(map(str, paths))}.",
@@ -84,7 +85,7 @@ def build_report(
         _write(folder, blocks, problems, filled, notes, baseline, _command(paths, out, baseline, group))
     reported = {run.folder for block in blocks for variant in block.variants for run in variant.runs}
     counts = ", ".join(f"{sum(p.kind == kind for p in problems)} {kind}" for kind in KINDS)
-    print(f"{len(reported)} runs reported; {counts}\npage      {out / 'report.html'}")
+    logger.info(f"{len(reported)} runs reported; {counts}\npage      {out / 'report.html'}")
     return 0
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from lightning_samseg.errors import UserError
+from lightning_samseg.errors import MissingFileError, UserError
 from lightning_samseg.io.tables import read_table
 from lightning_samseg.io.text import read_text
 from lightning_samseg.online.columns import CLIPPED, SAM, learned_column
@@ -172,7 +172,7 @@ def read_run(folder: Path) -> RunRecord:
         rows = _rows(folder / "cases.csv")
         scores = _stream_scores(rows, (SAM, CLIPPED, learned)) if learned else {"": _case_scores(rows)}
     except UserError as error:
-        raise _BrokenError(" ".join(str(error).partition("  way out")[0].split())) from error
+        raise _BrokenError(" ".join(str(error).partition("  what to do")[0].split())) from error
     except (KeyError, ValueError, TypeError, OSError) as error:
         raise _BrokenError(f"cases.csv cannot be read ({type(error).__name__}: {error})") from error
     try:
@@ -202,7 +202,7 @@ def _run_folders(paths: Sequence[Path]) -> Iterator[Path]:
     seen: set[Path] = set()
     for path in paths:
         if not path.is_dir():
-            raise UserError(f"There is no folder {path}.", fix="name run folders, or folders that hold them")
+            raise MissingFileError(f"There is no folder {path}.", fix="name run folders, or folders that hold them")
         for place, folders, files in os.walk(path):
             if REPORT_MARK in files:
                 folders.clear()

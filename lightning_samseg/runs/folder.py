@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from lightning_samseg.errors import UserError, described, explained, first_line
 from lightning_samseg.io.files import atomic_write, remove_leftovers
+from lightning_samseg.log import logger
 from lightning_samseg.runs.requeue import Requeued
 from lightning_samseg.runs.slurm import WAITING, job_state
 
@@ -221,7 +222,7 @@ class Claim:
             if missing > 1 or (holder is not None and holder != self._me):
                 if self._done.is_set():
                     return
-                print(f"error: another process has taken over {self.folder}: {holder}", flush=True)
+                logger.warning(f"error: another process has taken over {self.folder}: {holder}")
                 os._exit(3)  # at once: whatever is written from here on would fall into the other's files
             if time.monotonic() - beat >= BEAT_EVERY and not missing:
                 beat = time.monotonic()
@@ -237,7 +238,7 @@ class Claim:
             _put(self.folder / STATUS, json.dumps(asdict(self._status), indent=2) + "\n")
             os.utime(self.folder / LOCK)
         except OSError as error:  # a full disk or a deleted folder is for the run itself to report
-            print(f"warning: {self.folder / STATUS} could not be written: {error}", flush=True)
+            logger.warning(f"warning: {self.folder / STATUS} could not be written: {error}")
 
 
 def read_status(folder: str | Path) -> Status | None:

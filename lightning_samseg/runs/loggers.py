@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.files import atomic_write
+from lightning_samseg.log import logger
 from lightning_samseg.runs.csv_log import CsvLog
 
 
@@ -66,7 +67,7 @@ def build_loggers(
         mode = wandb_mode(wandb.offline)
         if mode == "offline" and is_main_process:
             reason = "W&B is offline" if wandb.offline else "No W&B key"
-            print(f"{reason}: the run stays on disk; upload it with: wandb sync {folder}/wandb/offline-run-*")
+            logger.info(f"{reason}: the run stays on disk; upload it with: wandb sync {folder}/wandb/offline-run-*")
         arguments: dict[str, Any] = {} if mode is None else {"mode": mode}
         folder.mkdir(parents=True, exist_ok=True)
         loggers.append(

@@ -2,6 +2,8 @@
 
 import os
 
+from lightning_samseg.log import logger
+
 RANKS = ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "RANK")
 """Variables by which Lightning, torchrun and Slurm number the processes."""
 
@@ -12,6 +14,6 @@ def is_main_process() -> bool:
 
 
 def say(message: str) -> None:
-    """Print on the main process."""
+    """Log on the main process."""
     if is_main_process():
-        print(message, flush=True)
+        logger.info(message)

@@ -10,6 +10,7 @@ import subprocess
 from typing import Any
 
 from lightning_samseg.errors import UserError
+from lightning_samseg.log import logger
 
 _told = False
 
@@ -61,7 +62,7 @@ def requeue() -> None:
             found=problem,
             fix="submit the run again: it goes on from its last.ckpt, which was just written",
         )
-    print(f"Saved, and put job {job} back into the queue.", flush=True)
+    logger.info(f"Saved, and put job {job} back into the queue.")
 
 
 def _take_note(signum: int, frame: Any) -> None:

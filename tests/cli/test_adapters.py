@@ -75,7 +75,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     assert main(["weights", *map(str, arguments)]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ")
-    assert "way out: " in message
+    assert "what to do: " in message
     assert "Traceback" not in message
     return message
 

@@ -13,7 +13,7 @@ from lightning_samseg.errors import UserError
 
 def test_every_device_takes_a_step_of_three_methods() -> None:
     found = [finding for finding in devices() if finding.subject == "cpu"]
-    assert [finding.way_out for finding in found] == [None] * 4
+    assert [finding.what_to_do for finding in found] == [None] * 4
     for finding, method in zip(found[1:], ("CPC-SAM", "AuxOL", "UniMatch"), strict=True):
         assert method in finding.text
 
@@ -27,9 +27,9 @@ def test_a_step_that_fails_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None
     _, first, second, third = (finding for finding in devices() if finding.subject == "cpu")
     assert "no kernel image" in first.text
     assert "\n" not in first.text
-    assert first.way_out
-    assert second.way_out
-    assert third.way_out is None
+    assert first.what_to_do
+    assert second.what_to_do
+    assert third.what_to_do is None
 
 
 def test_a_failure_without_words_is_a_problem_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,17 +40,17 @@ def test_a_failure_without_words_is_a_problem_too(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(doctor_cli, "aux_ol_step", lambda *args: 0.0)
     _, first, *_ = (finding for finding in devices() if finding.subject == "cpu")
     assert "AssertionError" in first.text
-    assert first.way_out
+    assert first.what_to_do
 
 
 def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert all(finding.way_out is None for finding in packages())
+    assert all(finding.what_to_do is None for finding in packages())
     wanted = ["torch>=99", "no-such-package>=1,<2", "numpy>=1", "absent; extra == 'dev'"]
     monkeypatch.setattr(doctor_cli.metadata, "requires", lambda name: wanted)
-    problems = [finding for finding in packages() if finding.way_out]
+    problems = [finding for finding in packages() if finding.what_to_do]
     assert [finding.subject for finding in problems] == ["torch", "no-such-package"]
     assert "missing" in problems[1].text
-    assert "pip install 'no-such-package" in str(problems[1].way_out)
+    assert "pip install 'no-such-package" in str(problems[1].what_to_do)
 
 
 def test_damaged_weights_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -65,10 +65,10 @@ def test_damaged_weights_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(doctor_cli, "verify", wrong)
     problem, right, absent = weights()
     assert (problem.subject, problem.text) == ("sam_vit_b", "sam_vit_b is damaged")
-    assert "weights fetch sam_vit_b" in str(problem.way_out)
-    assert right.way_out is None
+    assert "weights fetch sam_vit_b" in str(problem.what_to_do)
+    assert right.what_to_do is None
     assert "lite_medsam" in absent.text
-    assert absent.way_out is None
+    assert absent.what_to_do is None
 
 
 def test_the_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,22 +80,22 @@ def test_the_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_folders_without_space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert [finding.way_out for finding in folders(tmp_path / "new" / "runs")] == [None, None]
+    assert [finding.what_to_do for finding in folders(tmp_path / "new" / "runs")] == [None, None]
     monkeypatch.setattr(doctor_cli, "LEAST_FREE", float("inf"))
-    assert all("make space" in str(finding.way_out) for finding in folders(tmp_path))
+    assert all("make space" in str(finding.what_to_do) for finding in folders(tmp_path))
     monkeypatch.setattr(doctor_cli.os, "access", lambda *args: False)
     assert all("cannot be written" in finding.text for finding in folders(tmp_path))
 
 
-@pytest.mark.parametrize(("way_out", "status"), [(None, 0), ("do this", 1)])
+@pytest.mark.parametrize(("what_to_do", "status"), [(None, 0), ("do this", 1)])
 def test_report_and_status(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], way_out: str | None, status: int
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what_to_do: str | None, status: int
 ) -> None:
     for name in ("packages", "weights", "wandb_state", "slurm", "devices"):
         monkeypatch.setattr(doctor_cli, name, lambda: [])
-    monkeypatch.setattr(doctor_cli, "folders", lambda root: [Finding("runs", f"in {root}", way_out)])
+    monkeypatch.setattr(doctor_cli, "folders", lambda root: [Finding("runs", f"in {root}", what_to_do)])
     assert main(["doctor", "--root", "somewhere"]) == status
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == ("PROBLEM" if status else "ok     ") + " runs         in somewhere"
     assert lines[-1] == ("1 problem found." if status else "No problem found.")
-    assert ("way out: do this" in lines[1]) is bool(status)
+    assert ("what to do: do this" in lines[1]) is bool(status)

@@ -120,13 +120,13 @@ def test_a_mistake_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["grid", "list", "experiments/grids/nowhere.yaml"]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: There is no grid file experiments/grids/nowhere.yaml.")
-    assert "way out: " in message
+    assert "what to do: " in message
 
 
 def test_a_finished_run_of_other_options_is_not_taken_for_the_grids(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its results would stand for what was asked for now; another folder is the way out."""
+    """Its results would stand for what was asked for now; another folder is the what to do."""
     grid = tmp_path / "mine.yaml"
     configs = "configs: [experiments/semi/demo.yaml, experiments/league/unet.yaml]"
     grid.write_text(f"{configs}\nfolder: {tmp_path}/one\nseeds: [7]")

@@ -77,7 +77,7 @@ def test_mistakes_are_one_message(
     assert main(["predict", *[str(places.get(option, option)) for option in options]]) == 2
     said = capsys.readouterr().err
     assert message in said
-    assert "way out:" in said
+    assert "what to do:" in said
     assert "Traceback" not in said
     assert not (tmp_path / "out").exists()
 

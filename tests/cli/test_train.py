@@ -191,7 +191,7 @@ def test_bad_input_is_one_message(bench: Bench, case: str, capsys: pytest.Captur
     assert bench("fit", "run", *[places.get(option, option) for option in options]) == 2
     message = capsys.readouterr().err
     assert expected in message
-    assert "way out:" in message
+    assert "what to do:" in message
     assert "Traceback" not in message
 
 

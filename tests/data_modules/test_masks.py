@@ -227,7 +227,7 @@ def test_masks_with_a_suffix_are_hinted_at_and_read_by_option(tmp_path):
     renamed(root, ".png", "_mask.png")
     (problem,) = problems(root)
     assert "scan0 and scan0_mask" in problem
-    assert "way out: set --data.mask_suffix _mask" in problem
+    assert "what to do: set --data.mask_suffix _mask" in problem
     assert problems(root, mask_suffix="_mask") == []
     after = module(root, mask_suffix="_mask").layout.items()
     assert [item.case_id for item in after] == [item.case_id for item in before]

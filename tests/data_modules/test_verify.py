@@ -301,7 +301,7 @@ def test_fault(sound, tmp_path, fault):
     found = [problem for problem in report.problems if fault.message in problem]
     assert len(found) == 1, "\n".join(report.problems)
     assert (fault.named or Path(fault.file).name) in found[0]
-    assert "way out: " in found[0]
+    assert "what to do: " in found[0]
     assert len(report.problems) <= 2  # one fault is no flood of messages
 
 

@@ -149,7 +149,7 @@ def test_mistakes_name_the_file_and_the_way_out(case: str) -> None:
     message = str(caught.value)
     assert "grid.yaml" in message
     assert expected in message
-    assert "way out: " in message
+    assert "what to do: " in message
 
 
 @pytest.mark.parametrize("option", ["model.lr", "trainer.default_root_dir", "no option"])

@@ -139,7 +139,7 @@ def test_status_joins_queue_controller_and_folders(slurm: Path, capsys: pytest.C
     )
     assert statuses(capsys) == {
         "r2-seed1": "finished",
-        "r2-seed2": "failed Too few images. way out: more",
+        "r2-seed2": "failed Too few images. what to do: more",
         "r4-seed1": "running starting; preempted 3 times; job 41_2",
         "r4-seed2": "waiting JobArrayTaskLimit; job 41_3",
     }

@@ -124,7 +124,7 @@ def test_what_is_described(tmp_path):
 def test_other_shapes_are_refused(tmp_path):
     image = save(tmp_path / "image.nii", sform=affine())
     for array in (LABEL[:6], np.concatenate([LABEL, LABEL], 2)):
-        with pytest.raises(UserError, match=r"another shape(.|\n)*7 x 6 x 5(.|\n)*way out: resample"):
+        with pytest.raises(UserError, match=r"another shape(.|\n)*7 x 6 x 5(.|\n)*what to do: resample"):
             aligned(save(tmp_path / "mask.nii", array, sform=affine()), image)
 
 

@@ -115,7 +115,7 @@ def test_every_cut_of_a_file_is_refused(tmp_path, suffix):
     whole = path.read_bytes()
     for length in np.linspace(1, len(whole) * 3 // 4, 12).astype(int):
         path.write_bytes(whole[:length])
-        with pytest.raises(UserError, match="way out"):
+        with pytest.raises(UserError, match="what to do"):
             read_image(path)
     truncate(path)
     with pytest.raises(UserError, match="cannot be read"):

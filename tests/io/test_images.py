@@ -93,7 +93,7 @@ def test_truncated_file_is_named(tmp_path, suffix):
     for read in (read_image, read_stored_mask):
         with pytest.raises(UserError, match=rf"cut\.{suffix}.*damaged or cut off") as caught:
             read(path)
-        assert "way out" in str(caught.value)
+        assert "what to do" in str(caught.value)
 
 
 def test_no_image_missing_file_and_several_pages(tmp_path):

@@ -81,7 +81,7 @@ def test_what_is_no_text(tmp_path, data, found) -> None:
     (tmp_path / "list.txt").write_bytes(data)
     for names in (False, True):
         with pytest.raises(
-            UserError, match=rf"list\.txt is not UTF-8 text(.|\n)*{found}(.|\n)*way out: save it as UTF-8"
+            UserError, match=rf"list\.txt is not UTF-8 text(.|\n)*{found}(.|\n)*what to do: save it as UTF-8"
         ):
             read_text(tmp_path / "list.txt", names=names)
 

@@ -278,7 +278,7 @@ def test_refused_with_what_it_is_and_what_to_do(tmp_path, case):
     with pytest.raises(UserError, match=message) as caught:
         read_image(tmp_path / "a.tif")
     assert str(tmp_path / "a.tif") in str(caught.value)
-    assert "way out" in str(caught.value)
+    assert "what to do" in str(caught.value)
 
 
 @pytest.mark.parametrize("options", [{}, {"compression": "lzw"}, {"compression": "jpeg"}, {"tile": (16, 16)}])

@@ -203,7 +203,7 @@ def test_faults_have_their_messages(tmp_path, fault):
     with pytest.raises(UserError, match=message) as caught:
         read_volume(open_volume(tmp_path / name))
     assert str(tmp_path / name) in str(caught.value)
-    assert "way out" in str(caught.value)
+    assert "what to do" in str(caught.value)
 
 
 def test_names():

@@ -69,7 +69,7 @@ def test_what_would_be_ignored_is_refused(kind: Any, others: dict[str, Any], opt
     ((name, value),) = option.items()
     with pytest.raises(UserError, match=f"--model.{name} has no effect here: ") as error:
         kind(**others, **option)
-    assert f"found: {name} {value}\n  way out: leave it out (--model.{name} " in str(error.value)
+    assert f"found: {name} {value}\n  what to do: leave it out (--model.{name} " in str(error.value)
     assert "), or set " in str(error.value)
 
 

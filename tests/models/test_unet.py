@@ -65,7 +65,7 @@ def test_networks_of_segmentation_models_pytorch(name, in_channels):
 def test_mistakes_are_named(arguments, says):
     with pytest.raises(UserError, match=says) as error:
         build_auxiliary(**arguments)
-    assert "way out" in str(error.value)
+    assert "what to do" in str(error.value)
 
 
 def test_imagenet_weights_bring_their_normalisation(monkeypatch):

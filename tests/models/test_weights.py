@@ -139,7 +139,7 @@ def test_no_network_says_which_file_to_put_where(server: type[Server], monkeypat
     with pytest.raises(UserError) as error:
         weights.fetch(NAME)
     for fact in (url, "fake.pth", f"{len(CONTENT):,} bytes", str(weights.weights_dir())):
-        assert fact in str(error.value).split("way out:")[1]
+        assert fact in str(error.value).split("what to do:")[1]
 
 
 def test_unwritable_cache(server: type[Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +299,7 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path, kind: str) -> None:
         torch.save({"model": Payload()}, path)
     else:
         path.write_text("<html></html>" if kind == "text" else "")
-    with pytest.raises(UserError, match=r"cannot be read as a checkpoint[\s\S]*way out") as error:
+    with pytest.raises(UserError, match=r"cannot be read as a checkpoint[\s\S]*what to do") as error:
         weights.load_state_dict(path)
     assert str(path) in str(error.value)
     assert not Path(__file__).with_name("must_not_exist").exists()

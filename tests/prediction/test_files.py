@@ -55,8 +55,8 @@ def test_a_disk_that_takes_no_more_ends_it_at_once(
         said = capsys.readouterr().err
         assert f"error: {place / 'out'} takes no more results: {pictures / 'images' / 'case2.png'} and what" in said
         found = "No space left on device" if fault is fill else "Read-only file system"
-        assert f"  found: {found}\n  way out: " in said
-        assert said.count("way out: ") == 1
+        assert f"  found: {found}\n  what to do: " in said
+        assert said.count("what to do: ") == 1
         assert "Traceback" not in said
         assert written == ["case0", "case1", "case2"]
         assert sorted(path.name for path in (place / "out").rglob("*.*")) == ["case0.png", "case1.png"]

@@ -67,5 +67,5 @@ def test_a_reference_to_nothing(value: str, monkeypatch: pytest.MonkeyPatch) -> 
         resolve()
     message = str(unresolved(caught.value))
     assert "at data.root." in message
-    assert UNRESOLVED[value] in message.partition("way out:")[2]
+    assert UNRESOLVED[value] in message.partition("what to do:")[2]
     assert "${fit.data.init_args.root} for another entry" in message
