@@ -1,6 +1,7 @@
 """``metrics.json`` and ``cases.csv`` of a test, and the table on the screen."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,10 @@ class ResultsWriter(Callback):
         if isinstance(scores, CaseScores):
             self._write(trainer, pl_module, scores)
         elif trainer.is_global_zero:
-            logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            logged = {name: value if math.isfinite(value) else None for name, value in values.items()}
             result = {"summary": logged, **self._origin(trainer, pl_module)}
-            self._finish(trainer, result, "\n".join(f"{name:<24}{value:.4g}" for name, value in logged.items()))
+            self._finish(trainer, result, "\n".join(f"{name:<24}{value:.4g}" for name, value in values.items()))
 
     def _write(self, trainer: Trainer, pl_module: Any, scores: CaseScores) -> None:
         table = scores.compute()  # gathers all ranks, so every rank calls it
