@@ -66,32 +66,37 @@ def benchmark_semi(
         only: Names of methods, separated by commas; None for all.
 
     Returns:
-        Of each method the median seconds, their ratio to the U-Net's, and the peak memory above what the process held
-        before, in MiB: allocated on a GPU, else resident (Linux). ``semi_sam_over_mean_teacher`` is what SAM adds.
+        Of each method the median seconds, and those of the processor, over all threads; the ratio to the U-Net's, on a
+        CPU of the latter, which other jobs disturb less; and the peak memory above what the process held before, in
+        MiB: allocated on a GPU, else resident (Linux). ``semi_sam_over_mean_teacher`` is what SAM adds.
     """
     names = list(METHODS) if only is None else only.split(",")
     methods = {name: _build(name, image_size, num_classes, backbone) for name in names}
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     memory: dict[str, float | None] = {}
     for _ in range(repeats):
         for name, method in methods.items():
             with _peak_memory() as peak:
-                seconds[name].append(_time(method, _batches(name, image_size, batch, num_classes), precision))
+                times[name].append(_time(method, _batches(name, image_size, batch, num_classes), precision))
             # What was freed once may stay with the process, so that later repeats need less anew.
             memory[name] = max(filter(None, (memory.get(name), peak[0])), default=None)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    seconds, cpu_seconds = (
+        {name: statistics.median(each[which] for each in times[name]) for name in names} for which in (0, 1)
+    )
+    compared = seconds if torch.cuda.is_available() else cpu_seconds
     rows = {
         name: {
-            "seconds": medians[name],
-            "over_unet": medians[name] / medians["unet"] if "unet" in medians else None,
+            "seconds": seconds[name],
+            "cpu_seconds": cpu_seconds[name],
+            "over_unet": compared[name] / compared["unet"] if "unet" in names else None,
             "peak_mib": memory[name],
         }
         for name in names
     }
-    both = "semi_sam" in medians and "mean_teacher" in medians
+    both = "semi_sam" in names and "mean_teacher" in names
     return {
         "methods": rows,
-        "semi_sam_over_mean_teacher": medians["semi_sam"] / medians["mean_teacher"] if both else None,
+        "semi_sam_over_mean_teacher": compared["semi_sam"] / compared["mean_teacher"] if both else None,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "image_size": image_size,
         "batch": batch,
@@ -119,8 +124,8 @@ def _build(name: str, image_size: int, num_classes: int, backbone: str) -> BaseM
     return method
 
 
-def _time(method: BaseMethod, batches: Any, precision: Any) -> float:
-    """Seconds of the second of two iterations, from batch to batch."""
+def _time(method: BaseMethod, batches: Any, precision: Any) -> tuple[float, float]:
+    """Seconds, and the processor's, of the second of two iterations, from batch to batch."""
     timer = _Timer()
     trainer = lightning.Trainer(
         max_steps=2,
@@ -138,18 +143,19 @@ def _time(method: BaseMethod, batches: Any, precision: Any) -> float:
 
 class _Timer(lightning.Callback):
     def __init__(self) -> None:
-        self.seconds: list[float] = []
+        self.seconds: list[tuple[float, float]] = []
 
     def on_train_batch_start(self, *_: Any) -> None:
         self._start = self._now()
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self.seconds.append(self._now() - self._start)
+        wall, cpu = self._now()
+        self.seconds.append((wall - self._start[0], cpu - self._start[1]))
 
-    def _now(self) -> float:
+    def _now(self) -> tuple[float, float]:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        return time.perf_counter()
+        return time.perf_counter(), time.process_time()
 
 
 @contextmanager
