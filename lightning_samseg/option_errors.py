@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.yaml_files import read_yaml
+from lightning_samseg.moved_arguments import MOVED
 
 
 def check_configs(argv: Sequence[str]) -> None:
@@ -45,8 +46,14 @@ def reworded(text: str, verb: str) -> UserError:
     option = "--" + ".".join(re.findall(r'Parser key "([^"]+)"', text))
     kind = _first(r"given class_path '([^']+)'", text)
     described = f"correct it; options are described by {manual} {option.split('.')[0]}.help {kind}" if kind else see
-    if rejected := _first(r"Option '([^']+)' is not accepted", text):
-        name = str(kind).rpartition(".")[2]
+    name = str(kind).rpartition(".")[2]
+    rejected = _first(r"Option '([^']+)' is not accepted", text)
+    # A group that is given one value is to jsonargparse an option in it of the same name.
+    alone = rejected or re.sub(r"^(\w+)\.\1$", r"\1", option.removeprefix("--model."))
+    if new := MOVED.get(name, {}).get(alone):
+        fix = f"set --model.{new}, in a config the same under model.init_args"
+        return UserError(f"{name} has {alone} in a group now.", found=f"--model.{alone}", fix=fix)
+    if rejected:
         return UserError(f"{name} has no option {rejected}.", found=f"{option}.{rejected}", fix=described)
     wanted = [_type(each) for each in re.findall(r"Expected an? (.+?)(?:\. Got value: .*)?$", text, re.MULTILINE)]
     found = _first(r"Got value: (.*)$", text) or _first(r"Given value: (?:NestedArg\(.*val=)?(.*?)\)?$", text)

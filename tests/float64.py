@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lightning_samseg.losses.binary import soft_dice
 from lightning_samseg.methods import aux_ol
+from lightning_samseg.online.learning import LOSSES
 
 
 class Float64(nn.Module):
@@ -65,4 +66,4 @@ def learn_in_float64(patch: pytest.MonkeyPatch) -> None:
     """Let AuxOl's auxiliary networks and its Dice loss compute in float64 from now on."""
     build = aux_ol.build_auxiliary
     patch.setattr(aux_ol, "build_auxiliary", lambda *arguments, **more: Float64(build(*arguments, **more)))
-    patch.setitem(aux_ol.LOSSES, "dice", dice_loss)
+    patch.setitem(LOSSES, "dice", dice_loss)

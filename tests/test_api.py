@@ -20,7 +20,9 @@ from data_modules import FolderDataModule
 from lightning_samseg import errors
 from lightning_samseg.io.images import read_image, write_image
 from lightning_samseg.methods import ZeroShot
-from lightning_samseg.online.prompter import Prompter
+from lightning_samseg.methods.method import with_groups
+from lightning_samseg.models.sam_config import SamConfig
+from lightning_samseg.online.prompter import Prompter, PrompterConfig
 from lightning_samseg.online.row_files import read_rows
 from tests.fakes import acdc_volume, write_folder, write_nifti
 from tests.predicting import predict, run_on, trained, unet, write_pictures
@@ -153,11 +155,11 @@ def test_a_frozen_sam_answers_boxes_and_points(backbone: Any) -> None:
     picture = np.random.default_rng(0).integers(0, 255, (40, 56, 3), np.uint8)
     sam = samseg.load_sam(backbone, device="cpu")
     answer = sam.predict(picture, boxes=[(5, 6, 30, 31), (20, 2, 50, 20)])
-    method = ZeroShot(backbone, prompt="box", num_classes=1)
+    method = ZeroShot(SamConfig(backbone), PrompterConfig("box", "deepest"), num_classes=1)
     expected = method.segment(picture, np.array([(5.0, 6, 29, 30), (20, 2, 49, 19)]), [1, 1])
     np.testing.assert_array_equal(answer.labels, expected.labels)
     np.testing.assert_array_equal(answer.probabilities, expected.probabilities.numpy())
-    method.prompt_kind = "point"
+    method = ZeroShot(SamConfig(backbone), num_classes=1)
     expected = method.segment(picture, np.array([(12.0, 13)]), [1])
     np.testing.assert_array_equal(sam.predict(picture, points=[(12, 13)]).labels, expected.labels)
     assert not sam.predict(picture, boxes=[]).labels.any()
@@ -175,7 +177,12 @@ def test_a_frozen_sam_answers_boxes_and_points(backbone: Any) -> None:
             sam.predict(picture, **mistake)
 
 
-AUX_OL: dict[str, Any] = {"width": 0.0625, "crop_size": 32, "capacity": 4, "lr": 5e-3}
+AUX_OL: dict[str, Any] = {
+    "auxiliary": {"width": 0.0625},
+    "crop": {"size": 32},
+    "batch": {"capacity": 4},
+    "learning": {"lr": 5e-3},
+}
 
 
 @pytest.mark.parametrize("prompt", ["box", "point"])
@@ -183,14 +190,16 @@ def test_online_gives_the_rows_of_fit(tmp_path: Path, stream: Path, prompt: Any)
     from lightning_samseg.methods import AuxOl
 
     data = FolderDataModule(str(stream), image_size=32, masks="binary")
-    method = AuxOl("tiny", prompt=prompt, fusion="adaptive", prompt_order="image", image_size=32, **AUX_OL)
+    groups = {**AUX_OL, "learning": {"lr": 5e-3, "order": "image"}, "prompter": {"kind": prompt}}
+    groups |= {"sam": {"backbone": "tiny"}, "fusion": {"kind": "adaptive"}}
+    method = AuxOl(image_size=32, **with_groups(AuxOl, groups))
     run = samseg.fit(method, data, folder=tmp_path / "run", **QUIET)
     expected = read_rows(run.folder / "cases.csv")
     assert run.scores["dsc/aux_ol"] == pytest.approx(np.mean([row.learned_dsc for row in expected]))
     assert run.best == tmp_path / "run" / "checkpoints" / "last.ckpt"
 
     online = samseg.Online(samseg.load_sam("tiny", device="cpu"), fusion="adaptive", prompt=prompt, **AUX_OL)
-    prompter, found = Prompter(prompt), []
+    prompter, found = Prompter(PrompterConfig(prompt)), []
     for position, item in enumerate(data.stream_dataloader(start=0)):
         if position == 5:  # a break: what was learned is in the file
             online.save(tmp_path / "online.ckpt")

@@ -79,7 +79,7 @@ WITH_WEIGHTS = {
     "test": f"{TEST} --ckpt_path FILE",
     "fit": f"{FIT} --ckpt_path FILE",
     "SAMed": "fit --config {s}/samed.yaml --trainer.default_root_dir run --model.checkpoint FILE",
-    "AuxOl": f"{STREAM} --model.checkpoint FILE",
+    "AuxOl": f"{STREAM} --model.sam.checkpoint FILE",
 }
 NOT_OURS = "not a checkpoint of a run of lightning_samseg|best.ckpt or last.ckpt of a run folder|check --ckpt_path"
 THEIRS: list[tuple[str, Content, list[str]]] = [
@@ -211,13 +211,13 @@ WRONG: dict[str, tuple[str, str, dict[str, Content]]] = {
     },
     # streams
     "prompts for another stream": (
-        f"{STREAM} --model.prompt_file p.csv",
+        f"{STREAM} --model.prompter.file p.csv",
         "p.csv, line 2: 'x'|s00",
         {"p.csv": f"{BOX}x,1,2,3,4"},
     ),
     "points for boxes": (
-        f"{STREAM} --model.prompt_file p.csv",
-        "no column x0|--model.prompt point",
+        f"{STREAM} --model.prompter.file p.csv",
+        "no column x0|--model.prompter.kind point",
         {"p.csv": "image,x,y\n"},
     ),
     "stream list names another image": (
@@ -401,7 +401,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "samed": {"class_path": "lightning_samseg.methods.SAMed", "init_args": {"backbone": "tiny"}},
         "stream": {
             "class_path": "lightning_samseg.methods.AuxOl",
-            "init_args": {"backbone": "tiny", "width": 1 / 16, "crop_size": 32, "cache_gb": 0},
+            "init_args": {
+                "sam": {"backbone": "tiny"},
+                "auxiliary": {"width": 1 / 16},
+                "crop": {"size": 32},
+                "cache_gb": 0,
+            },
         },
     }.items():
         trainer = {"accelerator": "cpu", "max_steps": 2, "enable_progress_bar": False, "enable_model_summary": False}

@@ -19,7 +19,10 @@ from lightning_samseg.reports.paper import Cell, filled_by, paper_tables, paper_
 PROJECT = Path(__file__).parents[1]
 EXPERIMENTS = PROJECT / "experiments"
 PRESETS = ("preset_code.yaml", "preset_paper.yaml")
-OVERLAYS = (*PRESETS, "imagenet_encoder.yaml", "pseudo_labels.yaml")
+OVERLAYS = (
+    *(*PRESETS, "imagenet_encoder.yaml", "pseudo_labels.yaml"),
+    *("medsam.yaml", "lite_medsam.yaml", "points.yaml"),
+)
 """Configs that go over others."""
 NOT_CONFIGS = ("grids", "league", "results", "semi", "slurm", "sweeps")
 CONFIGS = sorted(
@@ -54,11 +57,17 @@ def method_of(config: Any) -> Any:
 
 def build(config: Any) -> torch.nn.Module:
     """The config's method as it is, but with the smallest network of its kind and 32 px."""
-    arguments = {**config.model.init_args, "num_classes": 3, "image_size": 32}
-    small = {"backbone": "tiny", "checkpoint": None, "lora_blocks": None}
+    arguments = {**config.model.init_args.as_dict(), "num_classes": 3, "image_size": 32}
+    smallest: dict[str, Any] = {"backbone": "tiny", "checkpoint": None, "lora_blocks": None}
     if "network" in arguments and arguments["network"] != "sam_lora":  # it is small, and has no backbone
-        small = {}
-    arguments |= {name: value for name, value in small.items() if name in arguments}
+        smallest = {}
+    parameters = signature(method_of(config)).parameters
+    for name, value in arguments.items():
+        if name in smallest:
+            arguments[name] = smallest[name]
+        elif isinstance(value, dict):
+            made = {**value, **{key: small for key, small in smallest.items() if key in value}}
+            arguments[name] = type(parameters[name].default)(**made)
     method: torch.nn.Module = method_of(config)(**arguments)
     return method
 

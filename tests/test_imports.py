@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"types", "errors", "lazy", "log"},
+    {"types", "errors", "moved_arguments", "lazy", "log"},
     {"io"},
     {"transforms", "models", "prompts", "losses", "metrics", "optim"},
     {"adapters"},

@@ -31,12 +31,12 @@ trainer:
 model:
   class_path: lightning_samseg.methods.AuxOl
   init_args:
-    backbone: tiny
-    width: 0.0625
-    crop_size: 32
-    capacity: 4
-    lr: 5.0e-3
-    fusion: adaptive
+    sam: {backbone: tiny}
+    auxiliary: {width: 0.0625}
+    crop: {size: 32}
+    fusion: {kind: adaptive}
+    batch: {capacity: 4}
+    learning: {lr: 5.0e-3}
 data:
   class_path: data_modules.FolderDataModule
   init_args: {image_size: 32, masks: binary}
@@ -232,18 +232,18 @@ def test_a_part_of_the_stream_first(finished: Bench, bench: Bench) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        ["--model.fusion", "fixed", "--model.policy", "fifo", "--model.expert.rate", "0.6"],
-        ["--model.prompt", "point", "--model.step_per", "image", "--model.prompt_order", "image"],
+        ["--model.fusion.kind", "fixed", "--model.batch.policy", "fifo", "--model.expert.rate", "0.6"],
+        ["--model.prompter.kind", "point", "--model.learning.step_per", "image", "--model.learning.order", "image"],
         [
-            "--model.auxiliary",
+            "--model.auxiliary.network",
             "fpn/resnet18",
-            "--model.width",
+            "--model.auxiliary.width",
             "1",
-            "--model.crop_size",
+            "--model.crop.size",
             "64",
         ],  # has dropout and running statistics
         [
-            "--model.crop_resize",
+            "--model.crop.resize",
             "pil",
             "--model.expert",
             "{every: 2, below_dice: 0.9, inclusive: true, dice_of: fused}",
@@ -286,7 +286,7 @@ def test_boxes_from_a_file_are_those_of_the_reference(finished: Bench, bench: Be
     for row in finished.rows("run", "prompts"):
         lines.append(",".join([f"{row['case_id']}.png", *(row[f"crop_{c}"] for c in ("x0", "y0", "x1", "y1"))]))
     (bench.folder / "boxes.csv").write_text("\n".join(lines))
-    assert bench("file", "--model.prompt_file", str(bench.folder / "boxes.csv")) == 0
+    assert bench("file", "--model.prompter.file", str(bench.folder / "boxes.csv")) == 0
     (bench.folder / "run").symlink_to(finished.folder / "run")
     bench.assert_same("run", "file")
 
@@ -305,24 +305,32 @@ def test_only_fit_makes_sense(finished: Bench, capsys: pytest.CaptureFixture[str
 
 
 BAD_INPUT = {
-    "unknown image": (["--model.prompt_file", "FILE"], "image,x0,y0,x1,y1\nnobody,1,2,3,4", "'nobody' is no image"),
-    "box outside": (["--model.prompt_file", "FILE"], "image,x0,y0,x1,y1\ncase1,70,2,80,9", "outside the image"),
-    "empty box": (["--model.prompt_file", "FILE"], "image,x0,y0,x1,y1\ncase1,9,2,9,9", "not a box"),
-    "point outside": (["--model.prompt_file", "FILE", "--model.prompt", "point"], "image,x,y\ncase1,5,40", "outside"),
-    "boxes for points": (["--model.prompt_file", "FILE"], "image,x,y\ncase1,5,40", "no column x0"),
-    "contradiction": (["--model.step_per", "image"], "", "prompt_order image"),
+    "unknown image": (["--model.prompter.file", "FILE"], "image,x0,y0,x1,y1\nnobody,1,2,3,4", "'nobody' is no image"),
+    "box outside": (["--model.prompter.file", "FILE"], "image,x0,y0,x1,y1\ncase1,70,2,80,9", "outside the image"),
+    "empty box": (["--model.prompter.file", "FILE"], "image,x0,y0,x1,y1\ncase1,9,2,9,9", "not a box"),
+    "point outside": (
+        ["--model.prompter.file", "FILE", "--model.prompter.kind", "point"],
+        "image,x,y\ncase1,5,40",
+        "outside",
+    ),
+    "boxes for points": (["--model.prompter.file", "FILE"], "image,x,y\ncase1,5,40", "no column x0"),
+    "contradiction": (["--model.learning.step_per", "image"], "", "learning.order image"),
     "no image": (["--model.images_per_step", "0"], "", "at least 1"),
-    "many images, one entry": (["--model.images_per_step", "2", "--model.policy", "single"], "", "one crop at a time"),
+    "many images, one entry": (
+        ["--model.images_per_step", "2", "--model.batch.policy", "single"],
+        "",
+        "one crop at a time",
+    ),
     "a setting of Lightning": (["--trainer.gradient_clip_val", "1"], "", "gradient clipping is not supported"),
     "half weights": (["--trainer.precision", "bf16-true"], "", "Weights are float32"),
-    "shift": (["--model.box_shift", "2"], "", "box_shift"),
+    "shift": (["--model.prompter.box_shift", "2"], "", "box_shift"),
     "expert": (["--model.expert.rate", "2"], "", "rate out of range"),
-    "crop size": (["--model.crop_size", "100"], "", "multiple of 32"),
-    "not a number": (["--model.lr", "1e30"], "", "NaN or infinite"),
+    "crop size": (["--model.crop.size", "100"], "", "multiple of 32"),
+    "not a number": (["--model.learning.lr", "1e30"], "", "NaN or infinite"),
     "normalisation over a batch of one": (
-        ["--model.auxiliary", "unet/resnet18", "--model.width", "1"],
+        ["--model.auxiliary.network", "unet/resnet18", "--model.auxiliary.width", "1"],
         "",
-        "crop_size",
+        "crop.size",
     ),
 }
 

@@ -27,7 +27,7 @@ work.mkdir(parents=True, exist_ok=True)
 stream = DemoStreamDataModule(num_per_set=max(2, IMAGES // 5), num_train=0)
 stream.prepare_data()
 items = [item for item, _ in zip(stream.stream_dataloader(start=0), range(IMAGES), strict=False)]
-boxes = Prompter("box").prompts_of  # around every object of the reference
+boxes = Prompter().prompts_of  # around every object of the reference
 
 sam = samseg.load_sam(BACKBONE)
 answer = sam.predict(items[0]["original"], boxes=boxes(items[0]))
@@ -38,7 +38,7 @@ print(answer.labels.shape, answer.labels.mean())
 # image. Where nobody corrects, call `online.learn(answer)` without a mask.
 
 # %%
-online = samseg.Online(sam, fusion="adaptive", width=0.25, crop_size=64, lr=2e-3)
+online = samseg.Online(sam, fusion="adaptive", auxiliary={"width": 0.25}, crop={"size": 64}, learning={"lr": 2e-3})
 rows = []
 for item in items:
     answer = online.predict(item["original"], boxes=boxes(item))

@@ -88,7 +88,7 @@ class Answers:
         if len(prompts) == 0:
             return Answer(torch.zeros(0, *size, device=device), [])
         case = case_of(image, size)
-        if self.method.prompter.prompt == "box":  # before SAM works for nothing
+        if self.method.prompter.config.kind == "box":  # before SAM works for nothing
             self.method.prompter.crops_of(prompts, torch.empty(0), case)
         else:
             check_inside(prompts, size)

@@ -73,7 +73,7 @@ class Drawn:
         Raises:
             UserError, OSError: As ``Engine.accept``.
         """
-        workspace, kind = self.engine.workspace, self.engine.method.prompter.prompt
+        workspace, kind = self.engine.workspace, self.engine.method.prompter.config.kind
         while True:
             known = workspace.known[image_id]
             drawn = known.draft.prompts if known.draft else known.prompts

@@ -336,7 +336,7 @@ class Engine:
 
     def places(self, prompts: Any) -> NDArray[np.float64]:
         """Prompts as an array, see ``inputs.places_of``."""
-        return places_of(prompts, self.method.prompter.prompt)
+        return places_of(prompts, self.method.prompter.config.kind)
 
     # Inside
 

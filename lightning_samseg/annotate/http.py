@@ -121,7 +121,7 @@ class Api:
             return {
                 "version": __version__,
                 "class": engine.class_name,
-                "prompt": engine.method.prompter.prompt,
+                "prompt": engine.method.prompter.config.kind,
                 "images": images,
                 "next": engine.board.next_image(None, tab),
                 "numbers": engine.board.numbers(),

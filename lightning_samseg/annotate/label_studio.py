@@ -118,7 +118,7 @@ class LabelStudio:
     def instructions(self, address: str, token: str, author: str) -> str:
         """What to do in Label Studio, for the terminal; the tasks' file is written beside."""
         tasks = write_tasks(self.engine)
-        kind = {"box": "Rectangle", "point": "KeyPoint"}[self.engine.method.prompter.prompt]
+        kind = {"box": "Rectangle", "point": "KeyPoint"}[self.engine.method.prompter.config.kind]
         return (
             f"Label Studio{f' for {author}' if author else ''}: start it with ML_BLOCK_LOCAL_IP=false "
             "SSRF_PROTECTION_ENABLED=false LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true "
@@ -136,7 +136,7 @@ class LabelStudio:
         try:
             image_id = self.image_of(task)
             size = self.engine.workspace.pixels.size(self.engine.board.image(image_id))
-            kind = self.engine.method.prompter.prompt
+            kind = self.engine.method.prompter.config.kind
             prompts = [each for region in regions if (each := prompt_of(region, size)) is not None]
             if wrong := [each for each in prompts if kind not in each]:
                 raise UserError(f"This workspace takes {kind} prompts.", found=str(wrong[0]), fix=f"draw a {kind}")

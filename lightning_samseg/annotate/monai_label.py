@@ -187,7 +187,7 @@ class MonaiLabel:
         if model == "current":
             return labels
         labels = np.zeros_like(labels)  # a model of two dimensions fills the slices that it was asked about
-        for index, prompts in prompts_of(parameters, len(images), self.engine.method.prompter.prompt).items():
+        for index, prompts in prompts_of(parameters, len(images), self.engine.method.prompter.config.kind).items():
             masks, _ = self.drawn.ask(images[index].id, prompts)
             labels[index] = np.logical_or.reduce(masks)
         return labels

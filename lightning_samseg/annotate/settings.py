@@ -23,7 +23,7 @@ class Settings:
     order: str = "sorted"
     blind: float = 0.0
     model: dict[str, Any] = field(default_factory=dict)
-    """Arguments of ``AuxOl``."""
+    """Arguments of ``AuxOl``, those of groups by dotted name."""
     weights_sha256: str | None = None
     """Of the frozen SAM."""
     threads: int = 1
@@ -61,7 +61,7 @@ def check_settings(folder: Path, stored: Settings, given: Mapping[str, Any]) -> 
     known = {**asdict(stored), **stored.model}
     for name, value in given.items():
         if value != known.get(name):
-            option = {"class_name": "class"}.get(name, name)
+            option = {"class_name": "class", "prompter.kind": "prompt", "sam.backbone": "backbone"}.get(name, name)
             raise UserError(
                 f"The workspace {folder} was started with another {option}.",
                 expected=str(known.get(name)),

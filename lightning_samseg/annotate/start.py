@@ -25,11 +25,14 @@ from lightning_samseg.annotate.settings import Settings, check_settings, name_of
 from lightning_samseg.annotate.workspace import Workspace
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods.aux_ol import AuxOl
+from lightning_samseg.methods.method import with_groups
+from lightning_samseg.moved_arguments import check_moved
 from lightning_samseg.runs.folder import Claim
+from lightning_samseg.runs.options import flat, nested
 
-SMALL: dict[str, Any] = {"width": 0.25, "crop_size": 64, "lr": 2e-3}
+SMALL: dict[str, Any] = {"auxiliary.width": 0.25, "crop.size": 64, "learning.lr": 2e-3}
 """The quickstart's network: on a CPU the paper's takes half a minute a prompt."""
-FIXED: dict[str, Any] = {"prompt_order": "image", "prompt_file": None, "cache_gb": 0.0, "sam_batch": 1}
+FIXED: dict[str, Any] = {"learning.order": "image", "prompter.file": None, "cache_gb": 0.0, "sam_batch": 1}
 NOT_OURS = ("expert", "num_classes", "image_size", "images_per_step")
 """Arguments of ``AuxOl`` that say nothing here."""
 VIEW: dict[str, Any] = {"image_size": 256, "resize": "squash", "normalise": "minmax", "grey": False}
@@ -140,9 +143,9 @@ def prepare(options: Options) -> tuple[Settings, AuxOl]:
         "class_name": options.class_name,
         "order": options.order,
         "blind": options.blind,
-        "prompt": options.prompt,
-        "backbone": options.backbone,
-        **(options.model or {}),
+        "prompter.kind": options.prompt,
+        "sam.backbone": options.backbone,
+        **flat(options.model or {}),
     }
     given = {name: value for name, value in given.items() if value is not None}
     start: dict[str, Any] | None = None
@@ -159,13 +162,14 @@ def prepare(options: Options) -> tuple[Settings, AuxOl]:
         if options.checkpoint is not None:
             start = read_checkpoint(options.checkpoint)
             require(start, options.checkpoint, "hyper_parameters", "online", "weights_sha256")
-            model = {name: value for name, value in start["hyper_parameters"].items() if name[0] != "_"}
-        own = ("prompt", "backbone", *(options.model or {}))
-        model |= {"backbone": "lite_medsam"} if "backbone" not in model else {}
+            check_moved("AuxOl", start["hyper_parameters"], options.checkpoint)
+            model = {name: value for name, value in flat(start["hyper_parameters"]).items() if name[0] != "_"}
+        own = ("prompter.kind", "sam.backbone", *flat(options.model or {}))
+        model |= {"sam.backbone": "lite_medsam"} if "sam.backbone" not in model else {}
         model |= {name: given[name] for name in own if name in given}
         if options.weights is not None:
-            model["checkpoint"] = str(Path(options.weights).expanduser().resolve())
-        model = {name: value for name, value in model.items() if name not in NOT_OURS} | FIXED
+            model["sam.checkpoint"] = str(Path(options.weights).expanduser().resolve())
+        model = {name: value for name, value in model.items() if name.partition(".")[0] not in NOT_OURS} | FIXED
         settings = Settings(
             class_name=options.class_name or "object",
             order=options.order or "sorted",
@@ -174,7 +178,8 @@ def prepare(options: Options) -> tuple[Settings, AuxOl]:
             threads=max(1, _cores() - 1),
         )
     torch.set_num_threads(settings.threads)
-    method = AuxOl(**(settings.model | ({"checkpoint": options.weights} if options.weights else {})))
+    arguments = settings.model | ({"sam.checkpoint": options.weights} if options.weights else {})
+    method = AuxOl(**with_groups(AuxOl, nested(arguments)))
     if stored is not None and stored.weights_sha256 != method.weights_sha256:
         raise UserError(
             f"The workspace {options.output} was made with other weights of SAM.",
@@ -207,7 +212,7 @@ def _print_start(options: Options, settings: Settings, engine: Engine, seconds: 
     workspace = engine.workspace
     print(
         f"{len(workspace.images)} images in {options.given}, {len(workspace.accepts)} accepted; class "
-        f"{settings.class_name}, {engine.method.prompter.prompt} prompts; workspace {options.output}"
+        f"{settings.class_name}, {engine.method.prompter.config.kind} prompts; workspace {options.output}"
     )
     print(f"A lesson costs about {seconds:.1f} s a prompt on {engine.method.device}, in the background.")
     if options.host not in LOOPBACK:

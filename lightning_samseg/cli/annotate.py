@@ -95,6 +95,7 @@ def _check(arguments: argparse.Namespace, given: Path, output: Path) -> None:
 def _model(path: Path) -> dict[str, Any]:
     """Arguments of ``AuxOl`` in a configuration of ``fit``; its data and trainer mean nothing here."""
     from lightning_samseg.io.yaml_files import read_yaml
+    from lightning_samseg.moved_arguments import check_moved
 
     content = read_yaml(path, "a configuration of fit with a section model")
     model = content.get("model") if isinstance(content, dict) else None
@@ -107,6 +108,7 @@ def _model(path: Path) -> dict[str, Any]:
             found=f"model {name}",
             fix="give a configuration such as experiments/quickstart/aux_ol.yaml",
         )
+    check_moved(name, arguments, path)
     return arguments
 
 

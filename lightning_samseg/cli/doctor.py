@@ -243,6 +243,9 @@ def aux_ol_step(accelerator: str, devices: Any, precision: Any) -> float:
     import torch
 
     from lightning_samseg.methods.aux_ol import AuxOl
+    from lightning_samseg.models.sam_config import SamConfig
+    from lightning_samseg.models.unet import AuxiliaryConfig
+    from lightning_samseg.online.crops import CropConfig
     from lightning_samseg.types import Case
 
     with torch.random.fork_rng(devices=[]):
@@ -252,7 +255,7 @@ def aux_ol_step(accelerator: str, devices: Any, precision: Any) -> float:
         picture = np.repeat(60 + 120 * reference[..., None], 3, axis=2).astype(np.uint8)
         case = Case("doctor", "doctor.png", reference.shape, reference.shape)
         item = {"position": 0, "set_name": "a", "cases": [case], "original": picture, "reference": reference}
-        method = AuxOl("tiny", width=1 / 16, crop_size=32, cache_gb=0)
+        method = AuxOl(SamConfig("tiny"), auxiliary=AuxiliaryConfig(width=1 / 16), crop=CropConfig(32), cache_gb=0)
         losses: list[float] = []
         step = method.training_step
 

@@ -8,7 +8,7 @@ extension of the paper a step may have several images, in one process or dealt o
 import dataclasses
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -23,37 +23,29 @@ from lightning_samseg.adapters.adapted_sam import AdaptedSam
 from lightning_samseg.adapters.checkpoints import require
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.files import cache_dir
-from lightning_samseg.losses.binary import bce_dice_loss, dice_loss
-from lightning_samseg.losses.structure import structure_loss
 from lightning_samseg.methods.method import Method
 from lightning_samseg.methods.unused_options import refuse_unused
-from lightning_samseg.models.backbones import BackboneName
-from lightning_samseg.models.frozen_sam import FrozenSam, Preprocessing
-from lightning_samseg.models.unet import build_auxiliary
+from lightning_samseg.models.frozen_sam import FrozenSam
+from lightning_samseg.models.sam_config import SamConfig
+from lightning_samseg.models.unet import AuxiliaryConfig, build_auxiliary
 from lightning_samseg.online.ahead import Request, SamAhead, images_in_pass, requests_of, sam_ahead
-from lightning_samseg.online.batch import OnlineBatch, Policy
+from lightning_samseg.online.batch import BatchConfig, OnlineBatch
 from lightning_samseg.online.cache import LogitsCache
 from lightning_samseg.online.columns import CLIPPED, SAM
-from lightning_samseg.online.crop_network import CropNetwork, EntryLoss
-from lightning_samseg.online.crops import CropResize
+from lightning_samseg.online.crop_network import CropNetwork
+from lightning_samseg.online.crops import CropConfig
 from lightning_samseg.online.expert import Expert
-from lightning_samseg.online.fusion import Fusion
+from lightning_samseg.online.fusion import Fusion, FusionConfig
 from lightning_samseg.online.learner import OnlineLearner
-from lightning_samseg.online.prompter import PointCrop, Prompter
+from lightning_samseg.online.learning import LOSSES, LearningConfig
+from lightning_samseg.online.prompter import Prompter, PrompterConfig
 from lightning_samseg.online.records import Prediction, SamAlone
 from lightning_samseg.online.scores import ImageRow
 from lightning_samseg.online.stream_record import StreamRecord, gather_records, stream_record
 from lightning_samseg.online.walk import Arrival, walk
-from lightning_samseg.prompts.objects import PointKind
 from lightning_samseg.prompts.regions import share_among_prompts
-from lightning_samseg.types import PromptKind, Query, Segmentation, StreamItem
+from lightning_samseg.types import Query, Segmentation, StreamItem
 
-LOSSES: dict[str, EntryLoss] = {
-    "dice": dice_loss,
-    "bce_dice": bce_dice_loss,
-    "structure": structure_loss,
-    "structure_authors": partial(structure_loss, bce="plain"),
-}
 # Stream of random numbers beside those of the expert and the prompter; with the position every draw is independent.
 NETWORK = 4
 M = TypeVar("M", bound="AuxOl")
@@ -65,65 +57,26 @@ class AuxOl(Method):
     Where paper and published code differ, the default is the paper's, and both have a name.
 
     Args:
-        backbone: The frozen generalist. The paper: SAM-H and MedSAM.
-        checkpoint: Its weights in official SAM's names instead of the cached ones. For points the authors give MedSAM
-            the weights ``medsam_point_prompt_flare22.pth`` of its repository.
-        adapter: What SAMed or CpcSam has trained makes the generalist a SAM adapted to the task (Sec. 4.3): an adapter
-            file, or ``best.ckpt`` of the run. It sees images as in its training and answers without prompts.
-        preprocessing: ``own``: as the backbone's authors publish it; ``sam``: as SAM's predictor, which the authors of
-            AuxOL use for MedSAM, too.
-        sam_size: Side of SAM's square input in pixels; None for what it was trained at.
-        prompt: What every object is prompted by.
-        point: ``centroid`` of the object's pixels (authors), or its ``deepest`` pixel, which always lies on it.
-        objects: ``instances`` where the data set knows its objects (GlaS), else the 8-connected components;
-            ``components`` always (authors).
-        min_object_side: Objects whose box is narrower or lower get no prompt, in pixels; the authors' rule is 16.
-        prompt_file: CSV or COCO file with the prompts, instead of the reference's objects. Images that it does not name
-            have no prompt and are background.
-        box_shift: Boxes are shifted by this fraction of their sides (robustness study of the TMI version: 0.05).
-        point_crop: Rectangle around SAM's mask for a point. ``paper``: its bounding box. ``authors``: with a margin of
-            10 % on each side, and the whole image where it is below 16 px. ``largest_component``: so, of that alone.
-        auxiliary: ``unet17m`` is the paper's; or a network of segmentation-models-pytorch, as ``unet/resnet18``.
-        encoder_weights: ImageNet weights for such a network.
-        width: Factor on the channels of ``unet17m``.
-        crop_size: Side of the network's input in pixels, a multiple of 32. The paper does not give it; 128 is the
-            authors'.
-        extra_channel: SAM's output as a fourth channel. ``auto``: the ``mask`` for boxes, none for points (Sec. 3.3).
-        crop_resize: ``tensor``: every channel of a crop is resized for itself. ``pil`` (authors): as a PIL picture,
-            RGBA with SAM's mask, so that the network sees black wherever that mask is 0; see ``online.crops``.
-        loss: The paper names Dice as its example; ``structure_authors`` is PraNet's as the authors' code computes it.
-        lr: Learning rate of AdamW.
-        weight_decay: Of AdamW; not in the paper, the authors' is 5e-4.
-        capacity: ``k``, entries of the online batch.
-        policy: What goes when it is full: ``smallest_loss`` (paper), ``fifo`` (authors), ``single`` for no batch
-            (Tables 3 and 4).
-        prompt_order: ``prompt``: predict and learn prompt by prompt (Listing 1, authors), so that an image's later
-            prompts profit from the masks of its earlier ones, where crops overlap also from what these show of the
-            later object. ``image``: all of an image's prompts are predicted before any of its masks is used.
-        step_per: Updates of the network: one per rectified ``prompt``, or one per ``image``.
-        replay_without_feedback: Also update where there is nothing new to learn (authors).
+        sam: The frozen SAM.
+        prompter: What its prompts are.
+        auxiliary: The network.
+        crop: What the network sees.
+        fusion: Weight of SAM beside the network's.
+        batch: What is learned from again.
+        learning: Loss, optimizer, order.
+        expert: Who rectifies, when, and how well.
         images_per_step: R: that many images of the stream are predicted with the weights as they are, then the network
             learns from all of them together (``online.walk``). They are dealt out to the processes in turn; R is a
             multiple of their number, and the result does not depend on it. None: one image per process, which is the
             paper's step where there is one process.
-        fusion: ``fixed``: the weight ``alpha``. ``adaptive``: the mean of the last ``alpha_window`` best weights (Sec.
-            3.3). The paper calls fixed the default; the point rows of its Table 2 are the adaptive ones of Table 5.
-        alpha: Weight of SAM, fixed or until a best weight is known.
-        alpha_window: ``K``.
-        alpha_grid: Step of the search for the best weight; not in the paper, the authors' is 0.05.
-        alpha_start: Before there are K best weights: the mean of those there are (``half``), or SAM alone (``sam``,
-            authors).
-        alpha_from: Best weights from ``rectified`` prompts only, or from ``every`` one (authors), which uses masks that
-            nobody has drawn where feedback is partial.
         sam_alone: The column of SAM alone, and what ``expert.below_dice`` looks at. ``sum``: SAM's probabilities for
             the image's prompts are added and thresholded at 0.5. ``authors``: the same for boxes; for points their code
             adds each probability twice, in effect a threshold of 0.25. An adapted SAM answers once for all prompts.
-        expert: Who rectifies, when, and how well.
         cache_gb: Largest size of the cache of SAM's logits in GB, shared by all runs; 0 for none.
         sam_batch: Images that SAM encodes together, ahead of the stream; None: 4 on a GPU, 1 on a CPU.
         convention: Metric convention; the paper's numbers follow ``aux_ol``.
         num_classes: Filled in from the data by the command line; a stream has one foreground.
-        image_size: Filled in from the data by the command line; without use, see ``sam_size``.
+        image_size: Filled in from the data by the command line; without use, see ``sam.size``.
         seed: Of the network's initial weights and of the shifts; filled in from ``seed_everything``.
 
     Raises:
@@ -131,7 +84,10 @@ class AuxOl(Method):
     """
 
     uses_stream = True
-    held_by_checkpoint: ClassVar[Mapping[str, Any]] = {"encoder_weights": None, "cache_gb": 0, "prompt_file": None}
+    held_by_checkpoint: ClassVar[Mapping[str, Any]] = {
+        **{"auxiliary": {"encoder_weights": None}, "prompter": {"file": None}},
+        "cache_gb": 0,
+    }
     """The frozen SAM is not in it."""
 
     column = "aux_ol"
@@ -139,41 +95,16 @@ class AuxOl(Method):
 
     def __init__(
         self,
-        backbone: BackboneName = "sam_vit_h",
-        checkpoint: str | None = None,
-        adapter: str | None = None,
-        preprocessing: Preprocessing = "own",
-        sam_size: int | None = None,
-        prompt: PromptKind = "box",
-        point: PointKind = "centroid",
-        objects: Literal["instances", "components"] = "instances",
-        min_object_side: int = 1,
-        prompt_file: str | None = None,
-        box_shift: float = 0.0,
-        point_crop: PointCrop = "paper",
-        auxiliary: str = "unet17m",
-        encoder_weights: Literal["imagenet"] | None = None,
-        width: float = 1.0,
-        crop_size: int = 128,
-        extra_channel: Literal["auto", "none", "mask", "probability", "logits"] = "auto",
-        crop_resize: CropResize = "tensor",
-        loss: Literal["dice", "bce_dice", "structure", "structure_authors"] = "dice",
-        lr: float = 5e-4,
-        weight_decay: float = 5e-4,
-        capacity: int = 32,
-        policy: Policy = "smallest_loss",
-        prompt_order: Literal["prompt", "image"] = "prompt",
-        step_per: Literal["prompt", "image"] = "prompt",
-        replay_without_feedback: bool = False,
+        sam: SamConfig = SamConfig(),  # noqa: B008 - immutable, like those below
+        prompter: PrompterConfig = PrompterConfig(),  # noqa: B008
+        auxiliary: AuxiliaryConfig = AuxiliaryConfig(),  # noqa: B008
+        crop: CropConfig = CropConfig(),  # noqa: B008
+        fusion: FusionConfig = FusionConfig(),  # noqa: B008
+        batch: BatchConfig = BatchConfig(),  # noqa: B008
+        learning: LearningConfig = LearningConfig(),  # noqa: B008
+        expert: Expert = Expert(),  # noqa: B008
         images_per_step: int | None = None,
-        fusion: Literal["fixed", "adaptive"] = "fixed",
-        alpha: float = 0.5,
-        alpha_window: int = 5,
-        alpha_grid: float = 0.05,
-        alpha_start: Literal["half", "sam"] = "half",
-        alpha_from: Literal["rectified", "every"] = "rectified",
         sam_alone: Literal["sum", "authors"] = "sum",
-        expert: Expert = Expert(),  # noqa: B008 - immutable
         cache_gb: float = 8.0,
         sam_batch: int | None = None,
         convention: Literal["aux_ol", "strict"] = "aux_ol",
@@ -182,23 +113,20 @@ class AuxOl(Method):
         seed: int = 42,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore="expert")
-        self.save_hyperparameters({"expert": dataclasses.asdict(expert)})  # plain: checkpoints hold no code
+        groups: dict[str, Any] = {"sam": sam, "prompter": prompter, "auxiliary": auxiliary, "crop": crop}
+        groups |= {"fusion": fusion, "batch": batch, "learning": learning, "expert": expert}
+        self.save_hyperparameters(ignore=list(groups))  # and the groups as plain values: checkpoints hold no code
+        self.save_hyperparameters({name: dataclasses.asdict(each) for name, each in groups.items()})
         refuse_unused(self)
         self.automatic_optimization = False
-        if step_per == "image" and prompt_order == "prompt":
-            raise UserError(
-                "One update per image cannot come between the image's prompts.",
-                expected="step_per image with prompt_order image",
-                fix="set --model.prompt_order image, or --model.step_per prompt",
-            )
         if images_per_step is not None and images_per_step < 1:
             raise UserError(f"images_per_step {images_per_step}", expected="at least 1", fix="use 1 as the paper does")
-        self.prompter = Prompter(prompt, point, objects, min_object_side, prompt_file, box_shift, point_crop, seed)
-        self.prompt_kind, self.num_classes, self.image_size = prompt, 1, image_size
-        self.prompt_order, self.expert, self.convention, self.seed = prompt_order, expert, convention, seed
+        self.prompter = Prompter(prompter, seed)
+        self.prompt_kind, self.num_classes, self.image_size = prompter.kind, 1, image_size
+        self.prompt_order, self.expert, self.convention, self.seed = learning.order, expert, convention, seed
         self._images_per_step = images_per_step
-        self.learner = self._build_learner(self.hparams)
+        self._sam_config = sam
+        self.learner = self._build_learner(crop, Fusion(fusion), OnlineBatch(batch), learning)
         self.cache = LogitsCache(cache_dir() / "sam_logits", int(cache_gb * 1e9)) if cache_gb > 0 else None
         self._sam_batch = sam_batch
         self._sam: SamAhead | None = None
@@ -207,36 +135,38 @@ class AuxOl(Method):
     @cached_property
     def generalist(self) -> FrozenSam | AdaptedSam:
         """The frozen SAM; not a submodule, so that it belongs into no checkpoint."""
-        h: Any = self.hparams
-        if h.adapter is None:
-            return FrozenSam(h.backbone, h.sam_size, h.checkpoint, h.preprocessing)
-        return AdaptedSam(h.adapter, h.backbone, h.checkpoint)
+        sam = self._sam_config
+        if sam.adapter is None:
+            return FrozenSam(sam.backbone, sam.size, sam.checkpoint, sam.preprocessing)
+        return AdaptedSam(sam.adapter, sam.backbone, sam.checkpoint)
 
-    def _build_learner(self, h: Any) -> OnlineLearner:
+    def _build_learner(
+        self, crop: CropConfig, fusion: Fusion, batch: OnlineBatch, learning: LearningConfig
+    ) -> OnlineLearner:
         """What learns, from the constructor's arguments."""
-        extra: Any = ("mask" if h.prompt == "box" else "none") if h.extra_channel == "auto" else h.extra_channel
-        rule: SamAlone = "doubled" if h.sam_alone == "authors" and h.prompt == "point" else "sum"
+        h: Any = self.hparams
+        boxes = self.prompter.config.kind == "box"
+        extra = ("mask" if boxes else "none") if crop.extra_channel == "auto" else crop.extra_channel
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(h.seed)
-            self.auxiliary = build_auxiliary(
-                h.auxiliary, in_channels=3 if extra == "none" else 4, encoder_weights=h.encoder_weights, width=h.width
-            )
+            self.auxiliary = build_auxiliary(AuxiliaryConfig(**h.auxiliary), in_channels=3 if extra == "none" else 4)
         network = CropNetwork(
             self.auxiliary,
-            loss=LOSSES[h.loss],
-            lr=h.lr,
-            weight_decay=h.weight_decay,
-            crop_size=h.crop_size,
+            loss=LOSSES[learning.loss],
+            lr=learning.lr,
+            weight_decay=learning.weight_decay,
+            crop_size=crop.size,
             extra_channel=None if extra == "none" else extra,
-            crop_resize=h.crop_resize,
+            crop_resize=crop.resize,
         )
+        rule: SamAlone = "doubled" if h.sam_alone == "authors" and not boxes else "sum"
         return OnlineLearner(
             network,
-            Fusion(h.fusion, h.alpha, h.alpha_window, h.alpha_grid, h.alpha_start, h.alpha_from),
-            OnlineBatch(h.capacity, h.policy),
-            sam_alone=rule if h.adapter is None else "largest",
-            step_per=h.step_per,
-            replay_without_feedback=h.replay_without_feedback,
+            fusion,
+            batch,
+            sam_alone=rule if h.sam["adapter"] is None else "largest",
+            step_per=learning.step_per,
+            replay_without_feedback=learning.replay_without_feedback,
         )
 
     @property
@@ -288,9 +218,9 @@ class AuxOl(Method):
         if self.images_per_step > 1 and self.learner.batch.policy == "single":
             raise UserError(
                 f"policy single learns from one crop at a time, not from {self.images_per_step} images per step.",
-                fix="set --model.images_per_step 1 in a single process, or --model.policy smallest_loss",
+                fix="set --model.images_per_step 1 in a single process, or --model.batch.policy smallest_loss",
             )
-        if (warning := self.generalist.prompt_warning(self.prompter.prompt)) is not None:
+        if (warning := self.generalist.prompt_warning(self.prompter.config.kind)) is not None:
             rank_zero_warn(warning)
         self.generalist.to(self.device)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -393,7 +323,7 @@ class AuxOl(Method):
 
         if self._sam is None:
             precision = self.trainer.precision if self._trainer is not None else "32-true"
-            self._sam = sam_ahead(self.generalist, self.prompter.prompt, self._sam_batch, self.cache, precision)
+            self._sam = sam_ahead(self.generalist, self.prompter.config.kind, self._sam_batch, self.cache, precision)
         low_res = self._sam.logits(Request(image, prompts), upcoming).float()
         logits = self.generalist.restore(low_res.to(self.device), geometry)
         return share_among_prompts(logits, prompts) if isinstance(self.generalist, AdaptedSam) else logits
@@ -417,7 +347,9 @@ class AuxOl(Method):
         """As any method's, with what it has learned, beside the SAM that it has learned beside."""
         require(checkpoint, path, "hyper_parameters", "online", "weights_sha256")
         if weights is not None:
-            checkpoint = {**checkpoint, "hyper_parameters": {**checkpoint["hyper_parameters"], "checkpoint": weights}}
+            arguments = dict(checkpoint["hyper_parameters"])
+            arguments["sam"] = {**arguments.get("sam", {}), "checkpoint": weights}
+            checkpoint = {**checkpoint, "hyper_parameters": arguments}
         method = super().from_checkpoint(checkpoint, path)
         if method.weights_sha256 != checkpoint["weights_sha256"]:
             raise UserError(

@@ -5,12 +5,15 @@ from typing import Any, Literal, NoReturn
 
 from lightning_samseg.adapters.adapted_sam import AdaptedSam
 from lightning_samseg.errors import UserError
-from lightning_samseg.methods.aux_ol import LOSSES, AuxOl
-from lightning_samseg.models.backbones import BackboneName
+from lightning_samseg.methods.aux_ol import AuxOl
+from lightning_samseg.models.sam_config import SamConfig
+from lightning_samseg.models.unet import AuxiliaryConfig
 from lightning_samseg.online.adapted_network import AdaptedNetwork
 from lightning_samseg.online.batch import OnlineBatch
-from lightning_samseg.online.fusion import Fusion
+from lightning_samseg.online.crops import CropConfig
+from lightning_samseg.online.fusion import Fusion, FusionConfig
 from lightning_samseg.online.learner import OnlineLearner
+from lightning_samseg.online.learning import LOSSES, LearningConfig
 
 
 class DirectOl(AuxOl):
@@ -22,46 +25,38 @@ class DirectOl(AuxOl):
     more of DirectOL than that it updates the added layers; it "can degrade segmentation performance in some cases".
 
     Args:
-        adapter: Adapter file, or ``best.ckpt`` of the run of SAMed that trained it.
-        backbone: The SAM it was made on.
+        sam: The SAM and its ``adapter``: an adapter file, or ``best.ckpt`` of the run of SAMed that trained it.
         trained: ``adapter``: LoRA or the bottlenecks in the encoder (paper). ``all``: with the mask decoder.
         at_once: Images of the online batch in one forward and backward pass: more is faster where memory allows.
         crop_size: Side in pixels at which masks and answers are compared, as in AuxOL.
         aux_ol: Arguments of :class:`AuxOl`.
 
     Raises:
-        UserError: If the adapter does not fit, or has nothing to train.
+        UserError: If there is no adapter, it does not fit, or it has nothing to train.
     """
 
     column = "direct_ol"
 
     def __init__(
         self,
-        adapter: str,
-        backbone: BackboneName = "sam_vit_h",
+        sam: SamConfig = SamConfig(),  # noqa: B008 - immutable
         trained: Literal["adapter", "all"] = "adapter",
         at_once: int = 1,
         crop_size: int = 128,
         **aux_ol: Any,
     ) -> None:
+        if sam.adapter is None:
+            raise UserError(
+                "DirectOl lets the adapter of an adapted SAM learn, and there is none.",
+                fix="set --model.sam.adapter to an adapter file, or to best.ckpt of the run of SAMed that trained it",
+            )
         # Named here, the arguments of the auxiliary network and of the fusion are none of this method's.
         super().__init__(
-            backbone=backbone,
-            adapter=adapter,
-            crop_size=crop_size,
-            preprocessing="own",
-            sam_size=None,
-            auxiliary="unet17m",
-            encoder_weights=None,
-            width=1.0,
-            extra_channel="none",
-            crop_resize="tensor",
-            fusion="fixed",
-            alpha=0.0,
-            alpha_window=5,
-            alpha_grid=0.05,
-            alpha_start="half",
-            alpha_from="rectified",
+            sam=sam,
+            auxiliary=AuxiliaryConfig(),
+            crop=CropConfig(crop_size, "none"),
+            fusion=FusionConfig("fixed", 0.0),
+            sam_alone="sum",
             **aux_ol,
         )
 
@@ -77,25 +72,28 @@ class DirectOl(AuxOl):
             fix="use a checkpoint of AuxOl, or that of the SAMed run that its adapter came from",
         )
 
-    def _build_learner(self, h: Any) -> OnlineLearner:
+    def _build_learner(
+        self, crop: CropConfig, fusion: Fusion, batch: OnlineBatch, learning: LearningConfig
+    ) -> OnlineLearner:
+        h: Any = self.hparams
         # Not a submodule: what was trained is in the learner's part of the checkpoint, the rest is frozen.
         module: AdaptedSam = copy.deepcopy(self.generalist)  # type: ignore[assignment]
         network = AdaptedNetwork(
             module,
             trained=h.trained,
             at_once=h.at_once,
-            loss=LOSSES[h.loss],
-            lr=h.lr,
-            weight_decay=h.weight_decay,
-            crop_size=h.crop_size,
+            loss=LOSSES[learning.loss],
+            lr=learning.lr,
+            weight_decay=learning.weight_decay,
+            crop_size=crop.size,
         )
         return OnlineLearner(
             network,
-            Fusion("fixed", 0.0),
-            OnlineBatch(h.capacity, h.policy),
+            fusion,
+            batch,
             sam_alone="largest",
-            step_per=h.step_per,
-            replay_without_feedback=h.replay_without_feedback,
+            step_per=learning.step_per,
+            replay_without_feedback=learning.replay_without_feedback,
         )
 
     def on_fit_start(self) -> None:

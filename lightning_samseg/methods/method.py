@@ -10,6 +10,7 @@ import lightning
 
 from lightning_samseg.adapters.checkpoints import require
 from lightning_samseg.errors import UserError
+from lightning_samseg.moved_arguments import check_moved
 from lightning_samseg.runs.resume import check_fit
 from lightning_samseg.types import Case, Panel, PromptKind, Query, Segmentation
 
@@ -110,9 +111,12 @@ class Method(lightning.LightningModule):
         require(checkpoint, path, "hyper_parameters")
         arguments = {key: value for key, value in checkpoint["hyper_parameters"].items() if key[0] != "_"}
         known = signature(cls).parameters
-        arguments |= {key: value for key, value in cls.held_by_checkpoint.items() if key in known}
+        check_moved(cls.__name__, arguments, path)
+        for key, value in cls.held_by_checkpoint.items():
+            if key in known:
+                arguments[key] = {**arguments.get(key, {}), **value} if isinstance(value, Mapping) else value
         try:
-            method = cls(**_with_groups(cls, arguments))
+            method = cls(**with_groups(cls, arguments))
         except TypeError as error:  # an argument that this version does not have
             raise UserError(
                 f"{path} was written by another version of {cls.__module__.partition('.')[0]}.",
@@ -124,8 +128,8 @@ class Method(lightning.LightningModule):
         return method
 
 
-def _with_groups(kind: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments with those made into their dataclass again that a checkpoint holds as plain tables."""
+def with_groups(kind: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments with those made into their dataclass that are plain tables, as checkpoints hold them."""
     hints: dict[str, Any] = {}
     for each in reversed(getattr(kind, "__mro__", ())):
         if "__init__" in vars(each):

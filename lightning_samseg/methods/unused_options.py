@@ -1,16 +1,18 @@
 """Options that would have no effect beside others: whoever sets one otherwise than its default is told, not ignored.
 
 Two kinds may stand where they have none. What an ablation switches off keeps the settings of its base configuration:
-the prompts of CpcSam with ``cross: none``, the start of the adaptive fusion with ``fusion: fixed``, the capacity with
-``policy: single``, the SAM of SemiSam with ``sam_consistency: 0``, the simulated prompts beside a prompt file. And what
-the presets say of points and of thresholds stands in runs without them.
+the prompts of CpcSam with ``cross: none``, the start of the adaptive fusion with ``fusion.kind: fixed``, the capacity
+with ``batch.policy: single``, the SAM of SemiSam with ``sam_consistency: 0``, the simulated prompts beside a prompt
+file. And what the presets say of points and of thresholds stands in runs without them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, is_dataclass
 from inspect import signature
 from typing import Any, NamedTuple
 
 from lightning_samseg.errors import UserError
+from lightning_samseg.runs.options import flat
 
 
 class Rule(NamedTuple):
@@ -18,7 +20,7 @@ class Rule(NamedTuple):
 
     options: tuple[str, ...]
     when: Callable[[Mapping[str, Any]], bool]
-    """Of all of the method's options."""
+    """Of all of the method's options, those of groups by dotted name."""
     reason: str
     fix: str
     """What would give them an effect."""
@@ -61,6 +63,17 @@ _NETWORKS = (
     ),
     Rule(("checkpoint",), _is("pretrained", False), "no pretrained weights are loaded", "--model.pretrained true"),
 )
+_PROMPTS = (
+    Rule(
+        ("prompter.point",), _is("prompter.kind", "box"), "objects are prompted by boxes", "--model.prompter.kind point"
+    ),
+    Rule(
+        ("prompter.box_shift",),
+        _is("prompter.kind", "point"),
+        "objects are prompted by points",
+        "--model.prompter.kind box",
+    ),
+)
 RULES: dict[str, tuple[Rule, ...]] = {
     "BaseMethod": (Rule(("momentum",), _is("optimizer", "adamw"), "AdamW has none", "--model.optimizer sgd"),),
     "ZeroShot": (
@@ -71,6 +84,14 @@ RULES: dict[str, tuple[Rule, ...]] = {
             "another method",
         ),
         Rule(("restore",), lambda _: True, "SAM answers at the size of the image", "another method"),
+        Rule(("sam.adapter",), lambda _: True, "an adapted SAM takes no prompts", "another method"),
+        Rule(
+            tuple(f"prompter.{name}" for name in ("objects", "file", "box_shift", "point_crop")),
+            lambda _: True,
+            "the prompts are those of the reference's components as they are",
+            "another method, or predict --prompts FILE",
+        ),
+        *_PROMPTS,
     ),
     "SAMed": _ADAPTERS,
     "CpcSam": (
@@ -108,18 +129,17 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "UniMatch": _NETWORKS,
     "AuxOl": (
         Rule(
-            ("preprocessing", "sam_size"),
-            lambda options: options["adapter"] is not None,
+            ("sam.preprocessing", "sam.size"),
+            lambda options: options["sam.adapter"] is not None,
             "an adapted SAM sees images as in its training",
-            "--model.adapter null",
+            "--model.sam.adapter null",
         ),
-        Rule(("point",), _is("prompt", "box"), "objects are prompted by boxes", "--model.prompt point"),
-        Rule(("box_shift",), _is("prompt", "point"), "objects are prompted by points", "--model.prompt box"),
+        *_PROMPTS,
         Rule(
-            ("alpha",),
-            lambda options: options["fusion"] == "adaptive" and options["alpha_start"] == "sam",
+            ("fusion.alpha",),
+            lambda options: options["fusion.kind"] == "adaptive" and options["fusion.start"] == "sam",
             "until there are best weights, SAM is alone",
-            "--model.alpha_start half, or --model.fusion fixed",
+            "--model.fusion.start half, or --model.fusion.kind fixed",
         ),
     ),
 }
@@ -135,8 +155,8 @@ def refuse_unused(method: Any) -> None:
     Raises:
         UserError: At the first; the message says what makes it void, and how to get rid of either.
     """
-    defaults = _defaults(type(method))
-    options = {**defaults, **method.hparams}
+    defaults = flat(_defaults(type(method)))
+    options = {**defaults, **flat(method.hparams)}
     for rule in _rules(type(method)):
         for name in rule.options if rule.when(options) else ():
             if options[name] != defaults[name]:
@@ -158,7 +178,10 @@ def _defaults(kind: type) -> dict[str, Any]:
     for each in reversed(kind.__mro__):
         own = signature(each.__init__).parameters  # type: ignore[misc]
         found |= {name: option.default for name, option in own.items() if option.default is not option.empty}
-    return found
+    return {
+        name: asdict(each) if is_dataclass(each) and not isinstance(each, type) else each
+        for name, each in found.items()
+    }
 
 
 def _typed(value: Any) -> str:

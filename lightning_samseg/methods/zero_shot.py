@@ -1,6 +1,7 @@
 """SAM without any training: prompted by what the reference shows. The rows "SAM-point" of CPC-SAM's Table 1."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.methods.unused_options import refuse_unused
-from lightning_samseg.models.backbones import BackboneName
-from lightning_samseg.models.frozen_sam import FrozenSam, MaskChoice, Preprocessing
+from lightning_samseg.models.frozen_sam import FrozenSam, MaskChoice
+from lightning_samseg.models.sam_config import SamConfig
+from lightning_samseg.online.prompter import PrompterConfig
 from lightning_samseg.prompts.boxes import crop_of_box
 from lightning_samseg.prompts.objects import ReferenceObject, find_objects
 from lightning_samseg.types import Batch, PromptKind, Query, Segmentation
@@ -29,12 +31,10 @@ class ZeroShot(BaseMethod):
     Images go to SAM at their original size; ``data.image_size`` and the other arguments of the view do not matter.
 
     Args:
-        backbone: Which SAM.
-        checkpoint: Weights in official SAM's names instead of the cached ones.
-        input_size: Side of SAM's own square input in pixels, a multiple of 16; None for what it was trained at.
-        preprocessing: ``own``: as the backbone's authors do; ``sam``: as SAM's, whatever the backbone.
-        prompt: ``point``: the deepest pixel, the first one row by row where several are. ``box``: the tight box, given
-            by its outermost pixels, as SAM's corners are.
+        sam: Which SAM; it takes no adapter.
+        prompter: ``kind``, ``point`` and ``min_object_side``; the rest is not for this method. A ``point`` is the
+            deepest pixel, the first one row by row where several are. A ``box`` is the tight one, given by its
+            outermost pixels, as SAM's corners are.
         prompt_per: ``class``: one prompt, for the largest component. ``object``: one for every component, each answered
             alone.
         mask: ``first`` of SAM's three masks, as Mazurowski et al. take without knowledge of the best one; or SAM's
@@ -48,25 +48,23 @@ class ZeroShot(BaseMethod):
 
     def __init__(
         self,
-        backbone: BackboneName = "sam_vit_b",
-        checkpoint: str | None = None,
-        input_size: int | None = None,
-        preprocessing: Preprocessing = "own",
-        prompt: PromptKind = "point",
+        sam: SamConfig = SamConfig("sam_vit_b"),  # noqa: B008 - immutable
+        prompter: PrompterConfig = PrompterConfig("point", "deepest"),  # noqa: B008
         prompt_per: Literal["class", "object"] = "class",
         mask: MaskChoice = "single",
         overlap: Literal["highest", "smaller"] = "highest",
         **base: Any,
     ) -> None:
         super().__init__(**base)
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["sam", "prompter"])
+        self.save_hyperparameters({"sam": asdict(sam), "prompter": asdict(prompter)})
         refuse_unused(self)
-        self.prompt_kind = prompt
+        self.prompter, self.prompt_kind = prompter, prompter.kind
         self.prompt_per = prompt_per
         self.mask: MaskChoice = mask
         self.overlap = overlap
-        self.sam = FrozenSam(backbone, input_size, checkpoint, preprocessing)
-        if (warning := self.sam.prompt_warning(prompt)) is not None:
+        self.sam = FrozenSam(sam.backbone, sam.size, sam.checkpoint, sam.preprocessing)
+        if (warning := self.sam.prompt_warning(prompter.kind)) is not None:
             rank_zero_warn(warning)
 
     @property
@@ -104,9 +102,9 @@ class ZeroShot(BaseMethod):
         Returns:
             uint8 ``(H, W)``, class ids.
         """
-        prompted = class_objects(reference, self.num_classes, self.prompt_per)
+        prompted = class_objects(reference, self.num_classes, self.prompt_per, self.prompter.min_object_side)
         if self.prompt_kind == "point":
-            places = np.array([item.point("deepest") for _, item in prompted])
+            places = np.array([item.point(self.prompter.point) for _, item in prompted])
         else:
             places = np.array([outermost_pixels(item) for _, item in prompted])
         return self.segment(image, places, [class_id for class_id, _ in prompted]).labels
@@ -143,7 +141,10 @@ class ZeroShot(BaseMethod):
 
 
 def class_objects(
-    reference: NDArray[np.uint8], num_classes: int, prompt_per: Literal["class", "object"] = "class"
+    reference: NDArray[np.uint8],
+    num_classes: int,
+    prompt_per: Literal["class", "object"] = "class",
+    min_side: int = 1,
 ) -> list[tuple[int, ReferenceObject]]:
     """List what gets a prompt.
 
@@ -151,13 +152,14 @@ def class_objects(
         reference: uint8 ``(H, W)``, class ids 0..C.
         num_classes: C.
         prompt_per: ``class``: the largest 8-connected component of each class. ``object``: all of them.
+        min_side: Components whose box is narrower or lower are left out, in pixels.
 
     Returns:
         Class id and object, classes ascending; nothing for a class without pixels.
     """
     prompted = []
     for class_id in range(1, num_classes + 1):
-        components = find_objects(reference == class_id)  # smallest first
+        components = find_objects(reference == class_id, min_side=min_side)  # smallest first
         chosen = components[-1:] if prompt_per == "class" else components
         prompted += [(class_id, component) for component in chosen]
     return prompted

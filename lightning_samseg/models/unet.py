@@ -1,5 +1,6 @@
 """Auxiliary networks of AuxOL: the paper's U-Net with 17.3 M parameters, and any of segmentation-models-pytorch."""
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
@@ -13,12 +14,27 @@ from lightning_samseg.errors import UserError
 PAPER_WIDTHS = (64, 128, 256, 512, 512)
 
 
+@dataclass(frozen=True)
+class AuxiliaryConfig:
+    """The network that learns beside SAM: the arguments under ``auxiliary:``.
+
+    Args:
+        network: ``unet17m``, the paper's; or architecture/encoder of segmentation-models-pytorch, as ``unet/resnet18``.
+        encoder_weights: Start from an encoder trained on ImageNet, whose normalisation is then applied to the image
+            channels inside the network. The paper: "when ImageNet pre-trained encoder weights are available, one can
+            start with a pre-trained encoder and a randomly initialized decoder". Downloaded on first use.
+        width: Factor on the channels of ``unet17m``, for small runs on a CPU.
+    """
+
+    network: str = "unet17m"
+    encoder_weights: Literal["imagenet"] | None = None
+    width: float = 1.0
+
+
 def build_auxiliary(
-    name: str = "unet17m",
+    config: AuxiliaryConfig = AuxiliaryConfig(),
     *,
     in_channels: Literal[3, 4] = 3,
-    encoder_weights: Literal["imagenet"] | None = None,
-    width: float = 1.0,
 ) -> nn.Module:
     """Build the small network that learns beside SAM.
 
@@ -26,12 +42,8 @@ def build_auxiliary(
     for ``S`` a multiple of 32.
 
     Args:
-        name: ``unet17m``, the paper's; or architecture/encoder of segmentation-models-pytorch, as ``unet/resnet18``.
+        config: Which.
         in_channels: 3: image; 4: image and SAM's output (Sec. 3.3, for box prompts).
-        encoder_weights: Start from an encoder trained on ImageNet, whose normalisation is then applied to the image
-            channels inside the network. The paper: "when ImageNet pre-trained encoder weights are available, one can
-            start with a pre-trained encoder and a randomly initialized decoder". Downloaded on first use.
-        width: Factor on the channels of ``unet17m``, for small runs on a CPU.
 
     Returns:
         The network. Other weights are random, from PyTorch's global generator.
@@ -40,6 +52,7 @@ def build_auxiliary(
         UserError: Unknown name; ImageNet weights for a network that has none, or that cannot be had; a width other
             than 1 for a network of segmentation-models-pytorch, or one that leaves no channel.
     """
+    name, encoder_weights, width = config.network, config.encoder_weights, config.width
     if name == "unet17m":
         if encoder_weights is not None:
             raise UserError(

@@ -127,7 +127,7 @@ class AdaptedNetwork:
                 "The checkpoint was written by a run with another adapter, or with other parts of it trained.",
                 expected=f"{len(self.trained)} trained entries",
                 found=f"{len(shapes)}, or of other shapes",
-                fix="resume with the --model.adapter and --model.trained of that run",
+                fix="resume with the --model.sam.adapter and --model.trained of that run",
             )
         with torch.no_grad():
             for name, each in self.trained.items():

@@ -1,5 +1,6 @@
 """The online batch: which rectified crops AuxOL keeps learning from (Sec. 3.2, Listing 1 lines 11 to 18)."""
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -11,15 +12,12 @@ Policy = Literal["smallest_loss", "fifo", "single"]
 NOT_INSERTED = -1
 
 
-class OnlineBatch:
-    """At most ``capacity`` crops with their masks and last losses.
-
-    Storage is allocated once, on the device of the first crop, and ``tensors`` are views of it. Nothing here waits for
-    the device: the replacement rule runs there too. Its price is one read and write of a crop and its mask (0.3 MB for
-    4 channels of 128 x 128) where a comparison on the host would wait for the previous step to finish.
+@dataclass(frozen=True)
+class BatchConfig:
+    """The online batch: the arguments under ``batch:``.
 
     Args:
-        capacity: ``k``; the paper uses 32.
+        capacity: ``k``, entries at most; the paper uses 32.
         policy: What goes when the batch is full. ``smallest_loss`` (paper): the entry with the smallest last loss, if
             that is at most the new entry's loss, else the new entry; of equal losses the lower index goes. ``fifo``
             (authors' code): the oldest entry. ``single`` (the comparison of Tables 3 and 4): there is one entry, the
@@ -29,11 +27,26 @@ class OnlineBatch:
         UserError: The capacity is less than 1.
     """
 
-    def __init__(self, capacity: int = 32, policy: Policy = "smallest_loss") -> None:
-        if capacity < 1:
-            raise UserError(f"online batch: capacity {capacity}", expected="at least 1", fix="use 32 as the paper does")
-        self.capacity = 1 if policy == "single" else capacity
-        self.policy = policy
+    capacity: int = 32
+    policy: Policy = "smallest_loss"
+
+    def __post_init__(self) -> None:
+        """Check the capacity."""
+        if self.capacity < 1:
+            raise UserError(f"online batch: capacity {self.capacity}", expected="at least 1", fix="use 32 as the paper")
+
+
+class OnlineBatch:
+    """Crops with their masks and last losses.
+
+    Storage is allocated once, on the device of the first crop, and ``tensors`` are views of it. Nothing here waits for
+    the device: the replacement rule runs there too. Its price is one read and write of a crop and its mask (0.3 MB for
+    4 channels of 128 x 128) where a comparison on the host would wait for the previous step to finish.
+    """
+
+    def __init__(self, config: BatchConfig = BatchConfig()) -> None:
+        self.policy = config.policy
+        self.capacity = 1 if config.policy == "single" else config.capacity
         self._inserted = 0
         self._crops = self._masks = self._losses = torch.empty(0)
 

@@ -11,14 +11,14 @@ import torch
 from lightning_samseg.losses.binary import dice_loss
 from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.frozen_sam import FrozenSam
-from lightning_samseg.models.unet import build_auxiliary
+from lightning_samseg.models.unet import AuxiliaryConfig, build_auxiliary
 from lightning_samseg.online.ahead import Request, SamAhead, sam_ahead
-from lightning_samseg.online.batch import OnlineBatch
+from lightning_samseg.online.batch import BatchConfig, OnlineBatch
 from lightning_samseg.online.cache import LogitsCache
 from lightning_samseg.online.crop_network import CropNetwork
 from lightning_samseg.online.crops import network_target
 from lightning_samseg.online.expert import Expert
-from lightning_samseg.online.fusion import Fusion
+from lightning_samseg.online.fusion import Fusion, FusionConfig
 from lightning_samseg.online.learner import OnlineLearner
 from lightning_samseg.prompts.boxes import Box
 
@@ -56,9 +56,9 @@ def benchmark_online(
     crop_size = (128 if on_gpu else 64) if crop_size is None else crop_size
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = build_auxiliary(in_channels=4, width=width).to(device)
+        network = build_auxiliary(AuxiliaryConfig(width=width), in_channels=4).to(device)
     crops_of = CropNetwork(network, crop_size=crop_size, extra_channel="mask")
-    learner = OnlineLearner(crops_of, Fusion("adaptive"), OnlineBatch(capacity))
+    learner = OnlineLearner(crops_of, Fusion(FusionConfig("adaptive")), OnlineBatch(BatchConfig(capacity)))
     stream = _Stream(image_size, rounds, seed)
     inside = torch.from_numpy(stream.reference[stream.box.slices] > 0).to(device)
     with tempfile.TemporaryDirectory() as folder:

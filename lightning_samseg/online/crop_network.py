@@ -57,7 +57,7 @@ class CropNetwork:
             raise UserError(
                 f"crop_resize pil makes a picture of 8 bits, which cannot hold SAM's {extra_channel}.",
                 expected="extra_channel mask or none, as in the authors' code",
-                fix="set --model.extra_channel auto, or --model.crop_resize tensor",
+                fix="set --model.crop.extra_channel auto, or --model.crop.resize tensor",
             )
         self.module, self.loss = module, loss
         self.crop_size, self.extra_channel = crop_size, extra_channel
@@ -134,7 +134,7 @@ class CropNetwork:
                 "The auxiliary network normalises over the batch, which starts with a single crop.",
                 expected="more than one pixel at its deepest level",
                 found=str(error),
-                fix="set a larger --model.crop_size, or --model.auxiliary unet17m, which normalises each crop",
+                fix="set a larger --model.crop.size, or --model.auxiliary.network unet17m, which normalises each crop",
             ) from error
 
     def _step(self, loss: Tensor) -> None:

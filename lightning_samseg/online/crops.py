@@ -1,6 +1,7 @@
 """From image and logits to what the auxiliary network sees, and back."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,22 @@ from lightning_samseg.types import IGNORED
 
 ExtraChannel = Literal["mask", "probability", "logits"]
 CropResize = Literal["tensor", "pil"]
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """What the auxiliary network sees: the arguments under ``crop:``.
+
+    Args:
+        size: Side of the network's input in pixels, a multiple of 32. The paper does not give it; 128 is the authors'.
+        extra_channel: SAM's output as a fourth channel. ``auto``: the ``mask`` for boxes, none for points (Sec. 3.3).
+        resize: ``tensor``: every channel of a crop is resized for itself. ``pil`` (authors): as a PIL picture, RGBA
+            with SAM's mask, so that the network sees black wherever that mask is 0; see :func:`network_input`.
+    """
+
+    size: int = 128
+    extra_channel: Literal["auto", "none", "mask", "probability", "logits"] = "auto"
+    resize: CropResize = "tensor"
 
 
 def network_input(

@@ -1,6 +1,7 @@
 """Fusion of SAM's logits with the auxiliary network's, and the weight between them (Eqs. 1 and 3)."""
 
 from collections import deque
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -53,57 +54,61 @@ def optimal_alpha(sam_logits: Tensor, aux_logits: Tensor, target: Tensor, grid_s
     return torch.where(dice == dice.amax(), grid, 1.0).amin()
 
 
-class Fusion:
-    """The weight of SAM in the fusion, fixed or following the best weights of the instances before.
+@dataclass(frozen=True)
+class FusionConfig:
+    """Weight of SAM in the fusion: the arguments under ``fusion:``.
 
     Args:
-        kind: ``fixed``: always ``alpha``. ``adaptive`` (Sec. 3.3): mean of the last ``window`` alpha*.
-        alpha: The fixed weight, and the weight before the first alpha* with ``start="half"``. The paper uses 0.5.
+        kind: ``fixed``: always ``alpha``. ``adaptive``: the mean of the last ``window`` best weights (Sec. 3.3). The
+            paper calls fixed the default; the point rows of its Table 2 are the adaptive ones of Table 5.
+        alpha: The fixed weight, and that before the first best weight with ``start`` half. The paper uses 0.5.
         window: ``K``; the paper uses 5.
-        grid_step: Of the search for alpha*; the authors use 0.05.
-        start: With fewer than ``window`` alpha* so far. ``half``: the mean of those there are, ``alpha`` if there is
-            none. ``sam`` (authors' code): 1, that is SAM alone. The paper does not say.
-        alpha_from: Which instances have an alpha*. ``rectified``: those that an expert rectified. ``every`` (authors'
-            code): all of them, which with partial feedback uses masks that nobody has drawn.
+        grid_step: Of the search for the best weight; not in the paper, the authors' is 0.05.
+        start: With fewer than ``window`` best weights so far. ``half``: the mean of those there are, ``alpha`` if there
+            is none. ``sam`` (authors): 1, that is SAM alone. The paper does not say.
+        alpha_from: Which prompts have a best weight. ``rectified``: those that an expert rectified. ``every`` one
+            (authors), which with partial feedback uses masks that nobody has drawn.
 
     Raises:
         UserError: A number outside its range, or a grid step that does not divide 1.
     """
 
-    def __init__(
-        self,
-        kind: Literal["fixed", "adaptive"] = "fixed",
-        alpha: float = 0.5,
-        window: int = 5,
-        grid_step: float = 0.05,
-        start: Literal["half", "sam"] = "half",
-        alpha_from: Literal["rectified", "every"] = "rectified",
-    ) -> None:
-        if not 0 <= alpha <= 1:
-            raise UserError(f"fusion: alpha {alpha}", expected="a number in [0, 1]", fix="use 0.5 as the paper does")
-        if window < 1:
-            raise UserError(f"fusion: window {window}", expected="at least 1", fix="use 5 as the paper does")
-        if not 0 < grid_step <= 1 or abs(1 / grid_step - round(1 / grid_step)) > 1e-6:
-            raise UserError(f"fusion: grid step {grid_step}", expected="a number that divides 1", fix="use 0.05")
-        self.kind = kind
-        self.alpha = alpha
-        self.window = window
-        self.grid_step = grid_step
-        self.start = start
-        self.alpha_from = alpha_from
-        self._history: deque[Tensor] = deque(maxlen=window)
+    kind: Literal["fixed", "adaptive"] = "fixed"
+    alpha: float = 0.5
+    window: int = 5
+    grid_step: float = 0.05
+    start: Literal["half", "sam"] = "half"
+    alpha_from: Literal["rectified", "every"] = "rectified"
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if not 0 <= self.alpha <= 1:
+            raise UserError(f"fusion: alpha {self.alpha}", expected="a number in [0, 1]", fix="use 0.5 as the paper")
+        if self.window < 1:
+            raise UserError(f"fusion: window {self.window}", expected="at least 1", fix="use 5 as the paper does")
+        step = self.grid_step
+        if not 0 < step <= 1 or abs(1 / step - round(1 / step)) > 1e-6:
+            raise UserError(f"fusion: grid step {step}", expected="a number that divides 1", fix="use 0.05")
+
+
+class Fusion:
+    """The weight of SAM in the fusion, fixed or following the best weights of the prompts before."""
+
+    def __init__(self, config: FusionConfig = FusionConfig()) -> None:
+        self.config = config
+        self._history: deque[Tensor] = deque(maxlen=config.window)
 
     def value(self, device: torch.device) -> Tensor:
         """Weight of SAM for the next instance: float ``()`` on the device, computed without waiting for it."""
-        if self.kind == "fixed" or (self.start == "half" and not self._history):
-            return torch.full((), self.alpha, device=device)
-        if self.start == "sam" and len(self._history) < self.window:
+        if self.config.kind == "fixed" or (self.config.start == "half" and not self._history):
+            return torch.full((), self.config.alpha, device=device)
+        if self.config.start == "sam" and len(self._history) < self.config.window:
             return torch.ones((), device=device)
         return torch.stack([alpha.to(device) for alpha in self._history]).mean()
 
     def wants(self, source: FeedbackSource) -> bool:
         """Whether an instance with feedback from this source has its alpha* searched for."""
-        return self.kind == "adaptive" and (self.alpha_from == "every" or source == "expert")
+        return self.config.kind == "adaptive" and (self.config.alpha_from == "every" or source == "expert")
 
     def remember(self, alpha_star: Tensor) -> None:
         """Append an instance's ``optimal_alpha``, a float ``()``, to the history."""
@@ -118,4 +123,4 @@ class Fusion:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore ``state_dict()``; of a longer history the newest ``window`` values."""
-        self._history = deque(state["history"].clone().unbind(), maxlen=self.window)
+        self._history = deque(state["history"].clone().unbind(), maxlen=self.config.window)

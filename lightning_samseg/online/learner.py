@@ -267,7 +267,7 @@ class OnlineLearner:
         seen = known[number] if known is not None and self.fusion.wants(feedback.source) else None
         if seen is not None:
             seen = seen.to(self.device, non_blocking=True)
-            alpha_star = optimal_alpha(prompt.sam_logits, prompt.aux_logits, seen, self.fusion.grid_step)
+            alpha_star = optimal_alpha(prompt.sam_logits, prompt.aux_logits, seen, self.fusion.config.grid_step)
         return Lesson(prediction.position, number, crop, target, loss, alpha_star)
 
     def _share(self, own: list[Lesson]) -> list[Lesson]:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from lightning_samseg.adapters.checkpoints import CheckpointFiles, read_checkpoint
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods import AuxOl
+from lightning_samseg.methods.method import with_groups
+from lightning_samseg.models.sam_config import SamConfig
 from lightning_samseg.online.records import Prediction
 from lightning_samseg.online.scores import ImageRow, image_row
 from lightning_samseg.prediction.answers import Answer, Given, joined
@@ -34,15 +36,15 @@ class OnlineAnswer(Answer):
 class Online(Model):
     """A frozen SAM with a network beside it that learns from each corrected mask (AuxOL, Listing 1).
 
-    All prompts of a picture are predicted before its mask is used: ``fit`` with ``prompt_order`` ``image``. With the
+    All prompts of a picture are predicted before its mask is used: ``fit`` with ``learning.order`` ``image``. With the
     reference as mask the numbers are those of ``fit`` on the same stream. Settings are those of
     :class:`lightning_samseg.methods.AuxOl`.
 
     Args:
         sam: From ``load_sam``; or None to load it as the settings say.
-        fusion: ``fixed`` or ``adaptive``.
+        fusion: ``fixed`` or ``adaptive``, or all of a ``FusionConfig``.
         prompt: By what it will be prompted: ``box`` or ``point``.
-        settings: Other arguments of ``AuxOl``.
+        settings: Other arguments of ``AuxOl``; groups may be dictionaries, as ``learning={"lr": 1e-3}``.
 
     Raises:
         UserError: If settings contradict each other.
@@ -51,12 +53,14 @@ class Online(Model):
     def __init__(
         self, sam: Sam | None = None, fusion: Any = "fixed", prompt: PromptKind = "box", **settings: Any
     ) -> None:
+        settings["prompter"] = {**settings.get("prompter", {}), "kind": prompt}
+        settings["fusion"] = {"kind": fusion} if isinstance(fusion, str) else fusion
         if sam is None:
-            method, device = AuxOl(fusion=fusion, prompt=prompt, **settings), device_of("auto")
+            method, device = AuxOl(**with_groups(AuxOl, settings)), device_of("auto")
         else:
             given, device = sam.method.sam, sam.method.device
-            settings |= {"backbone": given.backbone, "sam_size": given.image_size, "preprocessing": given.preprocessing}
-            method = AuxOl(fusion=fusion, prompt=prompt, **settings)
+            settings["sam"] = SamConfig(given.backbone, None, None, given.preprocessing, given.image_size)
+            method = AuxOl(**with_groups(AuxOl, settings))
             method.__dict__["generalist"] = given  # frozen, both may use it
         super().__init__(_predictor(method, device))
         self._next = 0

@@ -20,6 +20,8 @@ from lightning_samseg.errors import BadValueError, UserError
 from lightning_samseg.io.images import to_grey, to_rgb_uint8
 from lightning_samseg.methods import Method, ZeroShot
 from lightning_samseg.models.backbones import BackboneName
+from lightning_samseg.models.sam_config import SamConfig
+from lightning_samseg.online.prompter import PrompterConfig
 from lightning_samseg.transforms import View, prepare_image
 from lightning_samseg.types import PromptKind, Query, Segmentation
 
@@ -124,7 +126,7 @@ def zero_shot(backbone: BackboneName, prompt: PromptKind, weights: str | None = 
     Raises:
         UserError: If its weights are missing.
     """
-    method = ZeroShot(backbone, weights, prompt=prompt, num_classes=1)
+    method = ZeroShot(SamConfig(backbone, weights), PrompterConfig(prompt, "deepest"), num_classes=1)
     view = View(64)  # SAM gets its pictures at their own size
     return Predictor(method, view, ("foreground",), 1, "32-true", scales_volumes=False)
 

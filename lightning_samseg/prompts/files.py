@@ -58,8 +58,8 @@ class PromptFile:
         self,
         path: str | Path,
         kind: PromptKind,
-        option: str = "--model.prompt_file",
-        kind_option: str | None = "--model.prompt",
+        option: str = "--model.prompter.file",
+        kind_option: str | None = "--model.prompter.kind",
     ) -> None:
         self.path = Path(path).expanduser()
         self.kind = kind

@@ -265,7 +265,8 @@ def _by_weights(part: list[RunRecord], group: bool, problems: list[Problem]) -> 
     hashes: dict[str, dict[str, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
     for run in part:
         options = repeat_key(run)
-        declared = json.dumps([options.get(f"model.{name}") for name in ("backbone", "checkpoint", "adapter")])
+        names = ("backbone", "checkpoint", "adapter")
+        declared = json.dumps([options.get(f"model.{at}{name}") for name in names for at in ("", "sam.")])
         hashes[declared][weights_of(run)].append(run)
     if group:
         return part

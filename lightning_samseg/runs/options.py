@@ -23,6 +23,7 @@ MAY_CHANGE = (
     *WITHOUT_INFLUENCE,
     *("trainer.max_steps", "trainer.min_steps", "trainer.val_check_interval"),
     *("trainer.limit_test_batches", "trainer.limit_predict_batches", "model.checkpoint", "model.images_per_step"),
+    "model.sam.checkpoint",
 )
 """What a run that goes on may have otherwise: also its length, and when it is validated. Of the file of pretrained
 weights the hash counts, which is a fact, too; of the images per step their number over all processes, which AuxOl
@@ -52,11 +53,23 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, Mapping) and value:
             for key, part in value.items():
                 walk(part, name if key == "init_args" else f"{name}.{key}".lstrip("."))
-        else:
+        elif name:
             options[name] = value
 
     walk(config, "")
     return options
+
+
+def nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables of tables from options by dotted name: what :func:`flat` has made flat."""
+    content: dict[str, Any] = {}
+    for option, value in options.items():
+        *groups, name = option.split(".")
+        place = content
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[name] = value
+    return content
 
 
 def is_one_of(option: str, names: Iterable[str]) -> bool:

@@ -8,6 +8,7 @@ import torch
 
 from lightning_samseg.adapters.checkpoints import LAST, PREVIOUS, read_checkpoint
 from lightning_samseg.errors import UserError
+from lightning_samseg.moved_arguments import check_moved
 from lightning_samseg.runs.process import say
 
 
@@ -60,6 +61,7 @@ def check_state(checkpoint: Mapping[str, Any], path: Path) -> None:
 
 def check_fit(checkpoint: Mapping[str, Any], model: torch.nn.Module, path: str | Path) -> None:
     """Raise UserError, naming the differing entries, unless the checkpoint's weights are those of this model."""
+    check_moved(type(model).__name__, checkpoint.get("hyper_parameters", {}), path)
     theirs = {key: tuple(value.shape) for key, value in checkpoint["state_dict"].items()}
     ours = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     if theirs == ours:

@@ -15,18 +15,20 @@ from lightning_samseg.annotate.engine import Engine
 from lightning_samseg.annotate.images import list_images
 from lightning_samseg.annotate.workspace import Workspace
 from lightning_samseg.methods import AuxOl
+from lightning_samseg.methods.method import with_groups
 from lightning_samseg.prompts.objects import find_objects
+from lightning_samseg.runs.options import nested
 
 LENGTH = 6
 TWO_OBJECTS, EMPTY = 1, 3
 MODEL: dict[str, Any] = {
-    "backbone": "tiny",
-    "width": 0.0625,
-    "crop_size": 32,
-    "capacity": 4,
-    "lr": 5.0e-3,
-    "fusion": "adaptive",
-    "prompt_order": "image",
+    "sam.backbone": "tiny",
+    "auxiliary.width": 0.0625,
+    "crop.size": 32,
+    "batch.capacity": 4,
+    "learning.lr": 5.0e-3,
+    "fusion.kind": "adaptive",
+    "learning.order": "image",
     "cache_gb": 0.0,
     "sam_batch": 1,
 }
@@ -91,7 +93,7 @@ def workspace_engine(data: Path) -> Callable[..., Any]:
     @contextmanager
     def opened(folder: Path, images: Path | None = None, **options: Any) -> Iterator[Engine]:
         model = MODEL | options.pop("model", {})
-        method = AuxOl(**model)
+        method = AuxOl(**with_groups(AuxOl, nested(model)))
         listed, failed, _ = list_images(data / "images" if images is None else images, folder)
         told: list[str] = []
         workspace = Workspace(folder, listed, failed, told.append)

@@ -42,7 +42,7 @@ def run_through(engine: Any, data: Path, count: int | None = None, kind: str = "
 
 
 def test_points(workspace_engine: Any, data: Path, tmp_path: Path) -> None:
-    points = {"prompt": "point", "point_crop": "authors", "fusion": "fixed"}
+    points = {"prompter.kind": "point", "prompter.point_crop": "authors", "fusion.kind": "fixed"}
     with workspace_engine(tmp_path / "w", model=points) as engine:
         run_through(engine, data, kind="point")
         engine.finish()

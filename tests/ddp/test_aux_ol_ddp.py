@@ -32,11 +32,11 @@ trainer:
 model:
   class_path: lightning_samseg.methods.AuxOl
   init_args:
-    backbone: tiny
-    width: 0.0625
-    crop_size: 32
-    capacity: 4
-    fusion: adaptive
+    sam: {backbone: tiny}
+    auxiliary: {width: 0.0625}
+    crop: {size: 32}
+    fusion: {kind: adaptive}
+    batch: {capacity: 4}
     cache_gb: 0
 data:
   class_path: data_modules.FolderDataModule
@@ -167,7 +167,7 @@ def test_two_processes_equal_two_images_per_step(bench: Bench) -> None:
 
 @pytest.mark.slow
 def test_four_images_per_step_in_two_processes(bench: Bench) -> None:
-    options = ["--model.images_per_step", "4", "--model.prompt_order", "image", "--model.step_per", "image"]
+    options = ["--model.images_per_step", "4", "--model.learning.order", "image", "--model.learning.step_per", "image"]
     assert bench("two_of_four", *options, *TWO) == 0, bench.log("two_of_four")
     assert bench("one_of_four", *options) == 0, bench.log("one_of_four")
     bench.assert_close("two_of_four", "one_of_four")

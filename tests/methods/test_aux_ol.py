@@ -9,19 +9,21 @@ import pytest
 import torch
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.methods.aux_ol import LOSSES, AuxOl
+from lightning_samseg.methods.aux_ol import AuxOl
 from lightning_samseg.online.crops import network_target
 from lightning_samseg.online.expert import Expert
+from lightning_samseg.online.learning import LOSSES
 from lightning_samseg.online.walk import walk
 from lightning_samseg.prompts.boxes import Box
 from lightning_samseg.types import IGNORED, Case, StreamItem
 from tests.float64 import learn_in_float64
+from tests.grouped import grouped
 
 SMALL = {"backbone": "tiny", "width": 1 / 16, "crop_size": 32, "cache_gb": 0, "capacity": 3}
 
 
 def model(**settings: Any) -> AuxOl:
-    return AuxOl(**{**SMALL, **settings})
+    return grouped(AuxOl, **{**SMALL, **settings})
 
 
 def item(position: int = 0, reference: np.ndarray | None = None, **extra: Any) -> StreamItem:
@@ -240,7 +242,7 @@ def test_images_per_step_are_dealt_out_whole() -> None:
 
 
 def test_contradictions() -> None:
-    with pytest.raises(UserError, match="prompt_order image"):
+    with pytest.raises(UserError, match=r"learning\.order image"):
         model(step_per="image")
     with pytest.raises(UserError, match="box_shift"):
         model(box_shift=-0.1)

@@ -15,8 +15,10 @@ import torch
 
 from lightning_samseg.__main__ import main
 from lightning_samseg.methods import AuxOl, DirectOl
+from lightning_samseg.moved_arguments import MOVED
 from lightning_samseg.prompts.boxes import Box
 from tests.fakes import write_folder
+from tests.grouped import grouped
 from tests.official import write_tiny_sam
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -45,7 +47,9 @@ class Bench:
         data = {"root": self.data, "image_size": 64, "masks": "binary"} | (data or {})
         trainer = QUIET | {"default_root_dir": self.folder / name} | (trainer or {})
         options = ["--data=data_modules.FolderDataModule", f"--model=lightning_samseg.methods.{method}"]
-        for group, values in (("data", data), ("model", {"backbone": "tiny"} | model), ("trainer", trainer)):
+        moved = MOVED.get(method, {})
+        model = {moved.get(key, key): value for key, value in ({"backbone": "tiny"} | model).items()}
+        for group, values in (("data", data), ("model", model), ("trainer", trainer)):
             options += [f"--{group}.{key}={value}" for key, value in values.items()]
         return main([verb, *options, *more])
 
@@ -97,8 +101,9 @@ def test_overlapping_boxes_do_not_add_up_an_adapted_sams_one_answer(bench: Bench
     settings: dict[str, Any] = {"adapter": str(bench.adapter), "checkpoint": str(bench.base), "cache_gb": 0}
     answer = torch.full((1, 16, 16), 0.3)
     answer[:, :4] = 0.7
-    for rule in ("sum", "authors"):
-        module = method(backbone="tiny", crop_size=32, sam_alone=rule, **settings)
+    rules: list[dict[str, Any]] = [{"sam_alone": "authors"}, {}]
+    for rule in rules if method is AuxOl else rules[1:]:
+        module = grouped(method, backbone="tiny", crop_size=32, **rule, **settings)
         module._sam = SimpleNamespace(logits=lambda *_: answer.logit())  # type: ignore[assignment]
         picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         boxes = np.array([[4.0, 2.0, 44.0, 60.0], [20.0, 2.0, 60.0, 60.0], [20.0, 30.0, 60.0, 62.0]])

@@ -1,6 +1,5 @@
 """An option that would not be followed is refused; a default, and what has an effect, never is."""
 
-from inspect import signature
 from typing import Any
 
 import pytest
@@ -8,7 +7,10 @@ import pytest
 from lightning_samseg import methods
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods import AuxOl, CpcSam, Cps, DirectOl, SAMed, SemiSam, Uamt, UNet, UniMatch, ZeroShot
-from lightning_samseg.methods.unused_options import RULES
+from lightning_samseg.methods.unused_options import RULES, _defaults
+from lightning_samseg.moved_arguments import MOVED
+from lightning_samseg.runs.options import flat
+from tests.grouped import grouped
 
 SMALL: dict[str, Any] = {"image_size": 32}
 TINY = {**SMALL, "backbone": "tiny"}
@@ -28,6 +30,7 @@ VOID: list[tuple[type[Any], dict[str, Any], dict[str, Any]]] = [
     (ZeroShot, TINY, {"lr": 0.1}),
     (ZeroShot, TINY, {"optimizer": "sgd"}),
     (ZeroShot, TINY, {"restore": "labels"}),
+    (ZeroShot, TINY, {"adapter": "none.safetensors"}),
     (SAMed, TINY, {"msa_ratio": 0.5}),
     (SAMed, MSA, {"lora_rank": 8}),
     (SAMed, MSA, {"lora_blocks": [0]}),
@@ -64,22 +67,27 @@ USED: list[tuple[type[Any], dict[str, Any]]] = [
 ]
 
 
+def made(kind: Any, **options: Any) -> Any:
+    return grouped(kind, **options) if kind.__name__ in MOVED else kind(**options)
+
+
 @pytest.mark.parametrize(("kind", "others", "option"), VOID, ids=lambda value: getattr(value, "__name__", str(value)))
 def test_what_would_be_ignored_is_refused(kind: Any, others: dict[str, Any], option: dict[str, Any]) -> None:
     ((name, value),) = option.items()
+    name = MOVED.get(kind.__name__, {}).get(name, name)
     with pytest.raises(UserError, match=f"--model.{name} has no effect here: ") as error:
-        kind(**others, **option)
+        made(kind, **others, **option)
     assert f"found: {name} {value}\n  what to do: leave it out (--model.{name} " in str(error.value)
     assert "), or set " in str(error.value)
 
 
 @pytest.mark.parametrize(("kind", "options"), USED)
 def test_what_has_an_effect_is_not(kind: Any, options: dict[str, Any]) -> None:
-    kind(**options)
+    made(kind, **options)
 
 
 def test_every_option_of_a_rule_exists() -> None:
     for name, rules in RULES.items():
-        known = signature(getattr(methods, name)).parameters.keys() | signature(methods.BaseMethod).parameters.keys()
+        known = flat(_defaults(getattr(methods, name))).keys()
         assert {option for rule in rules for option in rule.options} <= known
     assert {name for name in RULES if name != "BaseMethod"} <= {kind.__name__ for kind, _, _ in VOID}

@@ -17,6 +17,7 @@ from lightning_samseg.methods import ZeroShot
 from lightning_samseg.methods.zero_shot import class_objects, outermost_pixels
 from lightning_samseg.types import IGNORED, Case
 from tests.fakes import write_acdc, write_busi
+from tests.grouped import grouped
 from tests.official import tiny_sam, write_tiny_sam
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
@@ -73,7 +74,7 @@ class Answers(torch.nn.Module):
 
 
 def method(answers: Tensor | None = None, **arguments: Any) -> ZeroShot:
-    zero_shot = ZeroShot(backbone="tiny", num_classes=3, **arguments)
+    zero_shot = grouped(ZeroShot, **{"backbone": "tiny", "num_classes": 3} | arguments)
     if answers is not None:
         zero_shot.sam = Answers(answers)  # type: ignore[assignment]
     return zero_shot
@@ -147,7 +148,7 @@ CONFIG = """
 trainer: {accelerator: cpu, enable_progress_bar: false, logger: false}
 model:
   class_path: lightning_samseg.methods.ZeroShot
-  init_args: {backbone: tiny}
+  init_args: {sam: {backbone: tiny}}
 data:
   class_path: DATA
   init_args: {image_size: 32, ARGUMENTS}

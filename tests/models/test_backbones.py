@@ -22,6 +22,7 @@ from lightning_samseg.models.image_encoders import build_image_encoder
 from lightning_samseg.models.lora import attention_names
 from lightning_samseg.models.tiny_vit import fuse_qkv_state_dict
 from lightning_samseg.transforms import View
+from tests.grouped import grouped
 
 NAMES = list(BACKBONES)
 ROOT = Path(__file__).parents[2]
@@ -154,7 +155,7 @@ def test_prompts_that_a_backbone_was_not_trained_with_are_said(monkeypatch: pyte
     assert own.prompt_warning("point") is None  # nobody knows what those were trained with
     assert FrozenSam("tiny").prompt_warning("point") is None
     with pytest.warns(UserWarning, match="lite_medsam was trained on boxes alone"):
-        ZeroShot("lite_medsam", input_size=64, prompt="point")
+        grouped(ZeroShot, backbone="lite_medsam", input_size=64, prompt="point")
 
 
 def test_aux_ol_says_it_once_at_the_start(recwarn: pytest.WarningsRecorder) -> None:
@@ -174,7 +175,9 @@ def test_aux_ol_says_it_once_at_the_start(recwarn: pytest.WarningsRecorder) -> N
 
     for prompt, times in (("point", 1), ("box", 0)):
         recwarn.clear()
-        model = AuxOl("lite_medsam", sam_size=64, width=1 / 16, crop_size=32, cache_gb=0, prompt=prompt)
+        model = grouped(
+            AuxOl, backbone="lite_medsam", sam_size=64, width=1 / 16, crop_size=32, cache_gb=0, prompt=prompt
+        )
         trainer = Trainer(
             accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False
         )

@@ -3,7 +3,7 @@ import segmentation_models_pytorch as smp
 import torch
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.models.unet import UNet, build_auxiliary
+from lightning_samseg.models.unet import AuxiliaryConfig, UNet, build_auxiliary
 
 
 def count(network):
@@ -22,7 +22,7 @@ def test_paper_size(in_channels):
 
 def test_maps_any_size_to_logits_and_learns():
     torch.manual_seed(0)
-    network = build_auxiliary(in_channels=4, width=1 / 16)
+    network = build_auxiliary(AuxiliaryConfig(width=1 / 16), in_channels=4)
     for size in ((32, 32), (50, 71)):
         logits = network(torch.rand(2, 4, *size))
         assert logits.shape == (2, 1, *size)
@@ -47,24 +47,24 @@ def test_a_constant_crop_is_no_division_by_zero():
 
 @pytest.mark.parametrize(("name", "in_channels"), [("unet/resnet18", 4), ("fpn/mobilenet_v2", 3)])
 def test_networks_of_segmentation_models_pytorch(name, in_channels):
-    network = build_auxiliary(name, in_channels=in_channels)
+    network = build_auxiliary(AuxiliaryConfig(name), in_channels=in_channels)
     assert network(torch.rand(2, in_channels, 64, 64)).shape == (2, 1, 64, 64)
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"name": "unet"}, "unknown auxiliary network 'unet'"),
-        ({"name": "vnet/resnet18"}, "unknown auxiliary network"),
-        ({"name": "unet/resnet17"}, "could not be built"),
-        ({"name": "unet/resnet18", "width": 0.5}, "width 0.5 has no meaning"),
+        ({"network": "unet"}, "unknown auxiliary network 'unet'"),
+        ({"network": "vnet/resnet18"}, "unknown auxiliary network"),
+        ({"network": "unet/resnet17"}, "could not be built"),
+        ({"network": "unet/resnet18", "width": 0.5}, "width 0.5 has no meaning"),
         ({"width": 0.001}, "without channels"),
         ({"encoder_weights": "imagenet"}, "no ImageNet weights"),
     ],
 )
 def test_mistakes_are_named(arguments, says):
     with pytest.raises(UserError, match=says) as error:
-        build_auxiliary(**arguments)
+        build_auxiliary(AuxiliaryConfig(**arguments))
     assert "what to do" in str(error.value)
 
 
@@ -79,14 +79,15 @@ def test_imagenet_weights_bring_their_normalisation(monkeypatch):
     monkeypatch.setattr(
         smp.encoders, "get_preprocessing_params", lambda *_: {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.25, 0.125]}
     )
-    network = build_auxiliary("unet/resnet18", in_channels=4, encoder_weights="imagenet").eval()
+    network = build_auxiliary(AuxiliaryConfig("unet/resnet18", "imagenet"), in_channels=4).eval()
     x = torch.rand(1, 4, 32, 32)
     normalised = x.clone()
     for channel, (mean, std) in enumerate(((0.1, 0.5), (0.2, 0.25), (0.3, 0.125))):
         normalised[:, channel] = (x[:, channel] - mean) / std
     torch.testing.assert_close(network(x), network.network(normalised))
     monkeypatch.undo()
-    loaded = build_auxiliary("unet/resnet18", in_channels=4).eval()  # as from a checkpoint, without asking for weights
+    # As from a checkpoint, without asking for weights.
+    loaded = build_auxiliary(AuxiliaryConfig("unet/resnet18"), in_channels=4).eval()
     loaded.load_state_dict(network.state_dict())
     torch.testing.assert_close(loaded(x), network(x), rtol=0, atol=0)
 
@@ -97,4 +98,4 @@ def test_weights_that_cannot_be_had(monkeypatch):
 
     monkeypatch.setattr(smp, "create_model", unreachable)
     with pytest.raises(UserError, match="with imagenet weights"):
-        build_auxiliary("unet/resnet18", encoder_weights="imagenet")
+        build_auxiliary(AuxiliaryConfig("unet/resnet18", "imagenet"))

@@ -8,9 +8,9 @@ import torch
 
 from lightning_samseg.losses.binary import dice_loss
 from lightning_samseg.models.unet import UNet
-from lightning_samseg.online.batch import OnlineBatch
+from lightning_samseg.online.batch import BatchConfig, OnlineBatch
 from lightning_samseg.online.crop_network import CropNetwork
-from lightning_samseg.online.fusion import Fusion
+from lightning_samseg.online.fusion import Fusion, FusionConfig
 from lightning_samseg.online.learner import OnlineLearner
 from lightning_samseg.prompts.boxes import Box
 from tests import float64
@@ -79,8 +79,8 @@ def make_learner():
         steps = {name: settings.pop(name) for name in ("step_per", "replay_without_feedback") if name in settings}
         return cls(
             CropNetwork(network, **{"loss": dice_loss, "lr": 5e-3, "crop_size": 32} | settings),
-            Fusion("adaptive", window=3) if fusion is None else fusion,
-            OnlineBatch(4) if batch is None else batch,
+            Fusion(FusionConfig("adaptive", window=3) if fusion is None else fusion),
+            OnlineBatch(BatchConfig(4) if batch is None else batch),
             **steps,
         )
 

@@ -12,9 +12,9 @@ from lightning_samseg.errors import UserError
 from lightning_samseg.losses.binary import dice_loss
 from lightning_samseg.online import adapted_network
 from lightning_samseg.online.adapted_network import AdaptedNetwork, read
-from lightning_samseg.online.batch import OnlineBatch
+from lightning_samseg.online.batch import BatchConfig, OnlineBatch
 from lightning_samseg.online.expert import Expert
-from lightning_samseg.online.fusion import Fusion
+from lightning_samseg.online.fusion import Fusion, FusionConfig
 from lightning_samseg.online.learner import OnlineLearner
 from lightning_samseg.prompts.boxes import Box
 from lightning_samseg.transforms import View
@@ -46,7 +46,9 @@ def make(adapted):
             network, settings = float64.in_float64(network), {"loss": float64.dice_loss} | settings
         steps = {"step_per": settings.pop("step_per")} if "step_per" in settings else {}
         learns = AdaptedNetwork(network, **{"loss": dice_loss, "lr": 0.02, "crop_size": 32} | settings)
-        return cls(learns, Fusion("fixed", 0.0), OnlineBatch(capacity), sam_alone="largest", **steps)
+        return cls(
+            learns, Fusion(FusionConfig("fixed", 0.0)), OnlineBatch(BatchConfig(capacity)), sam_alone="largest", **steps
+        )
 
     return make
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.online.batch import OnlineBatch
+from lightning_samseg.online.batch import BatchConfig, OnlineBatch
 
 
 def offer(batch, name, loss):
@@ -22,7 +22,7 @@ def names(batch):
 
 
 def test_smallest_loss_by_hand():
-    batch = OnlineBatch(3)
+    batch = OnlineBatch(BatchConfig(3))
     assert [offer(batch, 1, 0.5), offer(batch, 2, 0.25), offer(batch, 3, 0.75)] == [0, 1, 2]
     assert offer(batch, 4, 0.125) == -1  # smallest 0.25 > 0.125: stays as it is
     assert names(batch) == [1, 2, 3]
@@ -39,27 +39,27 @@ def test_smallest_loss_by_hand():
 
 
 def test_grows_before_it_replaces_whatever_the_loss():
-    batch = OnlineBatch(3)
+    batch = OnlineBatch(BatchConfig(3))
     assert [offer(batch, name, 0.0) for name in (1, 2, 3)] == [0, 1, 2]
     assert len(batch) == 3
 
 
 def test_first_in_first_out():
-    batch = OnlineBatch(3, "fifo")
+    batch = OnlineBatch(BatchConfig(3, "fifo"))
     slots = [offer(batch, name, loss) for name, loss in enumerate([0.9, 0.1, 0.5, 0.0, 0.0, 0.0, 0.0])]
     assert slots == [0, 1, 2, 0, 1, 2, 0]
     assert sorted(names(batch)) == [4, 5, 6]
 
 
 def test_single_holds_the_newest():
-    batch = OnlineBatch(32, "single")
+    batch = OnlineBatch(BatchConfig(32, "single"))
     for name in (1, 2, 3):
         assert offer(batch, name, 1.0 / name) == 0
         assert names(batch) == [name]
 
 
 def test_a_loss_that_is_not_a_number_replaces_nothing_and_breaks_nothing():
-    batch = OnlineBatch(2)
+    batch = OnlineBatch(BatchConfig(2))
     offer(batch, 1, 0.5), offer(batch, 2, 0.25)
     assert offer(batch, 3, float("nan")) == -1
     batch.update(torch.tensor([float("nan"), 0.5]))
@@ -68,7 +68,7 @@ def test_a_loss_that_is_not_a_number_replaces_nothing_and_breaks_nothing():
 
 
 def test_storage_is_allocated_once_and_holds_copies():
-    batch = OnlineBatch(2)
+    batch = OnlineBatch(BatchConfig(2))
     crop = torch.ones(3, 4, 4)
     batch.insert(crop, torch.ones(1, 4, 4), torch.tensor(1.0))
     storage = batch.tensors()[0].data_ptr()
@@ -82,13 +82,13 @@ def test_storage_is_allocated_once_and_holds_copies():
 @pytest.mark.parametrize("policy", ["smallest_loss", "fifo", "single"])
 @pytest.mark.parametrize("count", [0, 2, 5])
 def test_state_survives_a_file(policy, count):
-    batch = OnlineBatch(3, policy)
+    batch = OnlineBatch(BatchConfig(3, policy))
     for name in range(count):
         offer(batch, name, 0.5)
     file = io.BytesIO()
     torch.save(batch.state_dict(), file)
     file.seek(0)
-    other = OnlineBatch(3, policy)
+    other = OnlineBatch(BatchConfig(3, policy))
     offer(other, 9, 0.9)
     other.load_state_dict(torch.load(file, weights_only=True))
     for name in range(count, count + 4):
@@ -98,7 +98,7 @@ def test_state_survives_a_file(policy, count):
 
 
 def test_state_is_a_copy():
-    batch = OnlineBatch(1)
+    batch = OnlineBatch(BatchConfig(1))
     offer(batch, 1, 0.5)
     state = batch.state_dict()
     offer(batch, 2, 0.5)
@@ -107,11 +107,11 @@ def test_state_is_a_copy():
 
 def test_mistakes():
     with pytest.raises(UserError, match="capacity 0"):
-        OnlineBatch(0)
-    batch = OnlineBatch(4)
+        OnlineBatch(BatchConfig(0))
+    batch = OnlineBatch(BatchConfig(4))
     for name in range(4):
         offer(batch, name, 0.5)
-    for other in (OnlineBatch(3), OnlineBatch(5), OnlineBatch(4, "single")):
+    for other in (OnlineBatch(BatchConfig(3)), OnlineBatch(BatchConfig(5)), OnlineBatch(BatchConfig(4, "single"))):
         if other.capacity == 5:
             other.load_state_dict(batch.state_dict())  # not full yet, so nothing is lost
             assert offer(other, 9, 0.5) == 4

@@ -6,7 +6,7 @@ import torch
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.online import fusion as module
-from lightning_samseg.online.fusion import Fusion, fuse, optimal_alpha
+from lightning_samseg.online.fusion import Fusion, FusionConfig, fuse, optimal_alpha
 from lightning_samseg.types import IGNORED
 
 CPU = torch.device("cpu")
@@ -74,7 +74,7 @@ def observe(fusion, alpha):
     ],
 )
 def test_mean_of_the_last_k_and_both_starts(start, expected):
-    fusion = Fusion("adaptive", window=3, start=start)
+    fusion = Fusion(FusionConfig("adaptive", window=3, start=start))
     values = [fusion.value(CPU).item()]
     for alpha in (1, 1, 0, 0, 1):
         observe(fusion, alpha)
@@ -83,7 +83,7 @@ def test_mean_of_the_last_k_and_both_starts(start, expected):
 
 
 def test_sam_start_lasts_until_the_window_is_full():
-    fusion = Fusion("adaptive", window=3, start="sam")
+    fusion = Fusion(FusionConfig("adaptive", window=3, start="sam"))
     values = []
     for _ in range(4):
         values.append(fusion.value(CPU).item())
@@ -92,7 +92,7 @@ def test_sam_start_lasts_until_the_window_is_full():
 
 
 def test_half_start_uses_what_there_is():
-    fusion = Fusion("adaptive", alpha=0.25, window=5)
+    fusion = Fusion(FusionConfig("adaptive", alpha=0.25, window=5))
     values = []
     for alpha in (0, 1):
         values.append(fusion.value(CPU).item())
@@ -101,26 +101,26 @@ def test_half_start_uses_what_there_is():
 
 
 def test_fixed_never_moves_and_never_searches():
-    fusion = Fusion(alpha=0.7)
+    fusion = Fusion(FusionConfig(alpha=0.7))
     observe(fusion, 0)
     assert fusion.value(CPU).item() == pytest.approx(0.7)
     assert not any(fusion.wants(source) for source in ("expert", "pseudo", "none"))
 
 
 def test_whose_masks_move_alpha():
-    assert [Fusion("adaptive").wants(s) for s in ("expert", "pseudo", "none")] == [True, False, False]
-    assert all(Fusion("adaptive", alpha_from="every").wants(s) for s in ("expert", "pseudo", "none"))
+    assert [Fusion(FusionConfig("adaptive")).wants(s) for s in ("expert", "pseudo", "none")] == [True, False, False]
+    assert all(Fusion(FusionConfig("adaptive", alpha_from="every")).wants(s) for s in ("expert", "pseudo", "none"))
 
 
 @pytest.mark.parametrize("count", [0, 2, 7])
 def test_state_survives_a_file(count):
-    fusion = Fusion("adaptive", window=4)
+    fusion = Fusion(FusionConfig("adaptive", window=4))
     for number in range(count):
         observe(fusion, number % 2)
     file = io.BytesIO()
     torch.save(fusion.state_dict(), file)
     file.seek(0)
-    other = Fusion("adaptive", window=4)
+    other = Fusion(FusionConfig("adaptive", window=4))
     observe(other, 1)
     other.load_state_dict(torch.load(file, weights_only=True))
     for alpha in (0, 0, 1):
@@ -130,7 +130,7 @@ def test_state_survives_a_file(count):
 
 def test_going_on_elsewhere_than_on_the_host():
     """A checkpoint's values are on the host, those that follow on the accelerator: here, the device without values."""
-    fusion, other = Fusion("adaptive", window=4), Fusion("adaptive", window=4)
+    fusion, other = Fusion(FusionConfig("adaptive", window=4)), Fusion(FusionConfig("adaptive", window=4))
     observe(fusion, 1)
     other.load_state_dict(fusion.state_dict())
     other.remember(torch.ones((), device="meta"))
@@ -141,7 +141,7 @@ def test_going_on_elsewhere_than_on_the_host():
 @pytest.mark.parametrize("wrong", [{"alpha": 1.5}, {"window": 0}, {"grid_step": 0.3}, {"grid_step": 0}])
 def test_mistakes(wrong):
     with pytest.raises(UserError, match="fusion"):
-        Fusion(**wrong)
+        FusionConfig(**wrong)
 
 
 def test_ignored_pixels_do_not_move_alpha():

@@ -7,10 +7,10 @@ import torch
 from lightning_samseg.errors import UserError
 from lightning_samseg.losses.binary import soft_dice
 from lightning_samseg.losses.structure import structure_loss
-from lightning_samseg.online.batch import OnlineBatch
+from lightning_samseg.online.batch import BatchConfig
 from lightning_samseg.online.crops import network_target
 from lightning_samseg.online.expert import Expert
-from lightning_samseg.online.fusion import Fusion
+from lightning_samseg.online.fusion import FusionConfig
 from lightning_samseg.online.records import Feedback, merge
 from lightning_samseg.prompts.boxes import Box
 from tests import float64
@@ -44,7 +44,7 @@ def test_learning_raises_dice_over_clipped_sam(make_stream, make_learner, settin
     settings = dict(settings)
     policy, capacity = settings.pop("batch", ("smallest_loss", 8))
     samples = make_stream(40)
-    learner = make_learner(fusion=Fusion("adaptive"), batch=OnlineBatch(capacity, policy), **settings)
+    learner = make_learner(fusion=FusionConfig("adaptive"), batch=BatchConfig(capacity, policy), **settings)
     predictions, _ = run(learner, Expert(), samples)
     scores = {
         name: [dice(getattr(p, name), s.reference) for p, s in zip(predictions, samples, strict=True)][25:]
@@ -58,7 +58,7 @@ def test_learning_raises_dice_over_clipped_sam(make_stream, make_learner, settin
 def test_one_round_step_by_step(make_stream, make_learner):
     """Listing 1 written out once more for a batch of one, against ``predict`` and ``learn``."""
     sample = make_stream(1)[0]
-    learner = make_learner(exact=True, fusion=Fusion(alpha=0.25), weight_decay=0.01, lr=1e-3)
+    learner = make_learner(exact=True, fusion=FusionConfig(alpha=0.25), weight_decay=0.01, lr=1e-3)
     network = copy.deepcopy(learner.network.module)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.01)
 
@@ -89,7 +89,12 @@ def test_one_round_step_by_step(make_stream, make_learner):
 @pytest.mark.parametrize("policy", ["smallest_loss", "fifo"])
 def test_a_stream_against_listing_1_in_plain_python(make_stream, make_learner, policy):
     samples = make_stream(12, prompts=2)
-    learner = make_learner(exact=True, fusion=Fusion("adaptive", window=3), batch=OnlineBatch(3, policy), lr=2e-3)
+    learner = make_learner(
+        exact=True,
+        fusion=FusionConfig("adaptive", window=3),
+        batch=BatchConfig(3, policy),
+        lr=2e-3,
+    )
     network = copy.deepcopy(learner.network.module)
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=5e-4)
     entries, best = [], []  # entries: [crop, mask, last loss], oldest first
@@ -162,7 +167,7 @@ def test_one_update_per_prompt_or_per_image(make_stream, make_learner, step_per,
 def test_an_update_follows_also_when_the_batch_refuses_the_sample(make_stream, make_learner):
     samples = make_stream(2)
     steps = []
-    learner = make_learner(batch=OnlineBatch(1))
+    learner = make_learner(batch=BatchConfig(1))
     learner.network._step = steps.append
     run(learner, Expert(), samples[:1])
     learner.batch.update(torch.tensor([10.0]))
@@ -188,14 +193,14 @@ def test_alpha_follows_rectified_masks_only(make_stream, make_learner):
     samples = make_stream(6)
     _, rectified = run(make_learner(), Expert(every=3), samples)
     assert [o.alpha_star is None for (o,) in rectified] == [False, True, True] * 2
-    _, every = run(make_learner(fusion=Fusion("adaptive", alpha_from="every")), Expert(every=3), samples)
+    _, every = run(make_learner(fusion=FusionConfig("adaptive", alpha_from="every")), Expert(every=3), samples)
     assert [o.alpha_star is None for (o,) in every] == [False] * 6
     _, pseudo = run(make_learner(), Expert(rate=0, pseudo_confidence=0.5), samples)
     assert [(o.alpha_star is None, o.loss is None) for (o,) in pseudo] == [(True, False)] * 6
 
 
 def test_alpha_used_is_the_mean_of_the_last_best(make_stream, make_learner):
-    predictions, outcomes = run(make_learner(fusion=Fusion("adaptive", window=3)), Expert(), make_stream(6))
+    predictions, outcomes = run(make_learner(fusion=FusionConfig("adaptive", window=3)), Expert(), make_stream(6))
     best = [float(o.alpha_star) for (o,) in outcomes]
     used = [float(p.prompts[0].alpha) for p in predictions]
     assert used == pytest.approx([0.5, *(sum(best[max(0, t - 3) : t]) / min(t, 3) for t in range(1, 6))])
@@ -209,7 +214,7 @@ def test_resumed_equals_uninterrupted_bit_by_bit(make_stream, make_learner, poli
     expert = Expert(rate=0.7, mask_noise="both", noise_fraction=0.1, seed=2)
 
     def new(seed):
-        return make_learner(seed, batch=OnlineBatch(5, policy), replay_without_feedback=True)
+        return make_learner(seed, batch=BatchConfig(5, policy), replay_without_feedback=True)
 
     whole = new(0)
     predictions, outcomes = run(whole, expert, samples)

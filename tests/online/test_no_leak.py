@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_samseg.online.batch import OnlineBatch
+from lightning_samseg.online.batch import BatchConfig
 from lightning_samseg.online.expert import Expert
-from lightning_samseg.online.fusion import Fusion
+from lightning_samseg.online.fusion import FusionConfig
 from lightning_samseg.online.learner import OnlineLearner
 
 CHANGED = 5
@@ -63,7 +63,12 @@ def compare(make_stream, make_learner, expert=None, prompts=2, network=lambda: N
     both = []
     for changed in (False, True):
         torch.manual_seed(1)
-        learner = make_learner(network=network(), fusion=Fusion("adaptive", window=2), batch=OnlineBatch(3), **settings)
+        learner = make_learner(
+            network=network(),
+            fusion=FusionConfig("adaptive", window=2),
+            batch=BatchConfig(3),
+            **settings,
+        )
         both.append(run(learner, expert, samples, changed))
     return first_difference(*both)
 

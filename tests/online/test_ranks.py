@@ -8,10 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from lightning_samseg.online.batch import OnlineBatch
+from lightning_samseg.online.batch import BatchConfig
 from lightning_samseg.online.crop_network import entries_stay_apart
 from lightning_samseg.online.expert import Expert
-from lightning_samseg.online.fusion import Fusion
+from lightning_samseg.online.fusion import FusionConfig
 from lightning_samseg.online.ranks import gather_on_first, gather_rows, maxima, sum_over_ranks
 from lightning_samseg.online.walk import Arrival, walk
 from tests.comparing import assert_equal
@@ -111,7 +111,7 @@ def test_processes_equal_one(make_stream, make_learner, tmp_path, size, step, or
     def work(rank, size=size):
         torch.manual_seed(3)
         made = network() if network else None
-        learner = make_learner(3, made, Fusion("adaptive"), OnlineBatch(4, policy), exact=True, **settings)
+        learner = make_learner(3, made, FusionConfig("adaptive"), BatchConfig(4, policy), exact=True, **settings)
         return stroll(learner, SomeTimes(), images, order, step, rank, size)
 
     results, state = work(0, 1)

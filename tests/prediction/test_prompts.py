@@ -17,6 +17,7 @@ from lightning_samseg.methods.zero_shot import class_objects
 from lightning_samseg.prediction.predictor import load_predictor
 from lightning_samseg.prompts.boxes import crop_of_box
 from tests.fakes import write_nifti
+from tests.grouped import grouped
 from tests.test_stream_cli import CONFIG, write_stream
 
 LENGTH = 6
@@ -111,7 +112,7 @@ def test_aux_ol_beside_another_sam_is_refused(
 def test_zero_shot_by_a_file_is_that_by_the_reference(
     tmp_path: Path, stream: Path, boxes: dict[str, list[tuple[int, int, int, int]]], prompt: str
 ) -> None:
-    method = ZeroShot(backbone="tiny", prompt=prompt, prompt_per="object", num_classes=1)  # type: ignore[arg-type]
+    method = grouped(ZeroShot, backbone="tiny", prompt=prompt, prompt_per="object", num_classes=1)
     file = write_boxes(tmp_path / "prompts.csv", boxes)
     if prompt == "point":
         lines = ["x,image,y"]

@@ -126,7 +126,7 @@ def test_coco_knows_the_size_that_was_drawn_on(tmp_path):
     ("name", "text", "message"),
     [
         ("a.csv", "image,x0,y0,x1\nb,1,2,3\n", "a.csv has no column y1"),
-        ("a.csv", "image,x,y\nb,1,2\n", "no column x0(.|\n)*set --model.prompt point if the file holds points"),
+        ("a.csv", "image,x,y\nb,1,2\n", "no column x0(.|\n)*set --model.prompter.kind point if the file holds points"),
         ("a.csv", "cju,1,2,3,4\n", "no column image(.|\n)*found: cju,1,2,3,4"),
         ("a.csv", "image,x0,y0,x1,y1\n\n\ncju,1,2,three,4\n", "line 4: not a box(.|\n)*found: 1,2,three,4"),
         ("a.csv", "image;x0;y0;x1;y1\ncju;1,5;2;3;4\n", "line 2: not a box(.|\n)*decimal point(.|\n)*found: 1,5,2,3,4"),
@@ -166,7 +166,7 @@ def test_points_are_called_points(tmp_path):
     for text, message in (
         ("image,x,y\ncju,1,b\n", "line 2: not a point"),
         ("image,x,y\n", "holds no point"),
-        ("image,x0,y0,x1,y1\ncju,1,2,3,4\n", "no column x(.|\n)*set --model.prompt box if the file holds boxes"),
+        ("image,x0,y0,x1,y1\ncju,1,2,3,4\n", "no column x(.|\n)*set --model.prompter.kind box if the file holds boxes"),
         (COCO % '{"image_id": 7, "keypoints": [1, 2]}', "annotation 0: no keypoints"),
         (COCO % '{"image_id": 7, "bbox": [1, 2, 3, 4]}', "holds no point"),
     ):

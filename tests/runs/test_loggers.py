@@ -31,7 +31,7 @@ AUX_OL = """
 trainer: {accelerator: cpu, enable_progress_bar: false, enable_model_summary: false}
 model:
   class_path: lightning_samseg.methods.AuxOl
-  init_args: {backbone: tiny, width: 0.0625, crop_size: 32, capacity: 3}
+  init_args: {sam: {backbone: tiny}, auxiliary: {width: 0.0625}, crop: {size: 32}, batch: {capacity: 3}}
 data:
   class_path: data_modules.BusiDataModule
   init_args: {stream_sets: [malignant]}

@@ -44,7 +44,14 @@ checkpoint_every: 2
 trainer: {accelerator: cpu, log_every_n_steps: 1, enable_progress_bar: false, enable_model_summary: false}
 model:
   class_path: tests.slurm.slow.SlowAuxOl
-  init_args: {backbone: tiny, width: 0.0625, crop_size: 32, capacity: 4, lr: 5.0e-3, fusion: adaptive, pause: 0.0}
+  init_args:
+    sam: {backbone: tiny}
+    auxiliary: {width: 0.0625}
+    crop: {size: 32}
+    fusion: {kind: adaptive}
+    batch: {capacity: 4}
+    learning: {lr: 5.0e-3}
+    pause: 0.0
 data:
   class_path: data_modules.BusiDataModule
   init_args: {root: ROOT, image_size: 32, split: random}
