@@ -118,6 +118,8 @@ class Pixels:
                 return self._kept[image.id]
         try:
             values = image.source.read(image.index)
+        except UserError:
+            raise
         except (OSError, ValueError, EOFError, MemoryError) as error:
             raise UserError(f"{image.source.path} cannot be read.", found=str(error), fix="check the file") from error
         height, width = values.shape[:2]

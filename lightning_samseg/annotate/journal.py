@@ -22,12 +22,13 @@ class Journal:
 
     Args:
         path: The file.
+        read_only: Leave the file as it is; another process may be writing.
 
     Raises:
         UserError: If a line before the last is damaged.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, read_only: bool = False) -> None:
         self.path = Path(path)
         self.note: str | None = None
         """What was cut off when it was opened; None: nothing."""
@@ -39,7 +40,7 @@ class Journal:
             self.events.append(self._parsed(line, number))
         self._size = len(whole)
         self.length = len(self.events)
-        if len(whole) < len(content):
+        if len(whole) < len(content) and not read_only:
             self.note = (
                 f"{self.path}: {len(content) - len(whole)} bytes of a line that was never finished are cut off; "
                 "it was not confirmed to anybody."

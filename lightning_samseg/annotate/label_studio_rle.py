@@ -1,4 +1,4 @@
-"""Label Studio's run lengths of brush masks (thi.ng ``rle-pack``; ``label_studio_sdk``'s ``converter/brush.py``).
+"""Label Studio's run lengths of brush masks (npm's ``rle-pack``; ``label_studio_sdk``'s ``converter/brush.py``).
 
 A bit stream, most significant bit first: 32 bits N, the number of bytes; 5 bits word size - 1, here 7; four times 4
 bits, the sizes - 1 of lengths, here 3, 4, 8 and 16 bits. Then blocks: 1 bit, whether one byte is repeated; 2 bits,

@@ -226,7 +226,7 @@ class Workspace:
             try:
                 write_mask(self.folder / "masks", images, masks)
             except (OSError, UserError) as error:
-                reason = error.strerror if isinstance(error, OSError) else str(error)
+                reason = str(error) if isinstance(error, UserError) else error.strerror
                 self.tell(f"The mask of {path} is not written yet: {reason}. It is safe in {self.journal.path}.")
                 continue
             with self.lock:

@@ -76,6 +76,29 @@ def packages() -> Iterator[Finding]:
         else:
             shown.append(f"{requirement.name} {version}")
     yield Finding("packages", ", ".join(shown))
+    yield from annotate_extra()
+
+
+def annotate_extra() -> Iterator[Finding]:
+    """What ``annotate`` needs beside the rest; it need not be there, but if it is, in a version that works."""
+    from packaging.requirements import Requirement
+
+    shown, missing = [], []
+    for line in metadata.requires("lightning-samseg") or ():
+        requirement = Requirement(line)
+        if requirement.marker is None or 'extra == "annotate"' not in str(requirement.marker):
+            continue
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            missing.append(requirement.name)
+            continue
+        shown.append(f"{requirement.name} {version}")
+        if not requirement.specifier.contains(version, prereleases=True):
+            wanted = f"{requirement.name}{requirement.specifier}"
+            yield Finding("annotate", f"{requirement.name} is {version}", f"python -m pip install '{wanted}'")
+    absent = f"not installed: {', '.join(missing)}; python -m pip install 'lightning-samseg[annotate]'"
+    yield Finding("annotate", absent if missing else ", ".join(shown) or "this installation knows no such extra")
 
 
 def weights() -> Iterator[Finding]:

@@ -26,7 +26,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Finished runs as tables (CSV, Markdown, LaTeX), figures (PNG, PDF) and one HTML page, beside the "
         "papers' numbers where the runs fill their cells. Broken, unfinished and duplicate runs are listed.",
     )
-    parser.add_argument("paths", nargs="*", type=Path, metavar="RUN_OR_FOLDER", help="run folders, or folders of them")
+    parser.add_argument(
+        "paths",
+        nargs="*",
+        type=Path,
+        metavar="RUN_OR_FOLDER",
+        help="run folders, or folders of them; or one workspace of annotate",
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the report")
     parser.add_argument("--baseline", metavar="NAME", help="method that the others are compared with, as in the table")
     parser.add_argument(
@@ -43,6 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="grid file whose runs fill cells of the papers; not needed where `grid run` or `grid submit` started them",
     )
     arguments = parser.parse_args(argv)
+    if len(arguments.paths) == 1 and (arguments.paths[0] / "workspace.json").is_file():
+        from lightning_samseg.annotate.report import report_workspace  # late: few reports are about one
+
+        return report_workspace(arguments.paths[0], arguments.out)
     cells: dict[Path, list[dict[str, str]]] = {}
     for file in arguments.grid:
         for run in read_grid(file):
