@@ -37,7 +37,7 @@ export function showObjects(list, prompts, owner) {
       const more = owner.waits(prompt) ? " \u2026" : "";
       const choose = element(
         "button",
-        { title: alpha == null ? "" : `alpha = ${alpha.toFixed(3)}: share of the network` },
+        { title: alpha == null ? "" : `alpha = ${alpha.toFixed(3)}: the weight of SAM` },
         `${i + 1}  ${named(prompt)}${more}`,
       );
       choose.addEventListener("click", () => owner.choose(i));
@@ -143,7 +143,7 @@ export function showNumbers(place, numbers, alpha) {
     ],
     ["seconds per image", (numbers.seconds / numbers.accepted).toFixed(1), MEANING.seconds],
     ["strokes, undos", `${numbers.strokes}, ${numbers.undos}`, ""],
-    ["alpha", alpha == null ? "\u2013" : alpha.toFixed(3), "Share of the network in the fused mask."],
+    ["alpha", alpha == null ? "\u2013" : alpha.toFixed(3), "Weight of SAM in the fused mask; the rest is the network's."],
   ];
   if (numbers.blind?.accepted) {
     const { dsc, accepted } = numbers.blind;

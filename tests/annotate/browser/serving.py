@@ -27,7 +27,8 @@ MODEL: dict[str, Any] = {
     "crop_size": 32,
     "capacity": 4,
     "lr": 5.0e-3,
-    "fusion": "adaptive",
+    "fusion": "fixed",
+    "alpha": 0.9,  # mostly SAM: a network that has learned nothing outlines nothing
     "prompt_order": "image",
     "cache_gb": 0.0,
     "sam_batch": 1,

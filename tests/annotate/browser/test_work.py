@@ -27,6 +27,7 @@ def test_box_correct_undo_accept_next_reopen(expert: Callable[..., Expert], serv
     assert page.get("session.draft.prompts") == [{"box": sent}]
     fused = page.mask()
     answer = server.engine.ask(image_id, [{"box": sent}])
+    assert 0 < fused.sum() < fused.size
     np.testing.assert_array_equal(fused, rle.decode(answer["fused"], fused.shape))
     np.testing.assert_array_equal(shown_sam(page), sam_of(answer))
 
@@ -97,6 +98,7 @@ def test_objects_starts_nothing_and_skip(expert: Callable[..., Expert], server: 
     one = page.mask()
     page.box(200, 120, 400, 280)
     both = page.mask()
+    assert both.sum() > one.sum() > 0
     assert len(page.get("session.draft.prompts")) == 2
     page.page.get_by_role("button", name="Remove object 2").click()
     np.testing.assert_array_equal(page.mask(), one)
