@@ -1,5 +1,7 @@
 """Time and memory of a training step of the semi-supervised methods, beside the supervised U-Net's, in one run."""
 
+import ctypes
+import gc
 import os
 import statistics
 import threading
@@ -168,6 +170,7 @@ def _peak_memory() -> Iterator[list[float | None]]:
         yield peak
         peak[0] = (torch.cuda.max_memory_allocated() - allocated) / 2**20
         return
+    _give_back()
     before, done, highest = _resident(), threading.Event(), [0.0]
     if before is None:
         yield peak
@@ -183,6 +186,15 @@ def _peak_memory() -> Iterator[list[float | None]]:
     done.set()
     watcher.join()
     peak[0] = max(highest[0] - before, 0.0)
+
+
+def _give_back() -> None:
+    """Return to the system what was freed: what an earlier method left would hide what this one needs."""
+    gc.collect()
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):
+        return  # another C library
 
 
 def _resident() -> float | None:
