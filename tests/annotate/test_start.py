@@ -10,6 +10,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lightning_samseg.__main__ import main
@@ -19,6 +20,7 @@ from lightning_samseg.annotate.leases import HeldError, Leases
 from lightning_samseg.io.images import read_image
 from lightning_samseg.io.volumes import open_volume, read_volume
 from tests import disks
+from tests.comparing import assert_equal
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -293,3 +295,24 @@ def test_runs_there_and_back() -> None:
             assert sum(value["counts"]) == mask.size
             assert np.array_equal(rle.decode(json.loads(json.dumps(value)), shape), mask)
     assert rle.encode(np.array([[1, 1, 0], [0, 1, 1]])) == {"size": [2, 3], "counts": [0, 2, 2, 2]}
+
+
+def test_it_starts_from_what_a_run_has_learned(typed: Typed, given: Path, fitted: Path) -> None:
+    path = fitted / "checkpoints" / "last.ckpt"
+    weights = torch.load(path, weights_only=True)["state_dict"]
+
+    def work(engine: Any) -> None:
+        assert engine.stream.count == 0
+        assert_equal(dict(engine.method.state_dict()), dict(weights))
+        accept_all(engine)
+        assert engine.stream.count == 3
+
+    status, shown = typed(given, "--ckpt_path", str(path), work=work)
+    assert status == 0, shown
+    status, shown = typed(given, work=lambda engine: engine.finish())
+    assert status == 0, shown
+    status, shown = typed(given, "--ckpt_path", str(path))
+    assert (status, "has a network of its own" in shown) == (2, True)
+    other = typed.folder / "other"
+    status, shown = typed(given, "--output", str(other), "--ckpt_path", str(given / "a.png"))
+    assert (status, "is not a checkpoint" in shown) == (2, True)
