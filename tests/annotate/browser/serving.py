@@ -20,16 +20,18 @@ from lightning_samseg.annotate.security import local_hosts
 from lightning_samseg.annotate.server import bind
 from lightning_samseg.annotate.workspace import Workspace
 from lightning_samseg.methods.aux_ol import AuxOl
+from lightning_samseg.methods.method import with_groups
+from lightning_samseg.runs.options import nested
 
 MODEL: dict[str, Any] = {
-    "backbone": "tiny",
-    "width": 0.0625,
-    "crop_size": 32,
-    "capacity": 4,
-    "lr": 5.0e-3,
-    "fusion": "fixed",
-    "alpha": 0.9,  # mostly SAM: a network that has learned nothing outlines nothing
-    "prompt_order": "image",
+    "sam.backbone": "tiny",
+    "auxiliary.width": 0.0625,
+    "crop.size": 32,
+    "batch.capacity": 4,
+    "learning.lr": 5.0e-3,
+    "fusion.kind": "fixed",
+    "fusion.alpha": 0.9,  # mostly SAM: a network that has learned nothing outlines nothing
+    "learning.order": "image",
     "cache_gb": 0.0,
     "sam_batch": 1,
 }
@@ -85,7 +87,7 @@ class Serving:
 @contextmanager
 def serving(images: Path, folder: Path, port: int = 0, **options: Any) -> Iterator[Serving]:
     """Serve a folder until the block ends."""
-    method = AuxOl(**MODEL | options.pop("model", {}))
+    method = AuxOl(**with_groups(AuxOl, nested(MODEL)))
     listed, failed, _ = list_images(images, folder)
     told: list[str] = []
     workspace = Workspace(folder, listed, failed, told.append)
