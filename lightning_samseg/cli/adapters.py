@@ -70,6 +70,8 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     try:
         print({"export": export_run, "import": import_file, "merge": merge}[args.verb](args))
+    except UserError:  # also that a file is not there
+        raise
     except OSError as error:
         raise UserError(
             "A file cannot be read or written.", found=str(error), fix="check paths, permissions and free space"

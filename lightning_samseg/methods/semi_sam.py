@@ -19,9 +19,9 @@ from lightning_samseg.models.branched_unet import NetworkName, build_unet, take_
 from lightning_samseg.models.frozen_sam import FrozenSam
 from lightning_samseg.semi.noise import clipped_noise
 from lightning_samseg.semi.ramps import staircase_ramp, warmup_decay
-from lightning_samseg.semi.sam_teacher import PromptKind, SamTeacher
+from lightning_samseg.semi.sam_teacher import SamTeacher
 from lightning_samseg.semi.teacher import make_teacher, update_teacher
-from lightning_samseg.types import Case, SemiBatch
+from lightning_samseg.types import Case, PromptKind, SemiBatch
 
 
 class SemiSam(BaseMethod):

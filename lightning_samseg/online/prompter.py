@@ -10,10 +10,10 @@ from torch import Tensor
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.prompts.boxes import Box, crop_of_box, crop_of_point
-from lightning_samseg.prompts.files import PromptFile, PromptKind
+from lightning_samseg.prompts.files import PromptFile
 from lightning_samseg.prompts.noise import shift_box
 from lightning_samseg.prompts.objects import PointKind, find_objects
-from lightning_samseg.types import Case, StreamItem
+from lightning_samseg.types import Case, PromptKind, StreamItem
 
 PointCrop = Literal["paper", "authors", "largest_component"]
 

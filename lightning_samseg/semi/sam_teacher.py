@@ -6,7 +6,6 @@ carried back to the image by the augmentation's known transform, and SAM's masks
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,9 +16,7 @@ from torch.nn import functional as F
 from lightning_samseg.models.frozen_sam import AT_ONCE, FrozenSam
 from lightning_samseg.prompts.clicks import click_candidates
 from lightning_samseg.prompts.components import largest_component
-from lightning_samseg.types import Case
-
-PromptKind = Literal["point", "box"]
+from lightning_samseg.types import Case, PromptKind
 
 
 class SamTeacher:

@@ -43,6 +43,8 @@ def build(name: str, **arguments: Any) -> BaseMethod:
     given = {"optimizer": "sgd", "lr": 0.01, "in_channels": 1, "rampup_iters": 0} | own | arguments
     if kind in (UNet, Bcp, UniMatch):
         given.pop("rampup_iters")
+    if own.get("network") == "sam_lora":
+        given.pop("in_channels")
     return kind(num_classes=1, image_size=SIDE, **given)
 
 
