@@ -25,7 +25,7 @@ FILES = sorted([*(ROOT / "lightning_samseg").rglob("*.py"), *(ROOT / "data_modul
 def test_the_readme_tells_the_layers() -> None:
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     rows = [line.split("|")[1] for line in lines if line.startswith("| `")]
-    rooms = [set(re.findall(r"`([a-z]+)`", row)) for row in rows]
+    rooms = [set(re.findall(r"`([a-z_]+)`", row)) for row in rows]
     first = rooms.index(LAYERS[0])
     assert rooms[first : first + len(LAYERS)] == LAYERS
 
