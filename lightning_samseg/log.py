@@ -14,8 +14,15 @@ class _Lines(logging.Handler):
         print(self.format(record), flush=True)
 
 
+def _readable(record: logging.LogRecord) -> bool:
+    """Escape the bytes of a file's name that are no UTF-8: whoever handles records may write them as UTF-8."""
+    record.msg, record.args = record.getMessage().encode("utf-8", "backslashreplace").decode("utf-8"), ()
+    return True
+
+
 logger = logging.getLogger("lightning_samseg")
 if not logger.handlers:
+    logger.addFilter(_readable)
     logger.addHandler(_Lines())
     logger.setLevel(logging.INFO)
     logger.propagate = False
