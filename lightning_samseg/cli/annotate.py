@@ -101,7 +101,7 @@ def _model(path: Path) -> dict[str, Any]:
     model = content.get("model") if isinstance(content, dict) else None
     arguments = model.get("init_args", {}) if isinstance(model, dict) else None
     name = str(model.get("class_path", "AuxOl")).rpartition(".")[2] if isinstance(model, dict) else "none"
-    if not isinstance(arguments, dict) or name != "AuxOl":
+    if name != "AuxOl" or not isinstance(arguments, dict):
         raise UserError(
             f"{path} does not say how AuxOL is built.",
             expected="model: {class_path: lightning_samseg.methods.AuxOl, init_args: {...}}",
