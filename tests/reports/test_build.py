@@ -85,7 +85,9 @@ def test_problems_are_listed(report: Path) -> None:
 def test_results_csv(report: Path) -> None:
     with (report / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
-    [row] = [r for r in rows if r["method"] == "full" and r["metric"] == "dsc"]
+    row, strict = (r for r in rows if r["method"] == "full" and r["metric"] == "dsc")
+    assert (row["convention"], strict["convention"]) == ("cpc_sam", "strict")
+    assert strict["table"] == "ACDC, convention strict"
     assert (row["table"], row["set"], row["unit"], row["runs"], row["seeds"]) == ("ACDC", "all", "%", "2", "1 2")
     assert (row["baseline"], row["pairs"], float(row["difference"]), float(row["p_holm"])) == ("one_branch", "12", 0, 1)
     assert {r["set"] for r in rows if r["table"] == "Polyp stream"} == {"all", "CVC-ClinicDB", "Kvasir"}
