@@ -165,11 +165,11 @@ def test_a_changed_rate_acts_in_a_stream_too(tmp_path: Path, capsys: pytest.Capt
     bench = Bench(tmp_path, write_stream(tmp_path / "stream"))
     (tmp_path / "config.yaml").write_text(STREAM)
     assert bench("run", "--trainer.max_steps", "4") == 0
-    assert bench.resume("run", "--model.lr", "0.1") == 2
-    assert bench.resume("run", "--model.lr", "0.1", "--model.cache_gb", "0", "--allow_changes") == 0
+    assert bench.resume("run", "--model.learning.lr", "0.1") == 2
+    assert bench.resume("run", "--model.learning.lr", "0.1", "--model.cache_gb", "0", "--allow_changes") == 0
     assert bench.state("run")["optimizer_states"][0]["param_groups"][0]["lr"] == 0.1
     changes = json.loads((tmp_path / "run" / "metrics.json").read_text())["changes"]
-    assert [each["option"] for each in changes] == ["trainer.max_steps", "model.lr", "model.cache_gb"]
+    assert [each["option"] for each in changes] == ["trainer.max_steps", "model.learning.lr", "model.cache_gb"]
     capsys.readouterr()
     assert bench("long", "--trainer.max_steps", "100") == 0
     assert "The stream has 8 images: the run ends there, before trainer.max_steps 100." in capsys.readouterr().out

@@ -38,7 +38,7 @@ answer.overlay().save("overlay.png")
 answer.save("mask.png")
 assert samseg.test(run.best, data, **quiet).scores["test/dsc"] >= 0
 
-online = samseg.Online(samseg.load_sam("tiny"), width=0.0625, crop_size=32)
+online = samseg.Online(samseg.load_sam("tiny"), auxiliary={"width": 0.0625}, crop={"size": 32})
 for number in range(3):
     answer = online.predict(f"data/images/case{number}.png", boxes=[(2, 3, 30, 28)])
     assert online.learn(answer, left).prompts == 1

@@ -54,10 +54,18 @@ class Expert:
         """Of the page's ``annotate``."""
         return self.page.evaluate(f"annotate.{expression}")
 
+    def _holds(self, expression: str) -> bool:
+        try:
+            return bool(self.page.evaluate(f"Boolean(window.annotate && ({expression}))"))
+        except Exception as error:  # playwright's, which is there only where these tests run
+            if "Execution context was destroyed" in str(error):  # the page is on its way to another one
+                return False
+            raise
+
     def wait(self, expression: str) -> None:
         """Not by the page's own means, which would need the ``eval`` that its policy forbids."""
         end = time.monotonic() + PATIENCE
-        while not self.page.evaluate(f"Boolean(window.annotate && ({expression}))"):
+        while not self._holds(expression):
             assert time.monotonic() < end, f"never: {expression}; {self.page.inner_text('body')[:400]}"
             self.page.wait_for_timeout(20)
 

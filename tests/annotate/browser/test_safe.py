@@ -48,7 +48,7 @@ def test_the_token_leaves_the_address_and_goes_nowhere_else(expert: Callable[...
     assert all(TOKEN not in url for url, _ in requests)
     assert {urlparse(url).netloc for url, _ in requests} <= {f"127.0.0.1:{server.port}", ""}
     assert all("referer" not in headers or TOKEN not in headers["referer"] for _, headers in requests)
-    assert page.page.evaluate("document.cookie") == ""
+    assert page.page.context.cookies() == []
     page.page.reload()
     page.ready("case0")
     stranger = expert()
