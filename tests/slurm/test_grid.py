@@ -30,9 +30,9 @@ axes:
       cell: {row: labelled images alone}
     unprompted: {configs: [CPC], set: {model.cross: unprompted}, cell: {row: unprompted cross supervision}}
     cross_prompting: {configs: [CPC], set: {model.num_random: 0}, cell: {row: cross prompting}}
-    fixed: {configs: [AUX], set: {model.fusion: fixed}}
-    adaptive: {configs: [AUX], set: {model.fusion: adaptive}}
-    fifo: {configs: [AUX], set: {model.policy: fifo}}
+    fixed: {configs: [AUX], set: {model.fusion.kind: fixed}}
+    adaptive: {configs: [AUX], set: {model.fusion.kind: adaptive}}
+    fifo: {configs: [AUX], set: {model.batch.policy: fifo}}
 """
 
 
