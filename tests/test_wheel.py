@@ -77,7 +77,7 @@ def test_a_notebook_beside_an_installed_wheel(tmp_path: Path) -> None:
         shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
-    build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path / "wheels"), str(source)]
+    build = ["wheel", "--no-deps", "--wheel-dir", str(tmp_path / "wheels"), str(source)]
     subprocess.run([*pip, *build], check=True)
     (wheel,) = (tmp_path / "wheels").iterdir()
     target = tmp_path / "site"
