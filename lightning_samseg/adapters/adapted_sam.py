@@ -14,18 +14,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_samseg.adapters.checkpoints import open_adapter
 from lightning_samseg.adapters.files import Adapter, build_adapted
 from lightning_samseg.errors import UserError
 from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.bottleneck import MSA_KEY
-from lightning_samseg.transforms import View, prepare_image, to_original_size
+from lightning_samseg.models.generalist import Generalist
+from lightning_samseg.prompts.regions import share_among_prompts
+from lightning_samseg.transforms import View
 from lightning_samseg.types import Case
 
 
-class AdaptedSam(nn.Module):
+class AdaptedSam(Generalist):
     """A SAM adapted by SAMed or CpcSam; it answers without prompts. Frozen unless :meth:`train_only` is called.
 
     One image: ``pixels, geometry = preprocess(image)``, ``low_res = foreground(pixels)``, ``restore(low_res[0],
@@ -39,6 +41,8 @@ class AdaptedSam(nn.Module):
     Raises:
         UserError: If the file is no adapter, or is of another backbone or other base weights.
     """
+
+    many_in_pass = False
 
     def __init__(self, adapter: str | Path, backbone: BackboneName, checkpoint: str | None = None) -> None:
         super().__init__()
@@ -93,10 +97,6 @@ class AdaptedSam(nn.Module):
                 fix="train one with --model.lora_rank 4 or --model.adapter_kind msa, or set --model.trained all",
             )
 
-    def train(self, mode: bool = True) -> "AdaptedSam":
-        """Stay in evaluation mode, which is the same to these networks."""
-        return super().train(False)
-
     def foreground(self, pixels: Tensor) -> Tensor:
         """Log-odds of any foreground class, with gradients where something was thawed.
 
@@ -112,6 +112,14 @@ class AdaptedSam(nn.Module):
         return scores[:, :, 1:].logsumexp((0, 2)).unsqueeze(1) - scores[:, :, :1].logsumexp(0)
 
     @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """The answers themselves: there is nothing to prompt. As :meth:`foreground`, without gradients."""
+        return self.foreground(pixels)
+
+    def answer(self, embedding: Tensor, geometry: Case, points: Any = None, boxes: Any = None) -> Tensor:
+        """Low-resolution logits ``(1, L, L)``, whatever the prompts, to which the model is blind."""
+        return embedding[0]
+
     def predict(self, image: NDArray[np.uint8], *_: Any) -> tuple[Tensor, Case]:
         """Answer once for a picture.
 
@@ -123,27 +131,11 @@ class AdaptedSam(nn.Module):
             Low-resolution logits ``(1, L, L)`` on the device of the weights, and the geometry.
         """
         pixels, geometry = self.preprocess(image)
-        return self.foreground(pixels.to(next(self.parameters()).device))[0], geometry
+        return self.answer(self.encode(pixels.to(next(self.parameters()).device)), geometry), geometry
 
-    def geometry(self, image: NDArray[np.uint8]) -> Case:
-        """How a picture, uint8 ``(H, W, 3)``, will lie in the network's input."""
-        return self.view.case(image.shape)
-
-    def preprocess(self, image: NDArray[np.uint8]) -> tuple[Tensor, Case]:
-        """Turn a picture into network input as the adapter's training did.
-
-        Args:
-            image: uint8 ``(H, W, 3)``, RGB.
-
-        Returns:
-            Float ``(1, 3, S, S)`` on the host, and the geometry that leads there and back.
-        """
-        frame = prepare_image(image, self.view)
-        return torch.from_numpy(frame.image)[None], frame.case
-
-    def restore(self, low_res: Tensor, geometry: Case) -> Tensor:
-        """Bring logits ``(N, L, L)`` to the size of the image, float ``(N, H, W)``; see ``to_original_size``."""
-        return to_original_size(low_res, self.image_size, geometry)
+    def of_prompts(self, low_res: Tensor, geometry: Case, prompts: NDArray[np.float64]) -> Tensor:
+        """The one answer at the size of the image, for each prompt where that prompt's object is."""
+        return share_among_prompts(self.restore(low_res, geometry), prompts)
 
 
 def fingerprint(adapter: Adapter) -> str:

@@ -12,14 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_samseg.adapters.adapted_sam import AdaptedSam
 from lightning_samseg.annotate.images import Pixels, WorkImage, case_of
 from lightning_samseg.annotate.inputs import check_inside
 from lightning_samseg.annotate.learning import Snapshot
 from lightning_samseg.methods.aux_ol import AuxOl
 from lightning_samseg.online.records import Prediction
 from lightning_samseg.prompts.boxes import Box
-from lightning_samseg.prompts.regions import share_among_prompts
 from lightning_samseg.types import Case
 
 KEPT = 8
@@ -94,14 +92,9 @@ class Answers:
             check_inside(prompts, size)
         encoded = self._embedding(image)
         with torch.no_grad():
-            if isinstance(generalist, AdaptedSam):
-                low_res = encoded.tensor
-            else:
-                places: dict[str, Any] = {f"{'boxe' if prompts.shape[1] == 4 else 'point'}s": prompts}
-                low_res = generalist.answer(encoded.tensor, encoded.geometry, **places)
-            logits = generalist.restore(low_res.half().float(), encoded.geometry)
-            if isinstance(generalist, AdaptedSam):
-                logits = share_among_prompts(logits, prompts)
+            places: dict[str, Any] = {f"{'boxe' if prompts.shape[1] == 4 else 'point'}s": prompts}
+            low_res = generalist.answer(encoded.tensor, encoded.geometry, **places)
+            logits = generalist.of_prompts(low_res.half().float(), encoded.geometry, prompts)
         return Answer(logits, self.method.prompter.crops_of(prompts, logits, case))
 
     def predict(self, image: WorkImage, answer: Answer, snapshot: Snapshot) -> Prediction:
@@ -149,8 +142,5 @@ class Answers:
 
     def _encode(self, image: WorkImage) -> Encoded:
         generalist, device = self.method.generalist, self.method.device
-        picture = self.pixels.rgb(image)
-        if isinstance(generalist, AdaptedSam):
-            return Encoded(*generalist.predict(picture))
-        pixels, geometry = generalist.preprocess(picture)
+        pixels, geometry = generalist.preprocess(self.pixels.rgb(image))
         return Encoded(generalist.encode(pixels.to(device)), geometry)

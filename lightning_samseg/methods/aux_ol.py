@@ -43,7 +43,6 @@ from lightning_samseg.online.records import Prediction, SamAlone
 from lightning_samseg.online.scores import ImageRow
 from lightning_samseg.online.stream_record import StreamRecord, gather_records, stream_record
 from lightning_samseg.online.walk import Arrival, walk
-from lightning_samseg.prompts.regions import share_among_prompts
 from lightning_samseg.types import Query, Segmentation, StreamItem
 
 # Stream of random numbers beside those of the expert and the prompter; with the position every draw is independent.
@@ -325,8 +324,7 @@ class AuxOl(Method):
             precision = self.trainer.precision if self._trainer is not None else "32-true"
             self._sam = sam_ahead(self.generalist, self.prompter.config.kind, self._sam_batch, self.cache, precision)
         low_res = self._sam.logits(Request(image, prompts), upcoming).float()
-        logits = self.generalist.restore(low_res.to(self.device), geometry)
-        return share_among_prompts(logits, prompts) if isinstance(self.generalist, AdaptedSam) else logits
+        return self.generalist.of_prompts(low_res.to(self.device), geometry, prompts)
 
     def class_names_of(self, data: Any) -> list[str]:
         """The stream's one class."""

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.models.backbones import BACKBONES, EMBED_DIM, SAM_RECIPE, BackboneName, PromptKind
+from lightning_samseg.models.generalist import Generalist
 from lightning_samseg.models.image_encoders import build_image_encoder, load_image_encoder, load_pretrained
-from lightning_samseg.transforms import View, on_input, prepare_image, to_original_size
+from lightning_samseg.transforms import View, on_input
 from lightning_samseg.types import Case
 
 Preprocessing = Literal["own", "sam"]
@@ -27,7 +28,7 @@ AT_ONCE = 32
 """Prompts in one call of the decoder: 40 MB each at SAM's size."""
 
 
-class FrozenSam(nn.Module):
+class FrozenSam(Generalist):
     """A frozen SAM that answers prompts with logits; always in evaluation mode, never with gradients.
 
     One image: ``pixels, geometry = preprocess(image)``; ``embedding = encode(pixels)``; ``low_res = logits(embedding,
@@ -93,7 +94,7 @@ class FrozenSam(nn.Module):
         return f"{self.backbone} {self.weights_sha256} {self.image_size} {self.preprocessing}"
 
     @property
-    def view(self) -> View:
+    def view(self) -> View:  # type: ignore[override]
         """How pictures become its input."""
         recipe = SAM_RECIPE if self.preprocessing == "sam" else BACKBONES[self.backbone].preparation
         return View(self.image_size, **recipe)
@@ -107,21 +108,17 @@ class FrozenSam(nn.Module):
         trained = " and ".join({"point": "points", "box": "boxes"}[each] for each in entry.prompts)
         return f"{self.backbone} was trained on {trained} alone: its answers to a {kind} are poor"
 
-    def train(self, mode: bool = True) -> "FrozenSam":
-        """Stay in evaluation mode."""
-        return super().train(False)
-
     @torch.no_grad()
-    def encode(self, image: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor) -> Tensor:
         """Encode preprocessed images.
 
         Args:
-            image: Float ``(B, 3, S, S)`` from :meth:`preprocess`.
+            pixels: Float ``(B, 3, S, S)`` from :meth:`preprocess`.
 
         Returns:
             Embedding ``(B, 256, E, E)``.
         """
-        return self.image_encoder(image)
+        return self.image_encoder(pixels)
 
     @torch.no_grad()
     def logits(
@@ -157,26 +154,6 @@ class FrozenSam(nn.Module):
             embedding, dense = torch.zeros_like(embedding[:1]), embedding + dense
         masks, _ = self.mask_decoder(embedding, image_pe, sparse, dense, multimask_output=mask == "first")
         return masks[:, 0].float()
-
-    def geometry(self, image: NDArray[np.uint8]) -> Case:
-        """How a picture, uint8 ``(H, W, 3)``, will lie in the network's input."""
-        return self.view.case(image.shape)
-
-    def preprocess(self, image: NDArray[np.uint8]) -> tuple[Tensor, Case]:
-        """Turn a picture into the network's input.
-
-        Args:
-            image: uint8 ``(H, W, 3)``, RGB.
-
-        Returns:
-            Float ``(1, 3, S, S)`` on the host, and the geometry that leads there and back.
-        """
-        frame = prepare_image(image, self.view)
-        return torch.from_numpy(frame.image)[None], frame.case
-
-    def restore(self, low_res: Tensor, geometry: Case) -> Tensor:
-        """Bring logits ``(M, 4E, 4E)`` to the size of the image, float ``(M, H, W)``; see ``to_original_size``."""
-        return to_original_size(low_res, self.image_size, geometry)
 
     def predict(
         self,

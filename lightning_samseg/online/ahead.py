@@ -9,9 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_samseg.adapters.adapted_sam import AdaptedSam
 from lightning_samseg.errors import UserError
-from lightning_samseg.models.frozen_sam import FrozenSam
+from lightning_samseg.models.generalist import Generalist
 from lightning_samseg.online.cache import LogitsCache, cache_key
 from lightning_samseg.online.prompter import Prompter
 from lightning_samseg.types import StreamItem
@@ -113,7 +112,7 @@ class SamAhead:
 
 
 def sam_ahead(
-    generalist: FrozenSam | AdaptedSam,
+    generalist: Generalist,
     kind: Literal["box", "point"],
     batch: int | None = None,
     cache: LogitsCache | None = None,
@@ -140,8 +139,6 @@ def sam_ahead(
     @torch.no_grad()
     def one_pass(requests: Sequence[Request]) -> list[Tensor]:
         asked = [(None, each.prompts) if kind == "box" else (each.prompts, None) for each in requests]
-        if isinstance(generalist, AdaptedSam):
-            return [generalist.predict(requests[0].image, *asked[0])[0]]
         pixels, geometries = zip(*(generalist.preprocess(each.image) for each in requests), strict=True)
         filled = [*pixels, *[pixels[-1]] * (size - len(pixels))]
         embeddings = generalist.encode(torch.cat(filled).to(device))
@@ -150,7 +147,7 @@ def sam_ahead(
     return SamAhead(one_pass, f"{generalist.identity} {_machine(device)} {precision}", kind, size, cache)
 
 
-def images_in_pass(generalist: FrozenSam | AdaptedSam, batch: int | None = None) -> int:
+def images_in_pass(generalist: Generalist, batch: int | None = None) -> int:
     """How many images a generalist encodes together where it is.
 
     Args:
@@ -162,7 +159,7 @@ def images_in_pass(generalist: FrozenSam | AdaptedSam, batch: int | None = None)
     """
     if batch is not None and batch < 1:
         raise UserError(f"sam_batch {batch}", expected="at least 1", fix="use 1, or null")
-    if isinstance(generalist, AdaptedSam):
+    if not generalist.many_in_pass:
         return 1
     on_cpu = next(generalist.parameters()).device.type == "cpu"
     return (1 if on_cpu else PASS_ON_GPU) if batch is None else batch
