@@ -231,14 +231,21 @@ def cpc_sam_step(accelerator: str, devices: Any, precision: Any) -> float:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        mask = torch.zeros(2, 64, 64, dtype=torch.long)
-        mask[:, 16:40, 16:40] = 1
-        batch = {
-            "labelled": {"image": torch.rand(2, 3, 64, 64), "mask": mask},
-            "unlabelled": {"image": torch.rand(2, 3, 64, 64)},
-        }
+        batch = _semi_batch(unlabelled=2)
         trainer = _fit(CpcSam("tiny", image_size=64, ssl_start_iter=0), batch, accelerator, devices, precision)
     return float(trainer.callback_metrics["train/loss"])
+
+
+def _semi_batch(unlabelled: int) -> dict[str, Any]:
+    """Two labelled images of noise with a square in the mask, and unlabelled ones."""
+    import torch
+
+    mask = torch.zeros(2, 64, 64, dtype=torch.long)
+    mask[:, 16:40, 16:40] = 1
+    return {
+        "labelled": {"image": torch.rand(2, 3, 64, 64), "mask": mask},
+        "unlabelled": {"image": torch.rand(unlabelled, 3, 64, 64)},
+    }
 
 
 def unimatch_step(accelerator: str, devices: Any, precision: Any) -> float:
@@ -249,12 +256,7 @@ def unimatch_step(accelerator: str, devices: Any, precision: Any) -> float:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        mask = torch.zeros(2, 64, 64, dtype=torch.long)
-        mask[:, 16:40, 16:40] = 1
-        batch = {
-            "labelled": {"image": torch.rand(2, 3, 64, 64), "mask": mask},
-            "unlabelled": {"image": torch.rand(4, 3, 64, 64)},
-        }
+        batch = _semi_batch(unlabelled=4)
         method = UniMatch(image_size=64, optimizer="sgd", lr=0.01)
         trainer = _fit(method, batch, accelerator, devices, precision)
     return float(trainer.callback_metrics["train/loss"])

@@ -7,7 +7,9 @@ command line lists the names before it starts torch.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-PromptKind = Literal["point", "box"]
+if TYPE_CHECKING:
+    from lightning_samseg.types import PromptKind  # which needs numpy
+
 EMBED_DIM = 256
 """Channels of every image embedding."""
 SAM_RECIPE = {"resize": "longest_side", "normalise": "sam", "interpolation": "bilinear"}
@@ -57,7 +59,7 @@ class Backbone(NamedTuple):
     """Side of the square input it was trained at, in pixels; a method may choose another multiple of 16."""
     stride: int = 16
     """Input pixels per embedding cell."""
-    prompts: tuple[PromptKind, ...] = ("point", "box")
+    prompts: "tuple[PromptKind, ...]" = ("point", "box")
     """What it was trained to answer."""
     preparation: Mapping[str, Any] = SAM_RECIPE
     """How its authors' program prepares a picture: arguments of ``transforms.View`` beside the size."""

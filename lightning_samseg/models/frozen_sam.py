@@ -15,11 +15,11 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransfor
 from torch import Tensor, nn
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.models.backbones import BACKBONES, EMBED_DIM, SAM_RECIPE, BackboneName, PromptKind
+from lightning_samseg.models.backbones import BACKBONES, EMBED_DIM, SAM_RECIPE, BackboneName
 from lightning_samseg.models.generalist import Generalist
 from lightning_samseg.models.image_encoders import build_image_encoder, load_image_encoder, load_pretrained
 from lightning_samseg.transforms import View, on_input
-from lightning_samseg.types import Case
+from lightning_samseg.types import Case, PromptKind
 
 Preprocessing = Literal["own", "sam"]
 MaskChoice = Literal["single", "first"]
