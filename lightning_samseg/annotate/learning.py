@@ -14,7 +14,6 @@ from lightning_samseg.adapters.checkpoints import LAST, CheckpointFiles, read_ch
 from lightning_samseg.annotate.lessons import Lesson
 from lightning_samseg.errors import UserError, described, explained
 from lightning_samseg.methods.aux_ol import AuxOl
-from lightning_samseg.online.columns import CLIPPED, SAM
 from lightning_samseg.online.expert import Expert
 from lightning_samseg.online.row_files import RowFile, image_fields
 from lightning_samseg.online.scores import PromptRow, image_row, prompt_rows
@@ -65,7 +64,6 @@ class LearningStream:
         self._stopping = False
         self.error: str | None = None
         """Why it has stopped learning, if it has."""
-        self._running = {"images": 0.0, **dict.fromkeys((SAM, CLIPPED, method.column), 0.0)}
         sizes = self._restore()
         self._images = RowFile(folder / "cases.csv", image_fields(method.column), sizes.get("cases"))
         self._prompts = RowFile(folder / "prompts.csv", PromptRow._fields, sizes.get("prompts"))
@@ -156,10 +154,7 @@ class LearningStream:
         row = image_row(prediction, feedback, lesson.mask, lesson.case, SET_NAME, method.convention)
         self._prompts.append(prompt_rows(prediction, outcomes, lesson.prompts, lesson.case))
         self._images.append([row])
-        scores = {SAM: row.sam_dsc, CLIPPED: row.sam_clipped_dsc, method.column: row.learned_dsc}
-        self._running["images"] += 1
-        for column, dsc in scores.items():
-            self._running[column] += dsc
+        method.add_up([row])
         snapshot = self._snapshot()
         with self._changed:
             self.snapshot = snapshot
@@ -189,7 +184,6 @@ class LearningStream:
             "datamodule_hyper_parameters": self.data,
         }
         method.on_save_checkpoint(checkpoint)
-        checkpoint["online"]["running"] = dict(self._running)
         checkpoint["class_names"] = [self.class_name]
         checkpoint["workspace"] = {"cases": self._images.size, "prompts": self._prompts.size}
         CheckpointFiles().save_checkpoint(checkpoint, self.folder / "checkpoints" / LAST)
@@ -205,7 +199,7 @@ class LearningStream:
             return {}
         checkpoint = read_checkpoint(path)
         load_learner(self.method, checkpoint, path)
-        self._running = dict(checkpoint["online"]["running"])
+        self.method.running = dict(checkpoint["online"]["running"])
         return dict(checkpoint["workspace"])
 
 

@@ -27,6 +27,7 @@ from lightning_samseg.errors import UserError
 from lightning_samseg.methods.aux_ol import AuxOl
 from lightning_samseg.methods.method import with_groups
 from lightning_samseg.moved_arguments import check_moved
+from lightning_samseg.prediction.predictor import device_of
 from lightning_samseg.runs.folder import Claim
 from lightning_samseg.runs.options import flat, nested
 
@@ -137,7 +138,7 @@ def prepare(options: Options) -> tuple[Settings, AuxOl]:
     Raises:
         UserError: If an option is not the workspace's, or SAM's weights are others.
     """
-    device = _device(options.device)
+    device = device_of(options.device)
     stored = stored_settings(options.output)
     given = {
         "class_name": options.class_name,
@@ -220,16 +221,6 @@ def _print_start(options: Options, settings: Settings, engine: Engine, seconds: 
     for name, url in urls.items():
         print(f"{name + ': ' if name else ''}{url}", flush=True)
     print("Ctrl-C ends it; nothing is lost.", flush=True)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        found = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"The device {name!r} cannot be used.", found=found, fix="use --device cpu") from error
 
 
 def _cores() -> int:

@@ -129,7 +129,7 @@ class AuxOl(Method):
         self.cache = LogitsCache(cache_dir() / "sam_logits", int(cache_gb * 1e9)) if cache_gb > 0 else None
         self._sam_batch = sam_batch
         self._sam: SamAhead | None = None
-        self._running = {"images": 0.0, **dict.fromkeys((SAM, CLIPPED, self.column), 0.0)}
+        self.running = {"images": 0.0, **dict.fromkeys((SAM, CLIPPED, self.column), 0.0)}
 
     @cached_property
     def generalist(self) -> FrozenSam | AdaptedSam:
@@ -337,7 +337,7 @@ class AuxOl(Method):
         All of it is the same on every rank, so that rank 0's is enough.
         """
         super().on_save_checkpoint(checkpoint)
-        state = {"running": dict(self._running), "images_per_step": self.images_per_step}
+        state = {"running": dict(self.running), "images_per_step": self.images_per_step}
         checkpoint["online"] = {**self.learner.state_dict(weights=False), **state}
 
     @classmethod
@@ -374,17 +374,21 @@ class AuxOl(Method):
                 fix=f"set --model.images_per_step {images}, with as many processes or with any number that divides it",
             )
         self.learner.load_state_dict(checkpoint["online"])
-        self._running = dict(checkpoint["online"]["running"])
+        self.running = dict(checkpoint["online"]["running"])
+
+    def add_up(self, rows: Iterable[ImageRow]) -> None:
+        """Count images and their scores in ``running``, which a checkpoint keeps."""
+        for row in rows:
+            scores = {SAM: row.sam_dsc, CLIPPED: row.sam_clipped_dsc, self.column: row.learned_dsc}
+            self.running["images"] += 1
+            for column, dsc in scores.items():
+                self.running[column] += dsc
 
     def _log_running(self, rows: list[ImageRow]) -> None:
         """Mean DSC so far, for the progress bar and the loggers; rank 0 has the rows."""
-        columns = (SAM, CLIPPED, self.column)
-        for row in rows:
-            self._running["images"] += 1
-            for column, dsc in zip(columns, (row.sam_dsc, row.sam_clipped_dsc, row.learned_dsc), strict=True):
-                self._running[column] += dsc
-        for column in columns if rows else ():
-            mean = self._running[column] / self._running["images"]
+        self.add_up(rows)
+        for column in (SAM, CLIPPED, self.column) if rows else ():
+            mean = self.running[column] / self.running["images"]
             self.log(f"dsc/{column}", mean, prog_bar=column != CLIPPED, batch_size=1, rank_zero_only=True)
         if prompts := sum(row.prompts for row in rows):
             alpha = sum(row.alpha * row.prompts for row in rows if row.prompts) / prompts

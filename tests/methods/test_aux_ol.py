@@ -202,7 +202,7 @@ def test_a_checkpoint_holds_plain_values_and_restores_everything() -> None:
     module = model(fusion="adaptive", alpha_start="sam")
     for position in range(3):
         step(module, item(position))
-    module._running["sam"] = 1.5
+    module.running["sam"] = 1.5
     checkpoint: dict[str, Any] = {"hyper_parameters": dict(module.hparams)}
     module.on_save_checkpoint(checkpoint)
     file = io.BytesIO()
@@ -212,7 +212,7 @@ def test_a_checkpoint_holds_plain_values_and_restores_everything() -> None:
     other.on_load_checkpoint(torch.load(file, weights_only=True))
     other.auxiliary.load_state_dict(module.auxiliary.state_dict())
     other.learner.network.optimizer.load_state_dict(module.learner.network.optimizer.state_dict())
-    assert other._running == module._running
+    assert other.running == module.running
     assert other.learner.position == 3
     one, another = (step(each, item(3))[0] for each in (module, other))
     assert torch.equal(one.prompts[1].fused_logits, another.prompts[1].fused_logits)
