@@ -177,12 +177,19 @@ def write_mask(folder: Path, images: Sequence[WorkImage], masks: Mapping[str, ND
     if source.volume is None:
         write_mask_beside(path, masks[images[0].id], source.path)
         return path
-    labels = np.zeros(source.volume.shape, np.uint8)
+    write_mask_like(source.volume, path, volume_labels(images, masks))
+    return path
+
+
+def volume_labels(images: Sequence[WorkImage], masks: Mapping[str, NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Put the masks of a volume's slices together, uint8 ``(slices, H, W)``; see :func:`write_mask`."""
+    volume = images[0].source.volume
+    assert volume is not None
+    labels = np.zeros(volume.shape, np.uint8)
     for image in images:
         if image.id in masks:
             labels[image.index] = masks[image.id]
-    write_mask_like(source.volume, path, labels)
-    return path
+    return labels
 
 
 def orientation(image: WorkImage) -> int:

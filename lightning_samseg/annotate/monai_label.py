@@ -27,9 +27,9 @@ from lightning_samseg.annotate.board import NotFoundError
 from lightning_samseg.annotate.drawn import Drawn
 from lightning_samseg.annotate.engine import Engine
 from lightning_samseg.annotate.http import json_body
-from lightning_samseg.annotate.images import WorkImage
+from lightning_samseg.annotate.images import WorkImage, volume_labels
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.volumes import VOLUME_SUFFIXES, open_volume, read_volume, write_mask_like
+from lightning_samseg.io.volumes import ending_of, is_volume, open_volume, read_volume, write_mask_like
 
 MODELS = {"aux_ol": "deepgrow", "current": "segmentation"}
 """``current`` gives back what there is: Slicer asks for a model of this type on every new sample."""
@@ -116,8 +116,8 @@ class MonaiLabel:
         labelled = self._labelled()
         objects = {
             name: {
-                "image": {"ext": _ending(images[0]), "info": {}},
-                "labels": {"final": {"ext": _ending(images[0]), "info": {}}} if name in labelled else {},
+                "image": {"ext": ending_of(images[0].source.path), "info": {}},
+                "labels": {"final": {"ext": ending_of(images[0].source.path), "info": {}}} if name in labelled else {},
             }
             for name, images in self.volumes.items()
         }
@@ -147,7 +147,7 @@ class MonaiLabel:
         file = await run_in_threadpool(self._file, images, result)
         if request.query_params.get("output") == "image":
             return file
-        return _multipart(answer, bytes(file.body), f"label{_ending(images[0])}")
+        return _multipart(answer, bytes(file.body), f"label{ending_of(images[0].source.path)}")
 
     async def submit(self, request: Request) -> Response:
         """Accept the masks of a volume."""
@@ -158,14 +158,9 @@ class MonaiLabel:
             if not isinstance(upload, UploadFile):
                 raise HTTPException(400, "There is no file in the field label.")
             content = await upload.read()
-            ending = next(
-                (
-                    e
-                    for e in sorted(VOLUME_SUFFIXES, key=len, reverse=True)
-                    if (upload.filename or "").lower().endswith(e) and e != ".mhd"
-                ),
-                ".nii.gz",
-            )
+            name_given = upload.filename or ""
+            whole = is_volume(name_given) and ending_of(name_given) != ".mhd"  # which keeps its values in another file
+            ending = ending_of(name_given) if whole else ".nii.gz"
         author = str(request.scope["state"]["author"])
         await run_in_threadpool(self._submit, images, content, ending, author)
         return JSONResponse({"image": name, "label": name})
@@ -217,7 +212,7 @@ class MonaiLabel:
     def _file(self, images: list[WorkImage], labels: NDArray[np.uint8]) -> Response:
         volume = images[0].source.volume
         assert volume is not None
-        ending = _ending(images[0])
+        ending = ending_of(images[0].source.path)
         ending = ".mha" if ending == ".mhd" else ending  # one file
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"label{ending}"
@@ -226,14 +221,8 @@ class MonaiLabel:
             return Response(path.read_bytes(), headers=headers, media_type="application/octet-stream")
 
     def _accepted(self, images: list[WorkImage]) -> NDArray[np.uint8]:
-        volume = images[0].source.volume
-        assert volume is not None
-        labels = np.zeros(volume.shape, np.uint8)
         _, masks = self.engine.workspace.masks_of(images[0].source.path)
-        for image in images:
-            if image.id in masks:
-                labels[image.index] = masks[image.id]
-        return labels
+        return volume_labels(images, masks)
 
     def _volume(self, name: str | None) -> list[WorkImage]:
         if name not in self.volumes:
@@ -313,8 +302,3 @@ def _multipart(parameters: dict[str, Any], content: bytes, name: str) -> Respons
         b"--" + boundary.encode() + b"--\r\n",
     ]
     return Response(b"\r\n".join(parts), media_type=f"multipart/form-data; boundary={boundary}")
-
-
-def _ending(image: WorkImage) -> str:
-    name = image.source.path.name.lower()
-    return next(each for each in sorted(VOLUME_SUFFIXES, key=len, reverse=True) if name.endswith(each))

@@ -65,6 +65,11 @@ def stem_of(path: str | Path) -> str:
     return path.name[:-7] if path.name.lower().endswith(".nii.gz") else path.stem
 
 
+def ending_of(path: str | Path) -> str:
+    """Give the ending that :func:`stem_of` leaves out, in small letters: ``.nii.gz``."""
+    return Path(path).name[len(stem_of(path)) :].lower()
+
+
 def case_name(path: str | Path) -> str:
     """Name of an image as a case: its file's name without ending, see :func:`text.nfc` and :func:`text.escape`."""
     return escape(nfc(stem_of(path)))

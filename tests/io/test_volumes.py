@@ -10,6 +10,7 @@ import SimpleITK
 from lightning_samseg.errors import UserError
 from lightning_samseg.io import volumes
 from lightning_samseg.io.volumes import (
+    ending_of,
     is_volume,
     open_volume,
     read_slice,
@@ -208,6 +209,7 @@ def test_faults_have_their_messages(tmp_path, fault):
 
 def test_names():
     assert [stem_of(f"x/{name}") for name in ("a.b.nii.gz", "A.NII.GZ", "a.nii", "a.b.mha")] == ["a.b", "A", "a", "a.b"]
+    assert [ending_of(f"x/{name}") for name in ("a.b.nii.gz", "A.NII.GZ", "a.b.mha")] == [".nii.gz", ".nii.gz", ".mha"]
     assert [is_volume(name) for name in ("a.nii.GZ", "a.gz", "a.MHD", "a.png")] == [True, False, True, False]
 
 
