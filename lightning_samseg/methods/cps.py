@@ -91,7 +91,7 @@ class Cps(BaseMethod):
     @property
     def weights_sha256(self) -> str | None:
         """Hash of SAM's weights, where the network is SAM."""
-        return getattr(getattr(self.networks[0], "sam", None), "weights_sha256", None)
+        return self.networks[0].weights_sha256  # type: ignore[return-value]
 
     def training_step(self, batch: SemiBatch, batch_idx: int) -> Tensor:
         """One iteration of both networks."""

@@ -117,7 +117,7 @@ class Uamt(BaseMethod):
     @property
     def weights_sha256(self) -> str | None:
         """Hash of SAM's weights, where the network is SAM."""
-        return getattr(getattr(self.network, "sam", None), "weights_sha256", None)
+        return self.network.weights_sha256
 
     def training_step(self, batch: SemiBatch, batch_idx: int) -> Tensor:
         """One iteration of ``(CE + Dice) / 2 + w(t) C``."""

@@ -96,7 +96,7 @@ class UniMatch(BaseMethod):
     @property
     def weights_sha256(self) -> str | None:
         """Hash of SAM's weights, where the network is SAM."""
-        return getattr(getattr(self.network, "sam", None), "weights_sha256", None)
+        return self.network.weights_sha256
 
     def on_fit_start(self) -> None:
         """Refuse images whose values are not those of a picture.

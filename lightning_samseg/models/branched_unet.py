@@ -98,6 +98,9 @@ class BranchedUNet(nn.Module):
         UserError: Unknown encoder, or weights that it does not have or that cannot be had.
     """
 
+    weights_sha256: str | None = None
+    """Of a SAM's weights: there are none."""
+
     def __init__(
         self,
         num_classes: int,

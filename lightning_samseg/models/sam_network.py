@@ -19,6 +19,7 @@ class SamNetwork(nn.Module):
     def __init__(self, sam: BranchedSam) -> None:
         super().__init__()
         self.sam = sam
+        self.weights_sha256 = sam.weights_sha256
         for parameter in sam.prompt_encoder.prompt_parameters():
             parameter.requires_grad_(False)
 
