@@ -1,6 +1,7 @@
 """SAM with one adapted image encoder, one prompt encoder and a mask decoder per branch (CPC-SAM section 2.1)."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.models.backbones import BACKBONES, BackboneName
+from lightning_samseg.models.blocks import Blocks
 from lightning_samseg.models.bottleneck import add_msa
 from lightning_samseg.models.image_encoders import build_image_encoder, load_image_encoder, load_pretrained
 from lightning_samseg.models.lora import add_lora
@@ -70,6 +72,7 @@ class BranchedSam(nn.Module):
         decoders = [ClassMaskDecoder(channels, stride, upsampling) for _ in range(branches)]
         self.mask_decoders = nn.ModuleList(decoders)
         self.weights_sha256: str | None = None
+        self._is_compiled = False
         if pretrained and (BACKBONES[backbone].checkpoint is not None or checkpoint is not None):
             states = load_pretrained(backbone, checkpoint)
             self.weights_sha256 = states.sha256
@@ -89,9 +92,31 @@ class BranchedSam(nn.Module):
             )
         add_msa(self.image_encoder, msa_ratio, msa_scale)
 
+    def recompute_blocks(self) -> None:
+        """Let the backward pass compute the encoder's blocks anew, which saves most of the memory of training."""
+        for module in self.image_encoder.modules():
+            if isinstance(module, Blocks):
+                module.recompute = True
+
+    def compile_parts(self) -> None:
+        """Compile each block of the encoder and each decoder, in place; blocks of one shape share what is compiled.
+
+        Names in the state dict stay. In evaluation they run as before: it meets batches of many sizes, and each would
+        be compiled for itself.
+        """
+        if self._is_compiled:
+            return
+        for module in self.image_encoder.modules():
+            for block in module if isinstance(module, Blocks) else ():
+                block.compile(dynamic=False)
+        for decoder in self.mask_decoders:
+            decoder.compile(dynamic=False)
+        self._is_compiled = True
+
     def encode(self, image: Tensor) -> Tensor:
         """Image embedding ``(B, 256, E, E)`` of ``(B, 3, S, S)``."""
-        return self.image_encoder(image)
+        with self._eager_in_evaluation():
+            return self.image_encoder(image)
 
     def decode(
         self,
@@ -117,4 +142,10 @@ class BranchedSam(nn.Module):
             sparse = None if points is None or labels is None else self.prompt_encoder.sparse(points, labels)
             dense = self.prompt_encoder.dense()
         image_pe = self.prompt_encoder.dense_pe(embedding.shape[-1])
-        return self.mask_decoders[branch](embedding, image_pe, sparse, dense)
+        with self._eager_in_evaluation():
+            return self.mask_decoders[branch](embedding, image_pe, sparse, dense)
+
+    def _eager_in_evaluation(self) -> AbstractContextManager[object]:
+        if not self._is_compiled or self.training:
+            return nullcontext()
+        return torch.compiler.set_stance("force_eager")

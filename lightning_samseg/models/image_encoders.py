@@ -19,6 +19,7 @@ from lightning_samseg.errors import UserError
 from lightning_samseg.models import weights
 from lightning_samseg.models.attention import RelPosAttention
 from lightning_samseg.models.backbones import BACKBONES, EMBED_DIM, Backbone, BackboneName
+from lightning_samseg.models.blocks import Blocks
 
 WINDOW = 14
 
@@ -57,11 +58,21 @@ def build_image_encoder(backbone: BackboneName, image_size: int) -> nn.Module:
     return encoder
 
 
-def sam_vit(backbone: Backbone, image_size: int) -> ImageEncoderViT:
+class SamViT(ImageEncoderViT):
+    """The package's encoder, whose blocks are :class:`Blocks`."""
+
+    blocks: Blocks
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Encode ``(B, 3, S, S)``."""
+        return self.neck(self.blocks(self.patch_embed(image) + self.pos_embed).permute(0, 3, 1, 2))
+
+
+def sam_vit(backbone: Backbone, image_size: int) -> SamViT:
     """A SAM Vision Transformer of the entry's shape, ``(B, 3, S, S) -> (B, 256, S / 16, S / 16)``."""
     shape = backbone.shape
     assert shape is not None
-    encoder = ImageEncoderViT(
+    encoder = SamViT(
         img_size=image_size,
         embed_dim=shape.dim,
         depth=backbone.attention_blocks,
@@ -74,6 +85,7 @@ def sam_vit(backbone: Backbone, image_size: int) -> ImageEncoderViT:
     )
     for block in encoder.blocks:
         block.attn = RelPosAttention(shape.dim, shape.heads, block.window_size or image_size // 16)
+    encoder.blocks = Blocks(encoder.blocks)
     return encoder
 
 

@@ -5,16 +5,16 @@ The adapters are part of its published weights and frozen like the rest; LoRA ma
 
 from typing import Any
 
-from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import window_partition, window_unpartition
 from torch import Tensor, nn
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.models.backbones import Backbone
-from lightning_samseg.models.image_encoders import sam_vit
+from lightning_samseg.models.blocks import Blocks
+from lightning_samseg.models.image_encoders import SamViT, sam_vit
 
 
-def sam_med2d(backbone: Backbone, image_size: int) -> ImageEncoderViT:
+def sam_med2d(backbone: Backbone, image_size: int) -> SamViT:
     """SAM-Med2D's encoder, ``(B, 3, S, S) -> (B, 256, S / 16, S / 16)``.
 
     Raises:
@@ -28,7 +28,7 @@ def sam_med2d(backbone: Backbone, image_size: int) -> ImageEncoderViT:
             fix=f"set image_size to {max(32, round(image_size / 32) * 32)}",
         )
     encoder = sam_vit(backbone, image_size)
-    encoder.blocks = nn.ModuleList(AdaptedBlock(block, encoder.pos_embed.shape[-1]) for block in encoder.blocks)
+    encoder.blocks = Blocks(AdaptedBlock(block, encoder.pos_embed.shape[-1]) for block in encoder.blocks)
     return encoder
 
 

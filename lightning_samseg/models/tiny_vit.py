@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_samseg.errors import UserError
+from lightning_samseg.models.blocks import Blocks
 
 
 class TinyViT(nn.Module):
@@ -290,13 +291,12 @@ class Stage(nn.Module):
 
     def __init__(self, blocks: Sequence[nn.Module], downsample: PatchMerging | None) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = Blocks(blocks)
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the blocks on ``(B, dim, H, H)`` and merge."""
-        for block in self.blocks:
-            x = block(x)
+        x = self.blocks(x)
         return x if self.downsample is None else self.downsample(x)
 
 

@@ -14,7 +14,8 @@ WITHOUT_INFLUENCE = (
             *("benchmark", "deterministic", "detect_anomaly", "barebones", "inference_mode"),
         )
     ),
-    *("model.cache_gb", "model.sam_batch", "data.root", "data.num_workers", "data.eval_batch_size"),
+    *("model.cache_gb", "model.sam_batch", "model.compile", "model.checkpointing"),
+    *("data.root", "data.num_workers", "data.eval_batch_size"),
     *("data.predict_from", "data.cache_gb"),
 )
 """Folders, devices, speed, what is shown: the same experiment. How many processes there are is a fact of its own."""

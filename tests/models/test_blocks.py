@@ -1,0 +1,98 @@
+"""Blocks that are computed again in the backward pass: the same numbers, and what is kept for it."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_samseg.models.backbones import BackboneName
+from lightning_samseg.models.blocks import Blocks
+from lightning_samseg.models.branched_sam import BranchedSam
+
+
+def adapted(backbone: BackboneName = "tiny", **arguments: object) -> BranchedSam:
+    torch.manual_seed(0)
+    sam = BranchedSam(backbone, 64, 1, pretrained=False, **arguments)  # type: ignore[arg-type]
+    for name, parameter in sam.named_parameters():
+        if "lora_B" in name or ".bottleneck.up" in name:  # zero at the start, which would hide a gradient
+            nn.init.normal_(parameter, std=0.1)
+    return sam
+
+
+def picture(batch: int = 2) -> Tensor:
+    return torch.rand(batch, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def gradients(sam: BranchedSam) -> dict[str, Tensor]:
+    trained = {name: p for name, p in sam.image_encoder.named_parameters() if p.requires_grad}
+    loss = sam.encode(picture()).square().sum()
+    return dict(zip(trained, torch.autograd.grad(loss, list(trained.values())), strict=True)) | {"": loss.detach()}
+
+
+def kept_bytes(sam: BranchedSam) -> int:
+    """Bytes that a forward pass of the encoder keeps for the backward pass beside the parameters, each once."""
+    own = {each.untyped_storage().data_ptr() for each in (*sam.parameters(), *sam.buffers())}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        sam.encode(picture())
+    return sum(tensor.untyped_storage().nbytes() for pointer, tensor in kept.items() if pointer not in own)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "arguments"),
+    [("tiny", {}), ("tiny", {"lora_blocks": [2]}), ("tiny", {"adapter_kind": "msa"}), ("lite_medsam", {})],
+)
+def test_recomputed_gradients_are_equal_to_the_bit(backbone: BackboneName, arguments: dict[str, object]) -> None:
+    sam = adapted(backbone, **arguments)
+    plain, keys = gradients(sam), list(sam.state_dict())
+    sam.recompute_blocks()
+    recomputed = gradients(sam)
+    assert [name for name in plain if not torch.equal(plain[name], recomputed[name])] == []
+    assert list(sam.state_dict()) == keys
+
+
+def test_only_what_surrounds_the_blocks_is_kept() -> None:
+    sam = adapted()
+    plain = kept_bytes(sam)
+    sam.recompute_blocks()
+    assert kept_bytes(sam) < plain / 10
+
+
+def test_dropout_is_drawn_once() -> None:
+    torch.manual_seed(0)
+    blocks = Blocks(nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5), nn.GELU()) for _ in range(3))
+    x, found = torch.rand(64, 8), []
+    for blocks.recompute in (False, True):
+        torch.manual_seed(7)
+        loss = blocks(x).square().sum()
+        torch.rand(3)  # what is drawn meanwhile
+        found.append([loss, *torch.autograd.grad(loss, list(blocks.parameters()))])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("backbone", ["tiny", "lite_medsam"])
+def test_frozen_blocks_before_the_first_adapted_have_no_graph(backbone: BackboneName, recompute: bool) -> None:
+    sam = adapted(backbone, lora_blocks=[-1])
+    seen: list[bool] = []
+    if recompute:
+        sam.recompute_blocks()
+    for module in sam.image_encoder.modules():
+        for block in module if isinstance(module, Blocks) else ():
+            block.register_forward_hook(lambda _, given, result: seen.append(result.requires_grad))
+    sam.encode(picture())
+    learns = seen.index(True)
+    assert not any(seen[:learns])
+    assert learns == len(seen) - {"tiny": 1, "lite_medsam": 1}[backbone]
+
+
+def test_nothing_is_recomputed_without_a_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    sam = adapted()
+    sam.recompute_blocks()
+    monkeypatch.setattr("lightning_samseg.models.blocks.checkpoint", None)
+    with torch.no_grad():
+        sam.encode(picture())
