@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "prompts": ("lightning_samseg.prompts.benchmark", "benchmark_prompts"),
     "data": ("data_modules.benchmark", "benchmark_data"),
     "online": ("lightning_samseg.online.benchmark", "benchmark_online"),
+    "annotate": ("lightning_samseg.annotate.benchmark", "benchmark_annotate"),
     "sam_fill": ("lightning_samseg.online.benchmark", "benchmark_fill"),
 }
 
