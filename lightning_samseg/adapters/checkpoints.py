@@ -15,6 +15,8 @@ from lightning_samseg.transforms import View
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 """Names in a run's ``checkpoints`` folder: the state to go on from, the one before it, the best weights."""
+WORKSPACE = "workspace"
+"""Entry of a checkpoint that ``annotate`` has written: no run goes on from it, but a stream may begin with it."""
 DEFAULT_IMAGE_SIZE = 512
 """Of a method that was built in Python with its default, which is then not recorded."""
 

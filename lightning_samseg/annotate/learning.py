@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import lightning
 from torch import Tensor
 
-from lightning_samseg.adapters.checkpoints import LAST, CheckpointFiles, read_checkpoint
+from lightning_samseg.adapters.checkpoints import LAST, WORKSPACE, CheckpointFiles, read_checkpoint
 from lightning_samseg.annotate.lessons import Lesson
 from lightning_samseg.errors import UserError, described, explained
 from lightning_samseg.methods.aux_ol import AuxOl
@@ -185,7 +185,7 @@ class LearningStream:
         }
         method.on_save_checkpoint(checkpoint)
         checkpoint["class_names"] = [self.class_name]
-        checkpoint["workspace"] = {"cases": self._images.size, "prompts": self._prompts.size}
+        checkpoint[WORKSPACE] = {"cases": self._images.size, "prompts": self._prompts.size}
         CheckpointFiles().save_checkpoint(checkpoint, self.folder / "checkpoints" / LAST)
         for path in (self.folder / "lessons").glob("*.pt"):
             if path.stem.isdigit() and int(path.stem) < self._saved_before:  # previous.ckpt may still need the later
@@ -200,7 +200,7 @@ class LearningStream:
         checkpoint = read_checkpoint(path)
         load_learner(self.method, checkpoint, path)
         self.method.running = dict(checkpoint["online"]["running"])
-        return dict(checkpoint["workspace"])
+        return dict(checkpoint[WORKSPACE])
 
 
 def load_learner(method: AuxOl, checkpoint: dict[str, Any], path: Path) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_samseg.adapters.adapted_sam import AdaptedSam
-from lightning_samseg.adapters.checkpoints import require
+from lightning_samseg.adapters.checkpoints import WORKSPACE, require
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.files import cache_dir
 from lightning_samseg.methods.method import Method
@@ -362,9 +362,21 @@ class AuxOl(Method):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on where the checkpoint was written, bit for bit as the stream would have.
 
+        One of ``annotate`` has no place in this stream: a new one begins with what it has learned.
+
         Raises:
-            UserError: If the checkpoint's steps have another number of images.
+            UserError: If the checkpoint's steps have another number of images, or a workspace has another SAM.
         """
+        if WORKSPACE in checkpoint:
+            if checkpoint["weights_sha256"] != self.weights_sha256:
+                raise UserError(
+                    "The workspace has learned beside another SAM.",
+                    expected=f"weights with sha256 {checkpoint['weights_sha256']}",
+                    found=str(self.weights_sha256),
+                    fix="set --model.sam.backbone and --model.sam.checkpoint as in its workspace.json",
+                )
+            self.learner.load_state_dict({**checkpoint["online"], "position": 0})
+            return
         images = checkpoint["online"]["images_per_step"]
         if images != self.images_per_step:
             raise UserError(

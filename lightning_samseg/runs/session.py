@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lightning_samseg.adapters.checkpoints import BEST, LAST, read_checkpoint
+from lightning_samseg.adapters.checkpoints import BEST, LAST, WORKSPACE, read_checkpoint
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods.method import Method
 from lightning_samseg.runs.error_log import keep_in
@@ -94,7 +94,9 @@ class Session:
         self.kept = Record(options, allow_changes)
         if self.checkpoint is not None:
             checkpoint = read_checkpoint(self.checkpoint)
-            if self.verb == "fit":
+            if self.verb == "fit" and WORKSPACE in checkpoint:
+                say(f"A new stream begins with what has been learned from {checkpoint['global_step']} accepted images.")
+            elif self.verb == "fit":
                 check_state(checkpoint, self.checkpoint)
                 self.kept.resume(checkpoint, self.checkpoint, self.run_dir)
             else:

@@ -69,14 +69,14 @@ def prompts_of(mask: np.ndarray, kind: str = "box") -> list[dict[str, Any]]:
     return [{kind: list(each.box if kind == "box" else each.point("centroid"))} for each in found]
 
 
-def fit(folder: Path, data: Path, **model: Any) -> Path:
+def fit(folder: Path, data: Path, *more: str, **model: Any) -> Path:
     """Let ``fit`` walk through the stream; gives the run folder."""
     options = [f"--model.{name}={value}" for name, value in {**MODEL, **model}.items()]
     fixed = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--data.masks=binary"]
     run = folder / "fit"
     command = ["fit", "--model=lightning_samseg.methods.AuxOl", "--data=data_modules.FolderDataModule"]
     common = [f"--data.root={data}", "--data.image_size=32", f"--trainer.default_root_dir={run}"]
-    assert main([*command, *options, *fixed, *common]) == 0
+    assert main([*command, *options, *fixed, *common, *more]) == 0
     return run
 
 

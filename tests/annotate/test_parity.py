@@ -109,6 +109,27 @@ def test_an_expert_faster_than_the_learner(workspace_engine: Any, data: Path, tm
     assert_same(tmp_path / "again", tmp_path / "w")
 
 
+def test_a_stream_of_fit_begins_with_what_the_workspace_has_learned(
+    workspace_engine: Any, data: Path, fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with workspace_engine(tmp_path / "w") as engine:
+        run_through(engine, data)
+        engine.finish()
+    learned = tmp_path / "w" / "checkpoints" / "last.ckpt"
+    run = fit(tmp_path, data, f"--ckpt_path={learned}")
+    assert f"has been learned from {LENGTH} accepted images" in capsys.readouterr().out
+    rows = (run / "cases.csv").read_text().splitlines()
+    assert len(rows) == LENGTH + 1
+    assert rows != (fitted / "cases.csv").read_text().splitlines()
+    before, after = (torch.load(path, weights_only=True) for path in (learned, run / "checkpoints" / "last.ckpt"))
+    steps = [each["optimizer_states"][0]["state"][0]["step"] for each in (before, after)]
+    assert steps[1] == 2 * steps[0]
+    other = {"sam.backbone": "tiny", "auxiliary.width": 0.125}
+    with pytest.raises(AssertionError):
+        fit(tmp_path / "other", data, f"--ckpt_path={learned}", **other)
+    assert "belongs to another model" in capsys.readouterr().err
+
+
 def test_the_checkpoint_predicts(workspace_engine: Any, data: Path, fitted: Path, tmp_path: Path) -> None:
     with workspace_engine(tmp_path / "w") as engine:
         run_through(engine, data, 1)
