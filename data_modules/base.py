@@ -43,6 +43,9 @@ class SegmentationDataModule(LightningDataModule):
         seed: Seed of the order of images and of their augmentation.
         augment: cpc_sam: half of the samples turned by 90 degrees and flipped, a quarter rotated by -20..19 degrees
             (CPC-SAM's published code). none: images as they are.
+        views: Augmented versions that there are of each training image, the same ones for every seed; after the last
+            the first comes again. None: a new one each time. With ``views`` the encoder of a method can encode each
+            once (``model.encode_once``).
         normalise: minmax: each image to 0..1 (CPC-SAM). sam: SAM's mean and deviation. percentile: each image clipped
             to its percentiles 0.5 and 99.5, then to 0..1. stored: values as in the file, for volumes that were
             normalised as a whole (integers are divided by their type's maximum).
@@ -74,6 +77,7 @@ class SegmentationDataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int = 1337,
         augment: Literal["cpc_sam", "none"] = "cpc_sam",
+        views: int | None = None,
         normalise: Normalise = "minmax",
         resize: Resize = "squash",
         geometry: Geometry = "half_pixel",
@@ -93,6 +97,7 @@ class SegmentationDataModule(LightningDataModule):
         self.labelled_batch_size, self.unlabelled_batch_size = labelled_batch_size, unlabelled_batch_size
         self.eval_batch_size, self.num_workers = eval_batch_size, num_workers
         self.seed, self.augment, self.predict_from = seed, augment, predict_from
+        self.views = views
         self.cache_gb = cache_gb
         self.stream_part, self.stream_sets, self.stream_class = stream_part, stream_sets, stream_class
         self.stream_order, self.stream_list = stream_order, stream_list
@@ -115,6 +120,13 @@ class SegmentationDataModule(LightningDataModule):
                 "data.num_labelled must be at least 1.",
                 found=str(num_labelled),
                 fix="set --data.num_labelled 10, or null for all training images",
+            )
+        if views is not None and (views < 1 or augment == "none"):
+            raise UserError(
+                "data.views counts the augmented versions of each image.",
+                expected="1 or more, and an augmentation",
+                found=f"views {views}, augment {augment}",
+                fix="set --data.views 8, or null",
             )
         self.view = View(image_size, resize, normalise, grey, geometry)
         self._splits: Splits | None = None
@@ -320,6 +332,7 @@ class SegmentationDataModule(LightningDataModule):
         size = self.labelled_batch_size if stream == LABELLED else self.unlabelled_batch_size
         check_world_size(len(items), contents, size, trainer.world_size)
         dataset = SegmentationDataset(self.layout, items, self.view, contents, self._augmentation(), key, self.cache_gb)
+        dataset.views = self.views
         dataset.with_motion = stream == UNLABELLED and getattr(trainer.lightning_module, "uses_motion", False)
         sampler = StreamSampler(
             dataset,

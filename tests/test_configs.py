@@ -24,7 +24,7 @@ OVERLAYS = (
     *("medsam.yaml", "lite_medsam.yaml", "points.yaml"),
 )
 """Configs that go over others."""
-NOT_CONFIGS = ("grids", "league", "results", "semi", "slurm", "sweeps")
+NOT_CONFIGS = ("grids", "league", "results", "semi", "slurm", "small_data", "sweeps")
 CONFIGS = sorted(
     str(path.relative_to(PROJECT))
     for path in EXPERIMENTS.glob("*/*.yaml")

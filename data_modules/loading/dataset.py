@@ -2,6 +2,7 @@
 
 from functools import partial
 from typing import Any, Literal, Protocol
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -58,6 +59,8 @@ class SegmentationDataset(Dataset[Any]):
         self.augmentation, self.seed_key = augmentation, seed_key
         self.with_motion = False
         """Whether batches tell how the augmentation has moved each image (``Batch.motion``)."""
+        self.views: int | None = None
+        """Augmented versions of each image, independent of ``seed_key``; None: a new one at every position."""
         self.cache = DecodedCache(layout, cache_gb)
         self._places: dict[tuple[str, int], Item] | None = None
 
@@ -106,7 +109,7 @@ class SegmentationDataset(Dataset[Any]):
                 slice_index=item.slice_index,
                 num_slices=item.num_slices,
                 label=label,
-                move=self._move(position),
+                move=self._move(item, position),
                 out=images[place].numpy(),
                 mask_out=masks[place].numpy(),
             )
@@ -119,8 +122,9 @@ class SegmentationDataset(Dataset[Any]):
             for padding, case in zip(batch["padding"], cases, strict=True):
                 padding[: case.content_size[0], : case.content_size[1]] = False
         if self.with_motion:
-            pairs = zip(read, keys, strict=True)
-            batch["motion"] = torch.stack([self._motion(position, picture) for (picture, _), (_, position) in pairs])
+            triples = zip(items, read, keys, strict=True)
+            motions = [self._motion(item, position, picture) for item, (picture, _), (_, position) in triples]
+            batch["motion"] = torch.stack(motions)
         if self.contents == "evaluation":
             batch["reference"] = [label for _, label in read if label is not None]
         if shown:
@@ -133,16 +137,19 @@ class SegmentationDataset(Dataset[Any]):
             self._places = {(item.case_id, item.slice_index): item for item in self.items}
         return to_rgb_uint8(self.cache.read(self._places[case.case_id, case.slice_index], False)[0])
 
-    def _move(self, position: int) -> Move | None:
-        return None if self.augmentation is None else partial(_augmented, self.augmentation, self._seed(position))
+    def _move(self, item: Item, position: int) -> Move | None:
+        return None if self.augmentation is None else partial(_augmented, self.augmentation, self._seed(item, position))
 
-    def _motion(self, position: int, picture: np.ndarray) -> torch.Tensor:
+    def _motion(self, item: Item, position: int, picture: np.ndarray) -> torch.Tensor:
         if self.augmentation is None:
             return torch.eye(2, 3)
-        return torch.from_numpy(self.augmentation.motion(self._seed(position), picture.shape[:2]))
+        return torch.from_numpy(self.augmentation.motion(self._seed(item, position), picture.shape[:2]))
 
-    def _seed(self, position: int) -> int:
-        return int(np.random.SeedSequence((*self.seed_key, position)).generate_state(1)[0])
+    def _seed(self, item: Item, position: int) -> int:
+        key: tuple[int, ...] = (*self.seed_key, position)
+        if self.views is not None:  # the n-th time that an image comes, the n-th of its views
+            key = crc32(item.case_id.encode()), item.slice_index, position // len(self) % self.views
+        return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 def _augmented(

@@ -14,18 +14,21 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torch.nn import functional as F
 
 from lightning_samseg.adapters.files import load_adapter_into
 from lightning_samseg.errors import UserError
 from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
+from lightning_samseg.methods.encode_once import look_up_encodings
 from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.metrics.on_device import agreement, confidence, empty_fraction
 from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.branched_sam import AdapterKind, BranchedSam
 from lightning_samseg.models.compiling import compile_for_training
 from lightning_samseg.prompts.points import ClassPoints, class_points
-from lightning_samseg.types import Batch, Case, Marks, Panel, SemiBatch
+from lightning_samseg.semi.ramps import sigmoid_ramp
+from lightning_samseg.types import IGNORED, Batch, Case, Marks, Panel, SemiBatch
 
 
 class Terms(NamedTuple):
@@ -57,6 +60,8 @@ class CpcSam(BaseMethod):
         lora_blocks: Attention blocks with LoRA; None for all, as in the paper.
         msa_ratio: Width of the bottlenecks as a fraction of the encoder's.
         msa_scale: Factor on the bottleneck beside each MLP.
+        embedding_pool: Side of the squares of embedding cells that are averaged before a decoder sees them: 2 makes
+            its passes about four times as cheap, and outlines coarser.
         update: ``joint``, the paper: one total loss, one encoder pass, one AdamW step. ``sequential``, the authors'
             code: a supervised round, then one for each direction, each with its own encoder pass, predictions and AdamW
             step.
@@ -78,6 +83,12 @@ class CpcSam(BaseMethod):
             loss acts. None for a sixth of the run; the authors' code has 5,000, however long the run.
         lambda_cross: lambda_1, weight of the cross prompting loss (0.4).
         lambda_consistency: lambda_2, weight of the prompt consistency loss (0.05).
+        lambda_ramp_iters: Iterations, from the first with unlabelled images, in which both weights rise as Laine and
+            Aila's ramp (``semi.ramps``); 0, as in paper and code, for none.
+        min_confidence: Pixels of a hard pseudo label that is less probable teach nothing; 0, as in paper and code, for
+            all pixels teach.
+        feature_dropout: Share of the channels of an unlabelled image's embedding that are zero where the unprompted
+            output is taught (UniMatch's perturbation of features); the outputs that prompt and that teach see all.
         supervised_dice: Share of Dice in the supervised loss of unprompted outputs (0.8, with 0.2 cross-entropy).
         prompted_dice: The same for prompted outputs: 0.5 in the paper (Eq. 3), 0.8 in the authors' code.
         branch: Which prediction is tested: ``ensemble`` (the paper), or one branch.
@@ -86,6 +97,8 @@ class CpcSam(BaseMethod):
         compile: Whether the encoder's blocks and the decoders are compiled for training (``torch.compile``): minutes at
             the start, fewer seconds per iteration.
         checkpointing: Whether the backward pass computes the encoder's blocks anew: less memory, a third more time.
+        encode_once: Whether the encoder's frozen first blocks encode each of ``data.views`` once, and what they make is
+            kept in ``$SAMSEG_CACHE/encoded``.
         base: Arguments of :class:`BaseMethod`.
     """
 
@@ -102,6 +115,7 @@ class CpcSam(BaseMethod):
         lora_blocks: Sequence[int] | None = None,
         msa_ratio: float = 0.25,
         msa_scale: float = 0.5,
+        embedding_pool: int = 1,
         update: Literal["joint", "sequential"] = "joint",
         architecture: Literal["two_branches", "one_branch", "two_models"] = "two_branches",
         cross: Literal["prompted", "unprompted", "none"] = "prompted",
@@ -116,12 +130,16 @@ class CpcSam(BaseMethod):
         ssl_start_iter: int | None = None,
         lambda_cross: float = 0.4,
         lambda_consistency: float = 0.05,
+        lambda_ramp_iters: int = 0,
+        min_confidence: float = 0.0,
+        feature_dropout: float = 0.0,
         supervised_dice: float = 0.8,
         prompted_dice: float = 0.5,
         branch: Literal["ensemble", "1", "2"] = "ensemble",
         select_branch: Literal["ensemble", "1", "2"] = "ensemble",
         compile: bool = False,
         checkpointing: bool = False,
+        encode_once: bool = False,
         **base: Any,
     ) -> None:
         super().__init__(**base)
@@ -133,8 +151,10 @@ class CpcSam(BaseMethod):
         self.absent: Literal["background_point", "not_a_point"] = absent
         self.ensemble, self.pseudo, self.consistency_on = ensemble, pseudo, consistency_on
         self.lambda_cross, self.lambda_consistency = lambda_cross, lambda_consistency
+        self.lambda_ramp_iters, self.min_confidence = lambda_ramp_iters, min_confidence
+        self.feature_dropout = feature_dropout
         self.supervised_dice, self.prompted_dice = supervised_dice, prompted_dice
-        self.branch, self.select_branch = branch, select_branch
+        self.branch, self.select_branch, self.encode_once = branch, select_branch, encode_once
         self.uses_unlabelled = cross != "none"
         self.automatic_optimization = update == "joint"
 
@@ -150,6 +170,7 @@ class CpcSam(BaseMethod):
             lora_blocks=lora_blocks,
             msa_ratio=msa_ratio,
             msa_scale=msa_scale,
+            embedding_pool=embedding_pool,
             checkpoint=checkpoint,
             pretrained=pretrained,
         )
@@ -176,7 +197,9 @@ class CpcSam(BaseMethod):
         return self.sam.weights_sha256
 
     def on_fit_start(self) -> None:
-        """Say so when the run is too short for what makes the method; compile what is to be compiled."""
+        """Say so when the run is too short for what makes the method; compile and look up what is asked for."""
+        for sam in self.sams if self.encode_once else ():
+            look_up_encodings(sam, self.trainer)
         partial = self.cross == "unprompted" or self.second_sam is not None
         if self.update == "sequential" and partial and self.trainer.world_size > 1:
             raise UserError(
@@ -263,11 +286,12 @@ class CpcSam(BaseMethod):
             target: int64 ``(L, S, S)``.
         """
         labelled = len(target)
+        student = self.student(embeddings, unprompted, branch, labelled)
         if self.cross == "unprompted":
             with torch.no_grad():
                 teacher = self.decode([e[labelled:] for e in embeddings], branch).float().softmax(1)
             zero = unprompted.new_zeros(())
-            return Terms(zero, dice_ce_loss(unprompted[labelled:], self.pseudo_label(teacher), 0.5), zero)
+            return Terms(zero, dice_ce_loss(student, self.pseudo_label(teacher), 0.5), zero)
 
         rngs = self.prompt_rngs(branch, labelled, len(unprompted) - labelled)
         points = self.choose_points(unprompted.detach().argmax(1), rngs)
@@ -296,9 +320,16 @@ class CpcSam(BaseMethod):
         consistency = [dice_ce_loss(output, pseudo, 0.5) for output in taught]
         return Terms(
             torch.stack(supervised).sum(),
-            dice_ce_loss(unprompted[labelled:], pseudo, 0.5),
+            dice_ce_loss(student, pseudo, 0.5),
             torch.stack(consistency).sum() if consistency else unprompted.new_zeros(()),
         )
+
+    def student(self, embeddings: Sequence[Tensor], unprompted: Tensor, branch: int, labelled: int) -> Tensor:
+        """The other branch's unprompted output on unlabelled images, which the pseudo label teaches."""
+        if not self.feature_dropout:
+            return unprompted[labelled:]
+        dropped = [F.dropout2d(embedding[labelled:], self.feature_dropout) for embedding in embeddings]
+        return self.decode(dropped, self.other(branch))
 
     def choose_points(self, labels: Tensor, rngs: list[np.random.Generator]) -> ClassPoints:
         """Prompts from label maps ``(B, S, S)`` by this method's rules (sections 2.2 and 2.3)."""
@@ -311,12 +342,18 @@ class CpcSam(BaseMethod):
 
     def pseudo_label(self, probabilities: Tensor) -> Tensor:
         """What :func:`dice_ce_loss` takes for a target: class ids ``(B, S, S)``, or the probabilities as they are."""
-        return probabilities.argmax(1) if self.pseudo == "hard" else probabilities
+        if self.pseudo == "soft":
+            return probabilities
+        label = probabilities.argmax(1)
+        return label.masked_fill(probabilities.amax(1) < self.min_confidence, IGNORED) if self.min_confidence else label
 
     def weighted(self, terms: Terms, branch: int) -> Tensor:
         """One direction's share of the total loss."""
         self.log_dict({f"train/{name}_{branch + 1}": value.detach() for name, value in terms._asdict().items()})
-        return terms.prompted + self.lambda_cross * terms.cross + self.lambda_consistency * terms.consistency
+        ramp = (
+            sigmoid_ramp(self.global_step - self.ssl_start, self.lambda_ramp_iters) if self.lambda_ramp_iters else 1.0
+        )
+        return terms.prompted + ramp * (self.lambda_cross * terms.cross + self.lambda_consistency * terms.consistency)
 
     def other(self, branch: int) -> int:
         """The branch that prompts this one; with one branch, itself."""

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from lightning_samseg.adapters.files import load_adapter_into
 from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
+from lightning_samseg.methods.encode_once import look_up_encodings
 from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.branched_sam import AdapterKind, BranchedSam
@@ -38,10 +39,14 @@ class SAMed(BaseMethod):
         lora_blocks: Attention blocks with LoRA; None for all.
         msa_ratio: Width of the bottlenecks as a fraction of the encoder's.
         msa_scale: Factor on the bottleneck beside each MLP.
+        embedding_pool: Side of the squares of embedding cells that are averaged before a decoder sees them: 2 makes
+            its passes about four times as cheap, and outlines coarser.
         supervised_dice: Share of Dice in the loss (0.8, with 0.2 cross-entropy).
         compile: Whether the encoder's blocks and the decoders are compiled for training (``torch.compile``): minutes at
             the start, fewer seconds per iteration.
         checkpointing: Whether the backward pass computes the encoder's blocks anew: less memory, a third more time.
+        encode_once: Whether the encoder's frozen first blocks encode each of ``data.views`` once, and what they make is
+            kept in ``$SAMSEG_CACHE/encoded``.
         base: Arguments of :class:`BaseMethod`. SAMed's own learning rate is 5e-3.
     """
 
@@ -59,15 +64,17 @@ class SAMed(BaseMethod):
         lora_blocks: Sequence[int] | None = None,
         msa_ratio: float = 0.25,
         msa_scale: float = 0.5,
+        embedding_pool: int = 1,
         supervised_dice: float = 0.8,
         compile: bool = False,
         checkpointing: bool = False,
+        encode_once: bool = False,
         **base: Any,
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
         refuse_unused(self)
-        self.supervised_dice = supervised_dice
+        self.supervised_dice, self.encode_once = supervised_dice, encode_once
         self.sam = BranchedSam(
             backbone,
             self.image_size,
@@ -81,6 +88,7 @@ class SAMed(BaseMethod):
             lora_blocks=lora_blocks,
             msa_ratio=msa_ratio,
             msa_scale=msa_scale,
+            embedding_pool=embedding_pool,
             checkpoint=checkpoint,
             pretrained=pretrained,
         )
@@ -99,9 +107,11 @@ class SAMed(BaseMethod):
         return self.sam.weights_sha256
 
     def on_fit_start(self) -> None:
-        """Compile what is to be compiled."""
+        """Compile and look up what is asked for."""
         if self.compiles:
             compile_for_training([self.sam], self.device)
+        if self.encode_once:
+            look_up_encodings(self.sam, self.trainer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Supervised loss on the logits at their own size."""

@@ -47,6 +47,12 @@ _ADAPTERS = (
     ),
     Rule(("lora_alpha", "lora_blocks"), _is("lora_rank", 0), "rank 0 is no LoRA", "--model.lora_rank 4"),
     Rule(("checkpoint",), _is("pretrained", False), "no pretrained weights are loaded", "--model.pretrained true"),
+    Rule(
+        ("checkpointing",),
+        _is("encode_once", True),
+        "most of the encoder is looked up, and the rest keeps what it has computed",
+        "--model.encode_once false",
+    ),
 )
 _NETWORKS = (
     Rule(
@@ -107,6 +113,12 @@ RULES: dict[str, tuple[Rule, ...]] = {
             lambda options: options["num_random"] < 2,
             "there are not several random points",
             "--model.num_random 2",
+        ),
+        Rule(
+            ("min_confidence",),
+            _is("pseudo", "soft"),
+            "soft pseudo labels teach by their probabilities",
+            "--model.pseudo hard",
         ),
         Rule(("branch",), _second_of_one("branch"), "there is one branch", "--model.architecture two_branches"),
         Rule(

@@ -1,11 +1,12 @@
 """SAM with one adapted image encoder, one prompt encoder and a mask decoder per branch (CPC-SAM section 2.1)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.models.backbones import BACKBONES, BackboneName
@@ -38,6 +39,8 @@ class BranchedSam(nn.Module):
         lora_blocks: Attention blocks with LoRA; None for all.
         msa_ratio: Width of the bottlenecks as a fraction of the encoder's.
         msa_scale: Factor on the bottleneck beside each MLP.
+        embedding_pool: Side of the squares of embedding cells that are averaged before a decoder sees them; its logits
+            are interpolated back. 2 makes a decoder pass about four times as cheap, for a coarser outline.
         checkpoint: Pretrained weights in official names instead of the cached ones.
         pretrained: False leaves everything at random, for tests.
 
@@ -60,12 +63,22 @@ class BranchedSam(nn.Module):
         lora_blocks: Sequence[int] | None = None,
         msa_ratio: float = 0.25,
         msa_scale: float = 0.5,
+        embedding_pool: int = 1,
         checkpoint: str | None = None,
         pretrained: bool = True,
     ) -> None:
         super().__init__()
         channels = num_classes + 1
         self.backbone = backbone
+        self.embedding_pool = embedding_pool
+        side = image_size // BACKBONES[backbone].stride
+        if embedding_pool < 1 or side % embedding_pool:
+            raise UserError(
+                "The image embedding cannot be pooled so.",
+                expected=f"a divisor of its side, {side} cells",
+                found=str(embedding_pool),
+                fix="set --model.embedding_pool 1, or another --data.image_size",
+            )
         self.image_encoder = build_image_encoder(backbone, image_size)
         self.prompt_encoder = ClassPromptEncoder(channels, image_size)
         stride = BACKBONES[backbone].stride
@@ -73,6 +86,8 @@ class BranchedSam(nn.Module):
         self.mask_decoders = nn.ModuleList(decoders)
         self.weights_sha256: str | None = None
         self._is_compiled = False
+        self.encode_by: Callable[[Tensor], Tensor] | None = None
+        """What stands in for the image encoder, see ``methods.encode_once``."""
         if pretrained and (BACKBONES[backbone].checkpoint is not None or checkpoint is not None):
             states = load_pretrained(backbone, checkpoint)
             self.weights_sha256 = states.sha256
@@ -114,9 +129,10 @@ class BranchedSam(nn.Module):
         self._is_compiled = True
 
     def encode(self, image: Tensor) -> Tensor:
-        """Image embedding ``(B, 256, E, E)`` of ``(B, 3, S, S)``."""
+        """Image embedding ``(B, 256, E, E)`` of ``(B, 3, S, S)``, E the pooled side."""
         with self._eager_in_evaluation():
-            return self.image_encoder(image)
+            embedding = self.image_encoder(image) if self.encode_by is None else self.encode_by(image)
+        return embedding if self.embedding_pool == 1 else F.avg_pool2d(embedding, self.embedding_pool)
 
     def decode(
         self,
@@ -136,14 +152,17 @@ class BranchedSam(nn.Module):
             train_prompt: Whether the prompt embeddings of this pass get a gradient.
 
         Returns:
-            Logits ``(B, K, S, S)``, or ``(B, K, 4E, 4E)`` with ``upsampling="sam"``.
+            Logits ``(B, K, S, S)``, or four times the unpooled embedding with ``upsampling="sam"``.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and train_prompt):
             sparse = None if points is None or labels is None else self.prompt_encoder.sparse(points, labels)
             dense = self.prompt_encoder.dense()
         image_pe = self.prompt_encoder.dense_pe(embedding.shape[-1])
         with self._eager_in_evaluation():
-            return self.mask_decoders[branch](embedding, image_pe, sparse, dense)
+            logits = self.mask_decoders[branch](embedding, image_pe, sparse, dense)
+        if self.embedding_pool == 1:
+            return logits
+        return F.interpolate(logits, scale_factor=self.embedding_pool, mode="bilinear", align_corners=False)
 
     def _eager_in_evaluation(self) -> AbstractContextManager[object]:
         if not self._is_compiled or self.training:

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from data_modules import BusiDataModule, FolderDataModule
+from data_modules.loading.dataset import SegmentationDataset
+from lightning_samseg.errors import UserError
 from lightning_samseg.io.images import read_image, write_image
 from lightning_samseg.methods.base import restore_size
 from lightning_samseg.transforms import View, prepare_image
@@ -102,3 +104,28 @@ def test_workers_deliver_the_same(root):
         assert torch.equal(one[name], other[name])
     for name in ("reference", "original"):
         assert all(map(np.array_equal, one[name], other[name]))
+
+
+def test_views_come_again_and_are_those_of_every_seed(root):
+    """The n-th time that an image comes it is its n-th view, wherever it stands in the stream."""
+    data = FolderDataModule(str(root), image_size=32, views=3)
+
+    def view(index, position, key):
+        dataset = SegmentationDataset(
+            data.layout, data.layout.items(), data.view, "labelled", data._augmentation(), key
+        )
+        dataset.views = data.views
+        batch = dataset[[(index, position)]]
+        return torch.cat([batch["image"][0].flatten(), batch["mask"][0].flatten().float()])
+
+    rounds = [view(1, 4 * n + n % 4, (5, 0)) for n in range(7)]
+    others = [view(1, 4 * n + 3, (6, 1)) for n in range(7)]
+    assert all(torch.equal(a, b) for a, b in zip(rounds, others, strict=True))
+    assert all(torch.equal(rounds[n], rounds[n + 3]) for n in range(4))
+    assert len({tuple(each.tolist()) for each in rounds}) > 1
+
+
+@pytest.mark.parametrize("wrong", [{"views": 0}, {"views": 2, "augment": "none"}])
+def test_impossible_views(root, wrong):
+    with pytest.raises(UserError, match=r"data\.views"):
+        FolderDataModule(str(root), **wrong)
