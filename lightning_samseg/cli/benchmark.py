@@ -69,7 +69,7 @@ def _check(benchmark: str, settings: dict[str, Any], defaults: dict[str, Any]) -
                 fix=_FIX,
             )
         own = type(defaults[key])
-        fits = isinstance(value, list if own is tuple else own)
+        fits = isinstance(value, {tuple: list, float: (float, int)}.get(own, own))
         if (own is not type(None) and not fits) or (isinstance(value, int) and value < 0):
             raise UserError(
                 f"The benchmark {benchmark}: {key} has a wrong value.",

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import threading
+import time
 from collections.abc import Iterator
 from email import message_from_bytes
 from pathlib import Path
@@ -10,10 +12,13 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 
 from lightning_samseg.annotate.http import create_app
 from lightning_samseg.annotate.monai_label import MonaiLabel, prompts_of
+from lightning_samseg.annotate.security import local_hosts
+from lightning_samseg.annotate.server import bind
 from lightning_samseg.errors import UserError
 from tests.annotate import conftest
 from tests.annotate.test_parity import assert_same
@@ -94,6 +99,41 @@ def test_the_strong_test(connected: tuple[Any, TestClient], volumes: Path, tmp_p
     assert np.allclose(stored.affine, AFFINE)
     assert np.array_equal(np.asarray(infer(client, "current", "v1", {})[1].dataobj), mask)
     engine.close()
+    assert_same(tmp_path / "w", conftest.fit(tmp_path, volumes))
+
+
+@pytest.mark.slow
+def test_the_strong_test_with_the_real_client(workspace_engine: Any, volumes: Path, tmp_path: Path) -> None:
+    """The same by ``MONAILabelClient`` at a real port. Needs ``pip install --no-deps monailabel==0.8.5 requests``."""
+    real = pytest.importorskip("monailabel.client").MONAILabelClient
+    with workspace_engine(tmp_path / "w", volumes / "images") as engine:
+        port = bind("127.0.0.1", 0)
+        number = port.getsockname()[1]
+        app = create_app(engine, local_hosts(number, ()), {TOKEN: "anna"}, adapters=MonaiLabel(engine).routes())
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [port]})
+        thread.start()
+        try:
+            client = real(f"http://127.0.0.1:{number}/monai/{TOKEN}", tmpdir=str(tmp_path), client_id="slicer")
+            while not server.started:
+                time.sleep(0.02)
+            assert client.info()["labels"] == ["disc"]
+            while sample := client.next_sample("stream", {}):
+                mask = np.asarray(nibabel.load(volumes / "masks" / sample["name"]).dataobj)
+                for index in range(3):
+                    i, j = np.nonzero(mask[..., index])
+                    roi = [int(i.max()), int(i.min()), int(j.min()), int(j.max()), index, index]
+                    answer, _ = client.infer("aux_ol", sample["id"], {"label": "disc", "roi": roi, "slice": index})
+                    assert nibabel.load(answer).shape == mask.shape
+                    label = tmp_path / "label.nii.gz"
+                    so_far = mask * (np.arange(3) <= index)
+                    nibabel.save(nibabel.Nifti1Image(so_far.astype(np.uint8), AFFINE), label)
+                    client.save_label(sample["id"], str(label), "final", {"label_info": [{"name": "disc", "idx": 1}]})
+        finally:
+            server.should_exit = True
+            thread.join(20)
+            port.close()
+        engine.finish()
     assert_same(tmp_path / "w", conftest.fit(tmp_path, volumes))
 
 
