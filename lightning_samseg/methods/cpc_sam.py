@@ -6,7 +6,7 @@ the pseudo label of the unprompted output of the first branch (Eq. 1) and of the
 2). Labelled images supervise every output (Eq. 3). At test time both branches are unprompted, and averaged.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -22,11 +22,11 @@ from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.methods.encode_once import look_up_encodings
 from lightning_samseg.methods.unused_options import refuse_unused
-from lightning_samseg.metrics.on_device import agreement, confidence, empty_fraction
+from lightning_samseg.metrics.on_device import agreement, confidence, empty_fraction, likeliest
 from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.branched_sam import AdapterKind, BranchedSam
 from lightning_samseg.models.compiling import compile_for_training
-from lightning_samseg.prompts.points import ClassPoints, class_points
+from lightning_samseg.prompts.points import ClassPoints, start_class_points
 from lightning_samseg.semi.ramps import sigmoid_ramp
 from lightning_samseg.types import IGNORED, Batch, Case, Marks, Panel, SemiBatch
 
@@ -237,12 +237,17 @@ class CpcSam(BaseMethod):
         """
         embeddings = self.encode(images)
         unprompted = [self.decode(embeddings, branch) for branch in self.branches]
-        loss = self.supervised_loss(unprompted, target)
-        if not ssl or self.cross != "prompted":
+        guesses = [likeliest(output) for output in unprompted]
+        points = None
+        if ssl and self.cross == "prompted":
+            others = [guesses[self.other(branch)] for branch in self.branches]
+            points = self.start_points(others, self.branches, target)
+        loss = self.supervised_loss(unprompted, guesses, target)  # meanwhile points are chosen on the host
+        if points is None:
             loss = loss + self.zero_of_prompts()
         if ssl:
             for branch in self.branches:
-                terms = self.direction(embeddings, unprompted[self.other(branch)], branch, target)
+                terms = self.direction(embeddings, unprompted[self.other(branch)], branch, target, points)
                 loss = loss + self.weighted(terms, branch)
         return loss
 
@@ -253,30 +258,38 @@ class CpcSam(BaseMethod):
             The sum of the rounds' losses, to be logged.
         """
         embeddings = self.encode(images[: len(target)])
-        loss = self.supervised_loss([self.decode(embeddings, branch) for branch in self.branches], target)
+        outputs = [self.decode(embeddings, branch) for branch in self.branches]
+        loss = self.supervised_loss(outputs, [likeliest(output) for output in outputs], target)
         total = self.optimize(loss + self.zero_of_prompts(), last=not ssl, prompts_used=False)
         if ssl:
             for branch in self.branches:
                 embeddings = self.encode(images)
                 unprompted = self.decode(embeddings, self.other(branch), train_prompt=False)
-                loss = self.weighted(self.direction(embeddings, unprompted, branch, target), branch)
                 last, prompts_used = branch == self.branches[-1], self.cross == "prompted"
+                points = self.start_points([likeliest(unprompted)], [branch], target) if prompts_used else None
+                loss = self.weighted(self.direction(embeddings, unprompted, branch, target, points), branch)
                 total = total + self.optimize(loss, last, prompts_used)
         self.lr_schedulers().step()  # type: ignore[union-attr]
         return total
 
-    def supervised_loss(self, unprompted: Sequence[Tensor], target: Tensor) -> Tensor:
+    def supervised_loss(self, unprompted: Sequence[Tensor], guesses: Sequence[Tensor], target: Tensor) -> Tensor:
         """The unprompted part of Eq. 3: the sum over branches of 0.8 Dice + 0.2 cross-entropy on labelled images."""
         losses = [dice_ce_loss(output[: len(target)], target, self.supervised_dice) for output in unprompted]
         loss = torch.stack(losses).sum()
-        guesses = [output.detach().argmax(1) for output in unprompted]
         empty = torch.stack([empty_fraction(guess) for guess in guesses]).mean()
         self.log_dict({"train/supervised": loss.detach(), "train/empty_predictions": empty})
         if len(guesses) == 2:
             self.log("train/agreement", agreement(*guesses))
         return loss
 
-    def direction(self, embeddings: Sequence[Tensor], unprompted: Tensor, branch: int, target: Tensor) -> Terms:
+    def direction(
+        self,
+        embeddings: Sequence[Tensor],
+        unprompted: Tensor,
+        branch: int,
+        target: Tensor,
+        points: Callable[[int], ClassPoints] | None = None,
+    ) -> Terms:
         """Prompt one branch by the other and compare (sections 2.2 and 2.3).
 
         Args:
@@ -284,19 +297,19 @@ class CpcSam(BaseMethod):
             unprompted: Logits ``(B, K, S, S)`` of the other branch.
             branch: The branch that is prompted, and whose outputs teach the other.
             target: int64 ``(L, S, S)``.
+            points: Gives what the branch is prompted by; None if nothing is prompted.
         """
         labelled = len(target)
         student = self.student(embeddings, unprompted, branch, labelled)
-        if self.cross == "unprompted":
+        if points is None:
             with torch.no_grad():
                 teacher = self.decode([e[labelled:] for e in embeddings], branch).float().softmax(1)
             zero = unprompted.new_zeros(())
             return Terms(zero, dice_ce_loss(student, self.pseudo_label(teacher), 0.5), zero)
 
-        rngs = self.prompt_rngs(branch, labelled, len(unprompted) - labelled)
-        points = self.choose_points(unprompted.detach().argmax(1), rngs)
         supervised, taught, teachers, on_known = [], [], [], []
-        for place, label, is_random in points.prompts(self.num_random if self.random_prompts == "separate" else 1):
+        prompts = points(branch).prompts(self.num_random if self.random_prompts == "separate" else 1)
+        for place, label, is_random in prompts:
             if is_random or self.consistency_on == "both":
                 output = self.decode(embeddings, branch, place, label)
                 on_labelled, on_unlabelled = output[:labelled], output[labelled:]
@@ -316,7 +329,7 @@ class CpcSam(BaseMethod):
         pseudo = self.pseudo_label(taught_by)
         self.log(f"train/confidence_{branch + 1}", confidence(taught_by))
         # What such pseudo labels are worth can be told where the truth is known.
-        self.log(f"train/pseudo_dsc_{branch + 1}", agreement(self.teach(on_known).argmax(1), target))
+        self.log(f"train/pseudo_dsc_{branch + 1}", agreement(likeliest(self.teach(on_known)), target))
         consistency = [dice_ce_loss(output, pseudo, 0.5) for output in taught]
         return Terms(
             torch.stack(supervised).sum(),
@@ -331,10 +344,28 @@ class CpcSam(BaseMethod):
         dropped = [F.dropout2d(embedding[labelled:], self.feature_dropout) for embedding in embeddings]
         return self.decode(dropped, self.other(branch))
 
-    def choose_points(self, labels: Tensor, rngs: list[np.random.Generator]) -> ClassPoints:
-        """Prompts from label maps ``(B, S, S)`` by this method's rules (sections 2.2 and 2.3)."""
+    def start_points(
+        self, guesses: Sequence[Tensor], branches: Sequence[int], target: Tensor
+    ) -> Callable[[int], ClassPoints]:
+        """Begin to choose what branches are prompted by, for all of them at once.
+
+        Args:
+            guesses: For each branch the label maps ``(B, S, S)`` of the other one, the L labelled images first.
+            branches: The branches that are prompted.
+            target: int64 ``(L, S, S)``.
+
+        Returns:
+            A function that waits for the points of a branch.
+        """
+        labelled, unlabelled = len(target), len(guesses[0]) - len(target)
+        rngs = [rng for branch in branches for rng in self.prompt_rngs(branch, labelled, unlabelled)]
+        chosen = self.choose_points(torch.cat(list(guesses)), rngs)
+        return lambda branch: chosen().split(len(branches))[branches.index(branch)]
+
+    def choose_points(self, labels: Tensor, rngs: list[np.random.Generator]) -> Callable[[], ClassPoints]:
+        """Prompts from label maps ``(B, S, S)`` by this method's rules (sections 2.2 and 2.3), once they are chosen."""
         numbers = self.num_center, self.num_random
-        return class_points(labels, self.num_classes + 1, rngs, *numbers, self.include_background, self.absent)
+        return start_class_points(labels, self.num_classes + 1, rngs, *numbers, self.include_background, self.absent)
 
     def teach(self, teachers: Sequence[Tensor]) -> Tensor:
         """Probabilities of the pseudo label from those of the prompted outputs, the centre's first."""
@@ -344,7 +375,7 @@ class CpcSam(BaseMethod):
         """What :func:`dice_ce_loss` takes for a target: class ids ``(B, S, S)``, or the probabilities as they are."""
         if self.pseudo == "soft":
             return probabilities
-        label = probabilities.argmax(1)
+        label = likeliest(probabilities)
         return label.masked_fill(probabilities.amax(1) < self.min_confidence, IGNORED) if self.min_confidence else label
 
     def weighted(self, terms: Terms, branch: int) -> Tensor:
@@ -389,10 +420,10 @@ class CpcSam(BaseMethod):
         """Each unprompted branch's answer, with the points that it prompts the other branch by."""
         embeddings, shown = self.encode(image), []
         for branch in self.branches:
-            labels = self.decode(embeddings, branch).argmax(1)
+            labels = likeliest(self.decode(embeddings, branch))
             marks: tuple[Marks, ...] = ()
             if self.cross == "prompted":
-                points = self.choose_points(labels, [np.random.default_rng((self.seed, branch))])
+                points = self.choose_points(labels, [np.random.default_rng((self.seed, branch))])()
                 marks = (Marks(points.center[0], points.center_labels[0], "cross"),)
                 marks += (Marks(points.random[0], points.random_labels[0], "disc"),)
             shown.append(Panel(f"branch {branch + 1}, its points", labels[0], marks))

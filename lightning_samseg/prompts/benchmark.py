@@ -1,4 +1,4 @@
-"""Time of prompt generation: ours beside a plain per-region procedure, on the same label maps and draws."""
+"""Time of prompt generation: ours beside a plain per-region procedure, and in threads; on the same maps and draws."""
 
 import statistics
 import time
@@ -25,7 +25,8 @@ def benchmark_prompts(
 ) -> dict[str, Any]:
     """Time both procedures on one thread, on CPU, in this process, and check that they choose the same points.
 
-    Times are CPU seconds of that thread, so that other programs on the machine do not count.
+    Times are CPU seconds of that thread, so that other programs on the machine do not count. Those of ours in threads,
+    as many as PyTorch has, can only be seconds of the clock, beside one thread's.
 
     Args:
         batch: Images.
@@ -37,7 +38,9 @@ def benchmark_prompts(
 
     Returns:
         The arguments, and in ``rows`` one dict per number of specks: ``specks`` per image, ``regions`` (components
-        per image, mean), ``ours_s`` and ``per_region_s`` (seconds per batch), ``ratio`` and ``same_points``.
+        per image, mean), ``ours_s`` and ``per_region_s`` (seconds per batch), ``ratio`` and ``same_points``;
+        ``one_thread_s``, ``threads_s``, ``threads_ratio`` and ``same_in_threads`` of batches with a generator per
+        image, as a training step has.
     """
     rows = []
     threads = cv2.getNumThreads(), torch.get_num_threads()
@@ -62,12 +65,21 @@ def benchmark_prompts(
                     "per_region_s": statistics.median(plain_s),
                     "ratio": statistics.median(plain_s) / statistics.median(ours_s),
                     "same_points": bool((ours == plain).all()),
+                    **_in_threads(maps, num_classes, seed, threads[1], repeats),
                 }
             )
     finally:
         cv2.setNumThreads(threads[0])
         torch.set_num_threads(threads[1])
-    return {"batch": batch, "size": size, "num_classes": num_classes, "repeats": repeats, "seed": seed, "rows": rows}
+    return {
+        "threads": threads[1],
+        "batch": batch,
+        "size": size,
+        "num_classes": num_classes,
+        "repeats": repeats,
+        "seed": seed,
+        "rows": rows,
+    }
 
 
 def per_region_points(labels: NDArray[np.uint8], num_classes: int, draw: Draw) -> NDArray[np.float64]:
@@ -107,6 +119,23 @@ def per_region_points(labels: NDArray[np.uint8], num_classes: int, draw: Draw) -
 def _ours(maps: NDArray[np.uint8], num_classes: int, seed: int) -> NDArray[Any]:
     points = class_points(torch.from_numpy(maps), num_classes, np.random.default_rng(seed))
     return np.stack([points.center.numpy(), points.random.numpy()], axis=2)
+
+
+def _in_threads(maps: NDArray[np.uint8], num_classes: int, seed: int, threads: int, repeats: int) -> dict[str, Any]:
+    """Seconds of the clock on one thread and on several, in turn."""
+    seconds: dict[int, list[float]] = {1: [], threads: []}
+    found = {}
+    for _ in range(repeats):
+        for number, times in seconds.items():
+            torch.set_num_threads(number)
+            generators = [np.random.default_rng((seed, i)) for i in range(len(maps))]
+            start = time.perf_counter()
+            found[number] = class_points(torch.from_numpy(maps), num_classes, generators)
+            times.append(time.perf_counter() - start)
+    torch.set_num_threads(1)
+    one, several = statistics.median(seconds[1]), statistics.median(seconds[threads])
+    same = all(torch.equal(*both) for both in zip(found[1], found[threads], strict=True))
+    return {"one_thread_s": one, "threads_s": several, "threads_ratio": one / several, "same_in_threads": same}
 
 
 def _per_region(maps: NDArray[np.uint8], num_classes: int, seed: int) -> NDArray[Any]:

@@ -4,6 +4,8 @@ CPC-SAM, Sec. 2.2 (cross prompting: centre) and 2.3 (prompt consistency: random)
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -51,6 +53,10 @@ class ClassPoints(NamedTuple):
         ]
         return [prompt for prompt in center + random if prompt[0].shape[1]]
 
+    def split(self, parts: int) -> "list[ClassPoints]":
+        """The points of ``parts`` batches of one size that were chosen together."""
+        return [ClassPoints(*each) for each in zip(*(part.chunk(parts) for part in self), strict=True)]
+
 
 def class_points(
     labels: Tensor,
@@ -71,6 +77,40 @@ def class_points(
     The whole batch goes to the host and its points come back in one copy each.
 
     Args:
+        labels: As for :func:`start_class_points`, like all the others.
+        num_classes: ``K``.
+        rng: Source of all draws.
+        num_center: Centre points per class.
+        num_random: Random points per class.
+        include_background: Whether class 0 has points of its own.
+        absent: What stands in for a class without pixels.
+
+    Returns:
+        The points.
+
+    Raises:
+        UserError: A number of points is negative, or both are 0.
+    """
+    return start_class_points(labels, num_classes, rng, num_center, num_random, include_background, absent)()
+
+
+def start_class_points(
+    labels: Tensor,
+    num_classes: int,
+    rng: np.random.Generator | Sequence[np.random.Generator],
+    num_center: int = 1,
+    num_random: int = 1,
+    include_background: bool = True,
+    absent: Absent = "background_point",
+) -> Callable[[], ClassPoints]:
+    """Begin what :func:`class_points` does, in the background: the caller goes on with what needs no points.
+
+    From a GPU the label maps come while it computes what is asked of it next. With a generator per image the images
+    are shared among as many threads as PyTorch has (``torch.get_num_threads()``), whose most costly parts run at the
+    same time; the points are those of one thread, to the bit. With one generator the draws of the images follow each
+    other, and the points are chosen before this function returns.
+
+    Args:
         labels: Integer ``(B, H, W)`` class ids, as from the argmax of the logits; any device.
         num_classes: ``K``, with background, at most 256.
         rng: Source of all draws, advanced in place; or one per image, so that an image's points do not depend on
@@ -84,7 +124,8 @@ def class_points(
             ``not_a_point``: (0, 0) with label -1; always so without ``include_background``.
 
     Returns:
-        The points.
+        A function that waits for the points and gives them, the same ones at every call. What was raised in the
+        background is raised there.
 
     Raises:
         UserError: A number of points is negative, or both are 0.
@@ -96,14 +137,43 @@ def class_points(
             found=f"{num_center} centre and {num_random} random points",
             fix="ask for at least one centre or one random point.",
         )
-    rngs = [rng] * len(labels) if isinstance(rng, np.random.Generator) else rng
-    tokens = np.stack(
-        [
-            image_points(image, num_classes, _draw_from(image_rng), num_center, num_random, include_background, absent)
-            for image, image_rng in zip(labels.to(torch.uint8).cpu().numpy(), rngs, strict=True)
-        ]
-    )
-    on_device = torch.from_numpy(tokens).to(labels.device)
+    maps, device, rule = _to_host(labels), labels.device, (num_center, num_random, include_background, absent)
+
+    def choose(index: int, image_rng: np.random.Generator) -> NDArray[np.float32]:
+        return image_points(maps()[index], num_classes, _draw_from(image_rng), *rule)
+
+    if isinstance(rng, np.random.Generator):
+        tokens = [choose(index, rng) for index in range(len(labels))]
+        return partial(_on_device, tokens, num_center, device)
+    if len(rng) != len(labels):
+        raise ValueError(f"{len(labels)} images and {len(rng)} generators")
+    with_threads = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="class_points")
+    chosen = [with_threads.submit(choose, *each) for each in enumerate(rng)]
+    with_threads.shutdown(wait=False)
+    return cache(lambda: _on_device([each.result() for each in chosen], num_center, device))
+
+
+def _to_host(labels: Tensor) -> Callable[[], NDArray[np.uint8]]:
+    """Copy label maps to the host; what is returned waits for those that are still on their way from a GPU."""
+    small = labels.to(torch.uint8)
+    if not small.is_cuda:
+        return small.cpu().numpy
+    on_host = torch.empty(small.shape, dtype=torch.uint8, pin_memory=True)
+    on_host.copy_(small, non_blocking=True)
+    arrival = torch.cuda.current_stream(small.device).record_event()
+
+    def arrived() -> NDArray[np.uint8]:
+        arrival.synchronize()
+        return on_host.numpy()
+
+    return arrived
+
+
+def _on_device(tokens: Sequence[NDArray[np.float32]], num_center: int, device: torch.device) -> ClassPoints:
+    """Points of :func:`image_points`, image by image, as tensors."""
+    on_host = torch.from_numpy(np.stack(tokens))
+    # Without pinned memory the copy would wait until the device has done all that it was asked before.
+    on_device = on_host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else on_host.to(device)
     center, random = on_device[:, :, :num_center].flatten(1, 2), on_device[:, :, num_center:].flatten(1, 2)
     return ClassPoints(center[..., :2], center[..., 2].long(), random[..., :2], random[..., 2].long())
 

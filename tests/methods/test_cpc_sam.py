@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lightning_samseg.methods import CpcSam, cpc_sam
 from lightning_samseg.models.branched_sam import BranchedSam
-from lightning_samseg.prompts.points import ClassPoints, class_points
+from lightning_samseg.prompts.points import ClassPoints, start_class_points
 from lightning_samseg.types import IGNORED
 from tests.comparing import assert_equal
 from tests.float64 import in_float64
@@ -74,13 +74,14 @@ class Watch:
             self.decoded.append((len(output), points is not None, output.requires_grad))
             return output
 
-        def choosing(*arguments: Any, **more: Any) -> ClassPoints:
-            self.points.append(class_points(*arguments, **more))
-            return self.points[-1]
+        def choosing(labels: Tensor, *rest: Any) -> Any:
+            chosen = start_class_points(labels, *rest)
+            self.points += chosen().split(len(labels) // (LABELLED + UNLABELLED))  # of each branch
+            return chosen
 
         monkeypatch.setattr(BranchedSam, "encode", encoding)
         monkeypatch.setattr(method, "decode", decoding)
-        monkeypatch.setattr(cpc_sam, "class_points", choosing)
+        monkeypatch.setattr(cpc_sam, "start_class_points", choosing)
 
 
 @pytest.fixture
@@ -203,7 +204,12 @@ def test_the_variants_differ(batch: tuple[Tensor, Tensor]) -> None:
 def test_each_branch_is_prompted_by_the_other(batch: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     method = Quiet()
     seen: list[Tensor] = []
-    monkeypatch.setattr(cpc_sam, "class_points", lambda guess, *rest: seen.append(guess) or class_points(guess, *rest))
+
+    def choosing(guesses: Tensor, *rest: Any) -> Any:
+        seen.extend(guesses.chunk(2))
+        return start_class_points(guesses, *rest)
+
+    monkeypatch.setattr(cpc_sam, "start_class_points", choosing)
     method.joint_loss(*batch, ssl=True)
     embedding = method.sam.encode(batch[0])
     first, second = (method.sam.decode(embedding, branch).argmax(1) for branch in (0, 1))

@@ -3,7 +3,7 @@ import pytest
 import torch
 from medpy.metric.binary import dc
 
-from lightning_samseg.metrics.on_device import agreement, confidence, empty_fraction
+from lightning_samseg.metrics.on_device import agreement, confidence, empty_fraction, likeliest
 from lightning_samseg.types import IGNORED
 
 
@@ -13,6 +13,15 @@ def test_agreement_on_one_class_is_the_dice_of_medpy() -> None:
         one, other = (rng.random((3, 9, 7)) > level for level in rng.uniform(0.2, 0.9, 2))
         ours = agreement(torch.from_numpy(one).long(), torch.from_numpy(other).long())
         assert float(ours) == pytest.approx(dc(one, other), abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_likeliest_is_the_argmax_also_where_scores_are_equal(dtype: torch.dtype) -> None:
+    scores = torch.randint(-3, 4, (2, 5, 40, 31), generator=torch.Generator().manual_seed(0)).to(dtype)
+    scores[0, 1:3, 0, 0] = torch.nan
+    found = likeliest(scores.requires_grad_())
+    assert not found.requires_grad
+    assert np.array_equal(found.numpy(), scores.detach().float().numpy().argmax(1))  # NumPy's is the first
 
 
 def test_agreement_counts_the_same_class_only() -> None:

@@ -11,5 +11,7 @@ def test_compares_both_procedures_and_restores_the_threads() -> None:
     assert [row["specks"] for row in result["rows"]] == [0, 30]
     for row in result["rows"]:
         assert row["same_points"]
+        assert row["same_in_threads"]
+        assert row["threads_ratio"] == row["one_thread_s"] / row["threads_s"]
         assert row["ratio"] == row["per_region_s"] / row["ours_s"]
     assert result["rows"][1]["regions"] > result["rows"][0]["regions"] >= 3

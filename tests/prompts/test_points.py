@@ -1,5 +1,6 @@
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from scipy import stats
 from lightning_samseg.errors import UserError
 from lightning_samseg.prompts.benchmark import per_region_points
 from lightning_samseg.prompts.components import deepest_pixels, inner_pixels, largest_component
-from lightning_samseg.prompts.points import class_points, image_points
+from lightning_samseg.prompts.points import class_points, image_points, start_class_points
 
 
 @pytest.fixture
@@ -158,6 +159,40 @@ def test_one_generator_per_image_makes_points_independent_of_the_batch(maps: np.
     assert torch.equal(whole.center[1:], part.center)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_choose_the_points_of_one_image_after_the_other(threads: int) -> None:
+    maps = np.random.default_rng(0).integers(0, 4, (6, 8, 8), np.uint8).repeat(8, 1).repeat(8, 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = class_points(torch.from_numpy(maps), 4, [rng(key) for key in range(6)], num_center=2, num_random=3)
+    finally:
+        torch.set_num_threads(before)
+    for key, each in enumerate(maps):
+        own = rng(key)
+        tokens = image_points(each, 4, partial(own.integers, 0), 2, 3)
+        assert found.center[key].tolist() == tokens[:, :2, :2].reshape(-1, 2).tolist()
+        assert found.random[key].tolist() == tokens[:, 2:, :2].reshape(-1, 2).tolist()
+
+
+def test_points_that_were_started_are_chosen_once(maps: np.ndarray) -> None:
+    chosen = start_class_points(torch.from_numpy(maps), 4, [rng(key) for key in range(3)])
+    assert chosen() is chosen()
+    halves = class_points(torch.from_numpy(maps).repeat(2, 1, 1), 4, [rng(key) for key in (0, 1, 2, 0, 1, 2)]).split(2)
+    for half in halves:
+        assert all(torch.equal(one, other) for one, other in zip(half, chosen(), strict=True))
+
+
+def test_what_fails_in_a_thread_is_raised_where_it_is_waited_for(maps: np.ndarray) -> None:
+    class Broken:
+        def integers(self, _: int) -> int:
+            raise OSError("no more numbers")
+
+    chosen = start_class_points(torch.from_numpy(maps), 4, [rng(), Broken(), rng()])  # type: ignore[list-item]
+    with pytest.raises(OSError, match="no more numbers"):
+        chosen()
+
+
 def test_argmax_of_logits_is_taken_as_is() -> None:
     logits = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
     labels = logits.argmax(1)
@@ -198,6 +233,19 @@ def device_copies(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def test_whole_batch_goes_to_the_host_in_one_copy_of_bytes(maps: np.ndarray, device_copies: list[str]) -> None:
     class_points(torch.from_numpy(maps).long(), 4, rng())
     assert device_copies == ["torch.uint8"]
+
+
+@pytest.mark.gpu
+def test_nothing_waits_for_the_device_before_the_points_are_needed(maps: np.ndarray) -> None:
+    labels = torch.from_numpy(maps).cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        chosen = start_class_points(labels, 4, [rng(key) for key in range(3)])
+        found = chosen()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    expected = class_points(torch.from_numpy(maps), 4, [rng(key) for key in range(3)])
+    assert all(torch.equal(one, other.cpu()) for one, other in zip(expected, found, strict=True))
 
 
 @pytest.mark.gpu

@@ -1,6 +1,7 @@
 """Group E of the recording: the authors' unmodified trainer, three iterations of the sequential schedule."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import lightning
@@ -66,11 +67,12 @@ def run(oracle: Oracle) -> Recorder:
         mask = oracle.tensor(f"E_it{i}_y").long()
         batches.append({"labelled": {"image": image[:2], "mask": mask[:2]}, "unlabelled": {"image": image[2:]}})
 
-    def recorded_points(*_: Any) -> ClassPoints:
+    def recorded_points(*_: Any) -> Callable[[], ClassPoints]:
         prefix = f"E_it{len(model.rounds) - 1}_round{len(model.rounds[-1]) + 1}"
         center, random = (oracle.tensor(f"{prefix}_{kind}").float() for kind in ("center", "random"))
         labels = oracle.tensor(f"{prefix}_labels").long()
-        return ClassPoints(center, labels, random, labels)
+        points = ClassPoints(center, labels, random, labels)
+        return lambda: points
 
     trainer = lightning.Trainer(
         accelerator="cpu",
@@ -81,7 +83,7 @@ def run(oracle: Oracle) -> Recorder:
         enable_model_summary=False,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpc_sam, "class_points", recorded_points)
+        patch.setattr(cpc_sam, "start_class_points", recorded_points)
         trainer.fit(model, DataLoader(batches, batch_size=None))
     model.before.append(model.copy())
     return model
