@@ -44,7 +44,7 @@ look after things
 A run starts with a configuration, for example
   python -m lightning_samseg fit --config experiments/quickstart/cpc_sam.yaml
 and every entry of it can be overridden by its dotted name, for example
-  --model.lr 5e-4 --data.num_labelled 20 --trainer.max_steps 1000 --trainer.default_root_dir runs/mine
+  --model.optimizer.lr 5e-4 --data.num_labelled 20 --trainer.max_steps 1000 --trainer.default_root_dir runs/mine
 """
 
 

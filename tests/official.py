@@ -9,7 +9,9 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor, nn
 
 from lightning_samseg.models.backbones import BACKBONES
-from lightning_samseg.models.branched_sam import BranchedSam
+from lightning_samseg.models.branched_sam import AdapterConfig, BranchedSam
+from lightning_samseg.models.sam_config import PretrainedSam
+from lightning_samseg.moved_arguments import MOVED
 
 
 def tiny_sam(image_size: int, masks: int = 3) -> Sam:
@@ -45,11 +47,22 @@ def write_tiny_sam(path: Path, image_size: int = 64, seed: int = 0) -> Path:
     return path
 
 
+def branched_sam(backbone: Any, image_size: int, num_classes: int, **options: Any) -> BranchedSam:
+    """A model of ours, adapter and weights by the short names that adapter files have for them."""
+    moved = MOVED["SAMed"]
+    groups: dict[str, dict[str, Any]] = {"sam": {"backbone": backbone}, "adapter": {}}
+    for name in [name for name in options if "." in moved.get(name, "")]:
+        group, _, option = moved[name].partition(".")
+        groups[group][option] = options.pop(name)
+    sam, adapter = PretrainedSam(**groups["sam"]), AdapterConfig(**groups["adapter"])
+    return BranchedSam(sam, image_size, num_classes, adapter=adapter, **options)
+
+
 def trained_model(backbone: Any, image_size: int, num_classes: int, seed: int = 1, **options: Any) -> BranchedSam:
     """An adapted model whose trained entries have all moved away from the base: B of LoRA is not zero."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = BranchedSam(backbone, image_size, num_classes, **options)
+        model = branched_sam(backbone, image_size, num_classes, **options)
         _perturb(model.image_encoder)
         _perturb(model.prompt_encoder)  # the decoders start at random anyway
     return model.eval()

@@ -13,6 +13,7 @@ from lightning_samseg.__main__ import main
 from lightning_samseg.io.images import write_image
 from lightning_samseg.methods import UNet
 from tests.fakes import write_folder
+from tests.grouped import grouped
 
 
 def write_pictures(root: Path) -> Path:
@@ -65,7 +66,7 @@ def unet(num_classes: int = 1, **arguments: Any) -> UNet:
     torch.manual_seed(0)
     # A step of this size moves nothing: what it predicts stays as mixed as at random.
     encoder = "timm-mobilenetv3_small_minimal_100"
-    return UNet(encoder=encoder, num_classes=num_classes, image_size=32, lr=1e-9, **arguments)
+    return grouped(UNet, network=f"smp/unet/{encoder}", num_classes=num_classes, image_size=32, lr=1e-9, **arguments)
 
 
 def predict(path: Path, source: Path, output: Path, *options: str) -> int:

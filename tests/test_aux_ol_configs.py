@@ -10,7 +10,6 @@ import torch
 import yaml
 
 from lightning_samseg.cli.train import parse
-from lightning_samseg.errors import UserError
 from lightning_samseg.methods import AuxOl
 from lightning_samseg.online.fusion import Fusion, FusionConfig
 from lightning_samseg.runs.options import flat
@@ -49,18 +48,6 @@ def test_layers_are_what_their_names_say(data: str, sam: str | None, prompt: str
     assert config.data.init_args.stream_part == ("all" if data == "polyp" else "test")
 
 
-@pytest.mark.parametrize("options", [("--model.backbone=tiny",), ("--model.fusion=fixed",)])
-def test_an_option_that_stood_alone_is_told_where_it_is_now(options: tuple[str, ...], tmp_path: Path) -> None:
-    name, _, value = options[0].removeprefix("--model.").partition("=")
-    new = {"backbone": "sam.backbone", "fusion": "fusion.kind"}[name]
-    with pytest.raises(UserError, match=f"AuxOl has {name} in a group now[^|]*set --model.{new}"):
-        parsed("polyp", options=options)
-    old = {"model": {"class_path": "lightning_samseg.methods.AuxOl", "init_args": {name: value}}}
-    (tmp_path / "old.yaml").write_text(yaml.safe_dump(old))
-    with pytest.raises(UserError, match=f"AuxOl has {name} in a group now[^|]*set --model.{new}"):
-        parsed("polyp", options=("--config", str(tmp_path / "old.yaml")))
-
-
 @pytest.mark.parametrize("name", ADAPTED)
 def test_the_adapted_ones_name_the_checkpoint_of_a_run_that_exists(name: str) -> None:
     config = parsed(name)
@@ -68,7 +55,7 @@ def test_the_adapted_ones_name_the_checkpoint_of_a_run_that_exists(name: str) ->
     (made_by,) = FOLDER.parent.glob(f"supervised/{adapter.parts[1]}.yaml")
     trained = parse(["fit", "--config", str(made_by)])
     assert trained.trainer.default_root_dir == str(Path(*adapter.parts[:2]))
-    assert trained.model.init_args.backbone == config.model.init_args.sam.backbone
+    assert trained.model.init_args.sam.backbone == config.model.init_args.sam.backbone
     assert trained.data.init_args.root == config.data.init_args.root
 
 

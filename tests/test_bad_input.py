@@ -30,7 +30,7 @@ TEST = "test --config {s}/unet.yaml --trainer.default_root_dir run"
 PREDICT = "predict --input {s}/data/images --output out"
 CKPT = f"{PREDICT} --ckpt_path {{s}}/run/checkpoints/best.ckpt"
 ZERO = f"{PREDICT} --method zero_shot --backbone tiny"
-GRID = {"configs": ["{s}/unet.yaml"], "axes": {"lr": {"low": {"set": {"model.lr": 0.1}}, "high": {}}}}
+GRID = {"configs": ["{s}/unet.yaml"], "axes": {"lr": {"low": {"set": {"model.optimizer.lr": 0.1}}, "high": {}}}}
 
 
 def dataset(**changes: Content) -> Callable[[Path], None]:
@@ -78,7 +78,7 @@ WITH_WEIGHTS = {
     "predict": CKPT.replace("{s}/run/checkpoints/best.ckpt", "FILE"),
     "test": f"{TEST} --ckpt_path FILE",
     "fit": f"{FIT} --ckpt_path FILE",
-    "SAMed": "fit --config {s}/samed.yaml --trainer.default_root_dir run --model.checkpoint FILE",
+    "SAMed": "fit --config {s}/samed.yaml --trainer.default_root_dir run --model.sam.checkpoint FILE",
     "AuxOl": f"{STREAM} --model.sam.checkpoint FILE",
 }
 NOT_OURS = "not a checkpoint of a run of lightning_samseg|best.ckpt or last.ckpt of a run folder|check --ckpt_path"
@@ -113,7 +113,7 @@ WRONG: dict[str, tuple[str, str, dict[str, Content]]] = {
     "no config": ("fit", "lacks --data, --model|experiments/quickstart|add --config FILE", {}),
     "unknown option": (f"{FIT} --model.lrr 1", "UNet has no option lrr|--model.help", {}),
     "unknown option of a trainer": (f"{FIT} --trainer.step 1", "--trainer.step|--help", {}),
-    "a word for a number": (f"{FIT} --model.lr fast", "--model.lr|expected: float|found: fast", {}),
+    "a word for a number": (f"{FIT} --model.optimizer.lr fast", "--model.optimizer.lr|expected: float|found: fast", {}),
     "half a pixel": (f"{FIT} --data.image_size 64.5", "--data.image_size|expected: int|found: 64.5", {}),
     "unknown precision": (f"{FIT} --trainer.precision 17", "--trainer.precision|'bf16-mixed'|found: 17", {}),
     "unknown accelerator": (f"{FIT} --trainer.accelerator npu", "invalid accelerator|npu|cuda", {}),
@@ -182,12 +182,12 @@ WRONG: dict[str, tuple[str, str, dict[str, Content]]] = {
     "checkpoint is missing": (f"{FIT} --ckpt_path no.ckpt", "no checkpoint no.ckpt|--ckpt_path", {}),
     "W&B's key is wrong": (f"{FIT} --wandb.project p", "Weights & Biases|has 3|--wandb.offline true", {}),
     "unknown backbone": (
-        "fit --config {s}/samed.yaml --trainer.default_root_dir run --model.backbone resnet",
-        "--model.backbone|lite_medsam|found: resnet",
+        "fit --config {s}/samed.yaml --trainer.default_root_dir run --model.sam.backbone resnet",
+        "--model.sam.backbone|lite_medsam|found: resnet",
         {},
     ),
     "weights are no weights": (
-        "fit --config {s}/samed.yaml --trainer.default_root_dir run --model.checkpoint w.pth",
+        "fit --config {s}/samed.yaml --trainer.default_root_dir run --model.sam.checkpoint w.pth",
         "w.pth",
         {"w.pth": "no weights"},
     ),
@@ -195,13 +195,13 @@ WRONG: dict[str, tuple[str, str, dict[str, Content]]] = {
     "test without weights": (TEST, "needs trained weights|--ckpt_path FILE|add --ckpt_path", {}),
     "test of text": (f"{TEST} --ckpt_path x.ckpt", "x.ckpt is not a checkpoint|best.ckpt", {"x.ckpt": "text"}),
     "test of another model": (
-        f"{TEST} --ckpt_path {{s}}/run/checkpoints/best.ckpt --model.encoder resnet18",
+        f"{TEST} --ckpt_path {{s}}/run/checkpoints/best.ckpt --model.network.name smp/unet/resnet18",
         "belongs to another model|differing entries|config.yaml",
         {},
     ),
     "test of SAM's weights": (
         f"{TEST} --ckpt_path sam.pth",
-        "sam.pth is not a checkpoint|best.ckpt or last.ckpt|--model.checkpoint",
+        "sam.pth is not a checkpoint|best.ckpt or last.ckpt|--model.sam.checkpoint",
         {"sam.pth": lambda path: torch.save({"image_encoder.pos_embed": torch.zeros(2)}, path)},
     ),
     **{
@@ -395,10 +395,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = write_folder(folder / "data", NAMES)
     trained(folder / "run", unet(), FolderDataModule(str(data), image_size=32, labelled_batch_size=2))
     write_case_run(folder / "runs" / "one")
-    encoder = "timm-mobilenetv3_small_minimal_100"
+    encoder = "smp/unet/timm-mobilenetv3_small_minimal_100"
     for name, model in {
-        "unet": {"class_path": "lightning_samseg.methods.UNet", "init_args": {"encoder": encoder}},
-        "samed": {"class_path": "lightning_samseg.methods.SAMed", "init_args": {"backbone": "tiny"}},
+        "unet": {"class_path": "lightning_samseg.methods.UNet", "init_args": {"network": {"name": encoder}}},
+        "samed": {"class_path": "lightning_samseg.methods.SAMed", "init_args": {"sam": {"backbone": "tiny"}}},
         "stream": {
             "class_path": "lightning_samseg.methods.AuxOl",
             "init_args": {

@@ -15,6 +15,7 @@ from lightning_samseg.cli.train import parse
 from lightning_samseg.grids.grid import Run, read_grid
 from lightning_samseg.methods import CpcSam
 from lightning_samseg.reports.paper import Cell, filled_by, paper_tables, paper_values
+from lightning_samseg.runs.options import flat
 
 PROJECT = Path(__file__).parents[1]
 EXPERIMENTS = PROJECT / "experiments"
@@ -58,16 +59,9 @@ def method_of(config: Any) -> Any:
 def build(config: Any) -> torch.nn.Module:
     """The config's method as it is, but with the smallest network of its kind and 32 px."""
     arguments = {**config.model.init_args.as_dict(), "num_classes": 3, "image_size": 32}
-    smallest: dict[str, Any] = {"backbone": "tiny", "checkpoint": None, "lora_blocks": None}
-    if "network" in arguments and arguments["network"] != "sam_lora":  # it is small, and has no backbone
-        smallest = {}
-    parameters = signature(method_of(config)).parameters
-    for name, value in arguments.items():
-        if name in smallest:
-            arguments[name] = smallest[name]
-        elif isinstance(value, dict):
-            made = {**value, **{key: small for key, small in smallest.items() if key in value}}
-            arguments[name] = type(parameters[name].default)(**made)
+    if "network" not in arguments or arguments["network"]["name"] == "sam_lora":  # others are small, with no backbone
+        smallest: dict[str, Any] = {"sam": {"backbone": "tiny", "checkpoint": None}, "adapter": {"blocks": None}}
+        arguments |= {name: arguments[name] | small for name, small in smallest.items() if name in arguments}
     method: torch.nn.Module = method_of(config)(**arguments)
     return method
 
@@ -91,19 +85,16 @@ def test_semi_supervised_methods_lie_over_data_configs(method: str, data: str) -
     assert kind.uses_unlabelled
     assert any(parameter.requires_grad for parameter in build(config).parameters())
     written = yaml.safe_load((EXPERIMENTS / "semi" / f"{method}.yaml").read_text())["model"]["init_args"]
-    own = [name for name in signature(kind).parameters if name != "base"]
+    own = [name for name in signature(kind.__init__).parameters if name not in ("self", "base")]
     # Everything that makes the method is in the file; what is left out says where weights come from.
-    assert set(own) - set(written) <= {"encoder_weights", "checkpoint", "sam_size", "pretrained"} | SAM_LORA
-    optimizer = {"optimizer": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4, "lr_warmup_iters": 0}
-    assert {name: written[name] for name in optimizer} == optimizer
+    assert set(own) - set(written) <= {"sam", "adapter"}
+    optimizer = {"name": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4, "warmup_iters": 0}
+    assert {name: written["optimizer"][name] for name in optimizer} == optimizer
     if data == "demo":
         return
     assert config.data.init_args.labelled_batch_size == 12
     assert config.data.init_args.unlabelled_batch_size == (24 if method == "unimatch" else 12)
     assert config.trainer.max_steps == (40_000 if method == "bcp" else 30_000)
-
-
-SAM_LORA = {"backbone", "lora_rank"}
 
 
 @pytest.mark.parametrize("method", ["uamt", "cps", "unimatch"])
@@ -113,7 +104,7 @@ def test_sam_goes_over_a_semi_supervised_method(method: str) -> None:
     built = build(config)
     network = built.networks[0] if method == "cps" else built.network
     assert len(network.sam.mask_decoders) == (2 if method == "cps" else 1)
-    assert config.model.init_args.optimizer == "adamw"
+    assert config.model.init_args.optimizer.name == "adamw"
     assert config.data.init_args.image_size == 512
 
 
@@ -152,12 +143,12 @@ def test_presets_name_the_same_options_and_differ_where_paper_and_code_do() -> N
     paper, code = (
         yaml.safe_load((EXPERIMENTS / "cpc_sam" / f"preset_{name}.yaml").read_text()) for name in ("paper", "code")
     )
-    options = paper["model"]["init_args"]
-    assert options.keys() == code["model"]["init_args"].keys()
-    differ = {name for name, value in options.items() if code["model"]["init_args"][name] != value}
+    options, other = flat(paper["model"]), flat(code["model"])
+    assert options.keys() == other.keys()
+    differ = {name for name, value in options.items() if other[name] != value}
     assert differ == {
-        *("update", "lr_warmup_iters", "ssl_start_iter", "prompted_dice", "select_branch"),
-        *("include_background", "absent", "pseudo"),
+        *("update", "optimizer.warmup_iters", "ssl_start_iter", "loss.prompted_dice", "select_branch"),
+        *("prompts.include_background", "prompts.absent", "pseudo"),
     }
 
 
@@ -168,9 +159,13 @@ def test_the_code_preset_is_the_recorded_trainer() -> None:
     method = build(config)
     assert isinstance(method, CpcSam)
     assert not method.automatic_optimization
-    assert (method.prompted_dice, method.ssl_start_iter, method.lr_warmup_iters) == (0.8, 5000, 250)
-    assert (method.lr, method.weight_decay, method.select_branch) == (1e-3, 0.1, "1")
-    assert (method.include_background, method.absent, method.pseudo) == (True, "background_point", "hard")
+    assert (method.loss.prompted_dice, method.ssl_start_iter, method.optimizer.warmup_iters) == (0.8, 5000, 250)
+    assert (method.optimizer.lr, method.optimizer.weight_decay, method.select_branch) == (1e-3, 0.1, "1")
+    assert (method.prompts.include_background, method.prompts.absent, method.pseudo) == (
+        True,
+        "background_point",
+        "hard",
+    )
 
 
 @pytest.mark.parametrize("grid", GRIDS)

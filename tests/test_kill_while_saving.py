@@ -24,7 +24,7 @@ CONFIG = """
 trainer: {accelerator: cpu, max_steps: 1000, val_check_interval: 500, enable_progress_bar: false,
           enable_model_summary: false, log_every_n_steps: 1}
 checkpoint_every: 1
-model: {class_path: lightning_samseg.methods.SAMed, init_args: {backbone: tiny, pretrained: false}}
+model: {class_path: lightning_samseg.methods.SAMed, init_args: {sam: {backbone: tiny, pretrained: false}}}
 data:
   class_path: data_modules.BusiDataModule
   init_args: {image_size: 32, split: random, num_labelled: 5, labelled_batch_size: 1}

@@ -60,7 +60,7 @@ trainer:
   enable_model_summary: false
 model:
   class_path: {module}.PixelByPixel
-  init_args: {{width: 3, lr: 1.0e-2}}
+  init_args: {{width: 3, optimizer: {{lr: 1.0e-2}}}}
 data:
   class_path: data_modules.FolderDataModule
   init_args: {{root: {root}, image_size: 32, labelled_batch_size: 2}}

@@ -55,7 +55,7 @@ def fit(root: Path, run: Path, *options: str) -> int:
         "trainer": {"accelerator": "cpu", "max_steps": 1, "enable_progress_bar": False, "enable_model_summary": False},
         "model": {
             "class_path": "lightning_samseg.methods.UNet",
-            "init_args": {"encoder": "timm-mobilenetv3_small_minimal_100"},
+            "init_args": {"network": {"name": "smp/unet/timm-mobilenetv3_small_minimal_100"}},
         },
         "data": {
             "class_path": "data_modules.FolderDataModule",

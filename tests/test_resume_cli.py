@@ -19,7 +19,9 @@ from tests.test_stream_cli import write_stream
 CONFIG = """
 trainer: {accelerator: cpu, max_steps: 4, val_check_interval: 2, enable_progress_bar: false,
           enable_model_summary: false, log_every_n_steps: 1}
-model: {class_path: lightning_samseg.methods.SAMed, init_args: {backbone: tiny, pretrained: false, max_iters: 8}}
+model:
+  class_path: lightning_samseg.methods.SAMed
+  init_args: {sam: {backbone: tiny, pretrained: false}, optimizer: {max_iters: 8}}
 data:
   class_path: data_modules.BusiDataModule
   init_args: {image_size: 32, split: random, num_labelled: 5, labelled_batch_size: 2}
@@ -92,7 +94,7 @@ def test_a_run_goes_on_beyond_its_end_as_a_longer_one(bench: Bench, capsys: pyte
 
 
 CHANGED = {
-    "lr": ["--model.lr", "0.5"],
+    "lr": ["--model.optimizer.lr", "0.5"],
     "augmentation": ["--data.augment", "none"],
     "batch size": ["--data.labelled_batch_size", "1"],
     "seed": ["--seed_everything", "3"],
@@ -118,7 +120,7 @@ def test_another_experiment_is_refused(bench: Bench, capsys: pytest.CaptureFixtu
 
 
 def test_allowed_changes_act_and_are_recorded(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--model.lr", "0.25", "--model.weight_decay", "0.5", "--data.augment", "none"]
+    options = ["--model.optimizer.lr", "0.25", "--model.optimizer.weight_decay", "0.5", "--data.augment", "none"]
     steps = ["--trainer.max_steps", "6", "--test_after_fit", "true"]
     assert bench.resume("run", *options, *steps, "--allow_changes") == 0
     assert "warning: another experiment from here on" in capsys.readouterr().out
@@ -131,17 +133,21 @@ def test_allowed_changes_act_and_are_recorded(bench: Bench, capsys: pytest.Captu
     assert (group["weight_decay"], group["initial_lr"]) == (0.5, 0.25)
 
     config = bench.config("run")
-    assert (config["model"]["init_args"]["lr"], config["data"]["init_args"]["augment"]) == (0.25, "none")
+    assert (config["model"]["init_args"]["optimizer"]["lr"], config["data"]["init_args"]["augment"]) == (0.25, "none")
     assert config["allow_changes"] is False
     changes = json.loads((bench.folder / "run" / "metrics.json").read_text())["changes"]
-    assert {"step": 4, "option": "model.lr", "from": 0.001, "to": 0.25} in changes
+    assert {"step": 4, "option": "model.optimizer.lr", "from": 0.001, "to": 0.25} in changes
     assert {each["step"] for each in changes} == {4}
-    assert {each["option"] for each in changes} >= {"model.lr", "model.weight_decay", "data.augment"}
+    assert {each["option"] for each in changes} >= {
+        "model.optimizer.lr",
+        "model.optimizer.weight_decay",
+        "data.augment",
+    }
 
     # It goes on as it is now; the old options are the changed ones.
     further = ["--trainer.max_steps", "7", "--test_after_fit", "true"]
     assert bench.resume("run", *further) == 2
-    assert "model.lr 0.25 -> 0.001" in capsys.readouterr().err
+    assert "model.optimizer.lr 0.25 -> 0.001" in capsys.readouterr().err
     assert bench.resume("run", *options, *further) == 0
     assert bench.logged("run", "lr-AdamW")[6] == pytest.approx(0.25 * warmup_poly(6, 0, 0.9, 8), rel=1e-12)
     assert bench("run", *options, "--ckpt_path", "last", verb="test") == 0

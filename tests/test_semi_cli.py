@@ -51,13 +51,13 @@ def run(request: pytest.FixtureRequest, pictures: Path, tmp_path_factory: pytest
         "data.num_labelled": 4,
         "data.labelled_batch_size": 2,
         "data.unlabelled_batch_size": 4,
-        "model.in_channels": 3,
+        "model.network.in_channels": 3,
         "trainer.max_steps": STEPS,
         "trainer.val_check_interval": 2,
         "trainer.log_every_n_steps": 1,
         "trainer.enable_progress_bar": "false",
         "trainer.default_root_dir": folder,
-        **({"model.backbone": "tiny"} if name == "semi_sam" else {}),
+        **({"model.sam.backbone": "tiny"} if name == "semi_sam" else {}),
     }
     assert main(["fit", *layers, *(f"--{option}={value}" for option, value in options.items())]) == 0
     return name, folder

@@ -9,6 +9,7 @@ import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from lightning_samseg.cli.train import parse
+from lightning_samseg.runs.options import flat
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted((ROOT / "experiments" / "sweeps").glob("*.yaml"))
@@ -65,8 +66,7 @@ def test_every_value_reaches_its_option(path: Path) -> None:
         assert argv[:5] == ["/usr/bin/env", "python", "-m", "lightning_samseg", "fit"]
         config = parse(argv[4:])
         for name, value in chosen.items():
-            group, _, option = name.partition(".")
-            assert config[group].init_args[option] == value
+            assert flat(config.as_dict())[name] == value
         method = config.model.class_path.rsplit(".", 1)[-1]
         assert sweep["metric"]["name"] == METRICS[method]
         assert config.trainer.default_root_dir == "runs/sweeps/sweep1/run1"

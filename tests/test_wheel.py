@@ -29,7 +29,7 @@ for number in range(10):
 quiet = dict(accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
 
 data = FolderDataModule("data", image_size=32, labelled_batch_size=2)
-method = UNet(network="paper", image_size=data.image_size, num_classes=data.num_classes)
+method = UNet(network={"name": "paper"}, image_size=data.image_size, num_classes=data.num_classes)
 run = samseg.fit(method, data, folder="runs/mine", max_steps=2, **quiet)
 model = samseg.load(run.best)
 answer = model.predict("data/images/case0.png")

@@ -19,7 +19,7 @@ import lightning_samseg as samseg
 from data_modules import DemoDataModule
 from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.methods import BaseMethod
-from lightning_samseg.models.branched_unet import build_unet
+from lightning_samseg.models.branched_unet import NetworkConfig, build_unet
 
 STEPS = int(os.environ.get("TUTORIAL_STEPS", "200"))
 work = Path(os.environ.get("TUTORIAL_FOLDER", "runs/tutorial_new_method"))
@@ -45,7 +45,7 @@ class MeanTeacher(BaseMethod):
         super().__init__(**base)
         self.save_hyperparameters()
         self.weight, self.decay = weight, decay
-        self.network = build_unet("paper", self.num_classes, in_channels=3)
+        self.network = build_unet(NetworkConfig("paper"), self.num_classes)
         self.teacher = copy.deepcopy(self.network).requires_grad_(False)
 
     def training_step(self, batch, batch_idx: int) -> Tensor:
@@ -78,7 +78,7 @@ class MeanTeacher(BaseMethod):
 # %%
 data = DemoDataModule(image_size=64, num_labelled=10, labelled_batch_size=2, unlabelled_batch_size=2)
 lightning.seed_everything(42)
-method = MeanTeacher(num_classes=data.num_classes, image_size=data.image_size, lr=1e-3)
+method = MeanTeacher(num_classes=data.num_classes, image_size=data.image_size, optimizer={"lr": 1e-3})
 run = samseg.fit(method, data, folder=work, max_steps=STEPS)
 print(samseg.test(run.best, data, trust=True).scores["test/dsc"])
 

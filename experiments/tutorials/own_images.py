@@ -36,7 +36,7 @@ print(data.class_names, len(data.splits.train), len(data.splits.val), len(data.s
 
 # %%
 lightning.seed_everything(42)
-method = UNet(network="paper", num_classes=data.num_classes, image_size=data.image_size)
+method = UNet(network={"name": "paper"}, num_classes=data.num_classes, image_size=data.image_size)
 run = samseg.fit(method, data, folder=work / "run", max_steps=STEPS)
 print(run.scores["val/dsc"], run.best)
 

@@ -53,7 +53,7 @@ class AdaptedSam(Generalist):
                 f"The adapter {adapter} is for another backbone.",
                 expected=backbone,
                 found=self.backbone,
-                fix=f"set --model.backbone {self.backbone}",
+                fix=f"set --model.sam.backbone {self.backbone}",
             )
         self.sam = build_adapted(content, adapter, checkpoint)
         self.branches = content.architecture.branches
@@ -93,8 +93,8 @@ class AdaptedSam(Generalist):
         if not any(parameter.requires_grad for parameter in self.parameters()):
             raise UserError(
                 "The adapter has no layers in the image encoder that could learn.",
-                found="lora_rank 0",
-                fix="train one with --model.lora_rank 4 or --model.adapter_kind msa, or set --model.trained all",
+                found="LoRA of rank 0",
+                fix="train one with --model.adapter.rank 4 or --model.adapter.kind msa, or set --model.trained all",
             )
 
     def foreground(self, pixels: Tensor) -> Tensor:

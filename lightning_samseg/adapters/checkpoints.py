@@ -92,7 +92,7 @@ def _foreign(path: Path, found: str) -> UserError:
         expected="best.ckpt or last.ckpt of a run folder",
         found=found,
         fix=f"check --ckpt_path; a run whose last.ckpt is damaged goes on with {instead}, or starts again "
-        "once that file is deleted; pretrained SAM weights go to --model.checkpoint instead",
+        "once that file is deleted; pretrained SAM weights go to --model.sam.checkpoint instead",
     )
 
 
@@ -168,7 +168,7 @@ def adapter_of_run(path: str | Path, git_commit: str | None = None) -> Adapter:
     settings: dict[str, Any] = checkpoint.get("hyper_parameters", {})
     places = {key.partition("mask_decoders.")[0] for key in checkpoint["state_dict"] if ".mask_decoders." in key}
     models = sorted(place for place in places if not place.startswith("teacher."))  # what is trained, not its average
-    if len(models) != 1 or "backbone" not in settings:
+    if len(models) != 1:
         raise UserError(
             f"{path} holds no adapter.",
             expected="a run of one adapted SAM: CpcSam with one or two branches, SAMed, or a method on sam_lora",
@@ -180,17 +180,20 @@ def adapter_of_run(path: str | Path, git_commit: str | None = None) -> Adapter:
     (place,) = models
     own = {key.removeprefix(place): value for key, value in checkpoint["state_dict"].items() if key.startswith(place)}
     tensors = trained_part(own)
-    scales = {name: settings[name] for name in ("lora_alpha", "msa_ratio", "msa_scale") if name in settings}
+    sam, adapter = settings["sam"], settings["adapter"]
     image_size = settings.get("image_size", DEFAULT_IMAGE_SIZE)
     data = checkpoint.get("datamodule_hyper_parameters", {})
     return Adapter(
-        infer_architecture(tensors, settings["backbone"], image_size, **scales),
+        infer_architecture(tensors, sam["backbone"], image_size, adapter["alpha"], adapter["ratio"], adapter["scale"]),
         tensors,
         checkpoint.get("weights_sha256"),
         {
             "class_path": checkpoint.get("method"),
             # The place of the base weights on this machine means nothing elsewhere; their hash does.
-            "init_args": {k: v for k, v in settings.items() if not k.startswith("_") and k != "checkpoint"},
+            "init_args": {
+                **{name: value for name, value in settings.items() if not name.startswith("_")},
+                "sam": {name: value for name, value in sam.items() if name != "checkpoint"},
+            },
         },
         {name: data[name] for name in View.STORED} if all(name in data for name in View.STORED) else None,
         git_commit=git_commit,

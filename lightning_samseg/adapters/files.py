@@ -24,10 +24,11 @@ from lightning_samseg.errors import UserError
 from lightning_samseg.io.files import atomic_write
 from lightning_samseg.models.backbones import BACKBONES, CHECKPOINTS, BackboneName
 from lightning_samseg.models.bottleneck import MSA_KEY, find_msa
-from lightning_samseg.models.branched_sam import AdapterKind, BranchedSam
+from lightning_samseg.models.branched_sam import AdapterConfig, AdapterKind, BranchedSam
 from lightning_samseg.models.image_encoders import build_image_encoder
 from lightning_samseg.models.lora import attention_names
 from lightning_samseg.models.mask_decoder import Upsampling
+from lightning_samseg.models.sam_config import PretrainedSam
 
 FORMAT = "1"
 _MASK_TOKENS = "mask_decoders.{}.mask_tokens.weight"
@@ -35,7 +36,7 @@ _MASK_TOKENS = "mask_decoders.{}.mask_tokens.weight"
 
 @dataclass(frozen=True)
 class Architecture:
-    """The arguments of :class:`BranchedSam` that decide its shape and its function; see there.
+    """What decides shape and function of a :class:`BranchedSam`, under the names that adapter files have for it.
 
     Those of the other kind of adapter have one value each: rank and scale of LoRA 0 beside bottlenecks.
     """
@@ -52,6 +53,25 @@ class Architecture:
     adapter_kind: AdapterKind = "lora"
     msa_ratio: float = 0.25
     msa_scale: float = 0.5
+
+    def build(self, checkpoint: str | None = None, pretrained: bool = True) -> BranchedSam:
+        """The model that an adapter of this architecture is loaded into; the arguments are those of its SAM."""
+        return BranchedSam(
+            PretrainedSam(self.backbone, checkpoint, pretrained),
+            self.image_size,
+            self.num_classes,
+            self.branches,
+            upsampling=self.upsampling,
+            adapter=AdapterConfig(
+                None,
+                self.adapter_kind,
+                self.lora_rank,
+                self.lora_alpha,
+                self.lora_blocks,
+                self.msa_ratio,
+                self.msa_scale,
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -129,7 +149,7 @@ def build_adapted(
         checkpoint: See :func:`load_adapter`.
         allow_other_base: See :func:`load_adapter`.
     """
-    sam = BranchedSam(**vars(adapter.architecture), checkpoint=checkpoint)
+    sam = adapter.architecture.build(checkpoint)
     _load(sam, adapter, source, allow_other_base)
     return sam
 
@@ -288,7 +308,7 @@ def check_base(adapter: Adapter, sha256: str | None, source: str) -> None:
 def check_adapter(adapter: Adapter, source: str) -> None:
     """Raise UserError unless the tensors are finite and exactly those of the architecture."""
     with torch.device("meta"):
-        sam = BranchedSam(**vars(adapter.architecture), pretrained=False)
+        sam = adapter.architecture.build(pretrained=False)
     expected = {key: value.shape for key, value in trained_part(sam.state_dict()).items()}
     found = _differences(expected, {key: value.shape for key, value in adapter.tensors.items()})
     if found:
@@ -314,7 +334,7 @@ def _load(sam: BranchedSam, adapter: Adapter, path: str | Path, allow_other_base
             f"The adapter {path} is for another backbone.",
             expected=" or ".join(own_backbones),
             found=adapter.architecture.backbone,
-            fix=f"set --model.backbone {adapter.architecture.backbone}",
+            fix=f"set --model.sam.backbone {adapter.architecture.backbone}",
         )
     own = trained_part(sam.state_dict())
     architecture = infer_architecture(own, adapter.architecture.backbone, sam.prompt_encoder.image_size, **_scales(sam))

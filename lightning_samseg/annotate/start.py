@@ -25,7 +25,6 @@ from lightning_samseg.annotate.settings import Settings, check_settings, name_of
 from lightning_samseg.annotate.workspace import Workspace
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods.aux_ol import AuxOl
-from lightning_samseg.methods.method import with_groups
 from lightning_samseg.moved_arguments import check_moved
 from lightning_samseg.prediction.predictor import device_of
 from lightning_samseg.runs.folder import Claim
@@ -163,7 +162,7 @@ def prepare(options: Options) -> tuple[Settings, AuxOl]:
         if options.checkpoint is not None:
             start = read_checkpoint(options.checkpoint)
             require(start, options.checkpoint, "hyper_parameters", "online", "weights_sha256")
-            check_moved("AuxOl", start["hyper_parameters"], options.checkpoint)
+            check_moved(AuxOl, start["hyper_parameters"], options.checkpoint)
             model = {name: value for name, value in flat(start["hyper_parameters"]).items() if name[0] != "_"}
         own = ("prompter.kind", "sam.backbone", *flat(options.model or {}))
         model |= {"sam.backbone": "lite_medsam"} if "sam.backbone" not in model else {}
@@ -180,7 +179,7 @@ def prepare(options: Options) -> tuple[Settings, AuxOl]:
         )
     torch.set_num_threads(settings.threads)
     arguments = settings.model | ({"sam.checkpoint": options.weights} if options.weights else {})
-    method = AuxOl(**with_groups(AuxOl, nested(arguments)))
+    method = AuxOl(**nested(arguments))
     if stored is not None and stored.weights_sha256 != method.weights_sha256:
         raise UserError(
             f"The workspace {options.output} was made with other weights of SAM.",

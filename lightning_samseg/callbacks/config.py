@@ -69,7 +69,7 @@ class SaveConfig(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 origin = {**provenance(trainer, pl_module), "changes": self.record.changes}
-                # A sweep's own entries have dotted names, such as model.lr, and stay as they are.
+                # A sweep's own entries have dotted names, such as model.optimizer.lr, and stay as they are.
                 logger.experiment.config.update({**self.record.options, **origin}, allow_val_change=True)
                 _go_on(logger.experiment)
             elif isinstance(logger, TensorBoardLogger):

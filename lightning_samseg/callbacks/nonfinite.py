@@ -53,5 +53,5 @@ class StopOnNonFinite(Callback):
                 f"The training loss is not a number since iteration {step}; the run stops.",
                 expected="a finite loss",
                 found=f"NaN or infinity, with trainer.precision {trainer.precision}",
-                fix=f"lower --model.lr, or use --trainer.precision 32-true{good}",
+                fix=f"lower --model.optimizer.lr, or use --trainer.precision 32-true{good}",
             )

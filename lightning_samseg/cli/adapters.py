@@ -106,7 +106,7 @@ def import_file(args: argparse.Namespace) -> str:
             expected="the sha256 of one of " + ", ".join(CHECKPOINTS),
             found=f"{size:,} bytes, sha256 {weights.sha256_file(args.file)}",
             fix="if it should be a published file, fetch it again; if it is your own, use it as it is: "
-            f"--model.checkpoint {args.file}",
+            f"--model.sam.checkpoint {args.file}",
         )
     raise UserError(
         f"{args.file} is nothing that can be imported.",
@@ -126,7 +126,7 @@ def merge(args: argparse.Namespace) -> str:
             f"{args.file} cannot be merged.",
             expected="LoRA, which is an update of weights that SAM has",
             found="bottleneck adapters (msa), which compute something that no weight of a plain SAM does",
-            fix="use the adapter as it is (--model.adapter), or train with --model.adapter_kind lora",
+            fix="use the adapter as it is (--model.adapter.file), or train with --model.adapter.kind lora",
         )
     if args.checkpoint is None and architecture.backbone not in CHECKPOINTS:
         raise UserError(
@@ -143,7 +143,7 @@ def merge(args: argparse.Namespace) -> str:
         torch.save(merged, temporary)
     lines = [f"{out}: {base} with the adapter merged, {len(merged)} entries in official names"]
     lines += [f"  note: {note}" for note in notes]
-    return "\n".join([*lines, f"  here: --model.backbone {architecture.backbone} --model.checkpoint {out}"])
+    return "\n".join([*lines, f"  here: --model.sam.backbone {architecture.backbone} --model.sam.checkpoint {out}"])
 
 
 def _import_published(name: str, source: Path, folder: Path) -> str:
@@ -155,8 +155,8 @@ def _import_published(name: str, source: Path, folder: Path) -> str:
     elif weights.sha256_file(target) != CHECKPOINTS[name].sha256:
         raise UserError(f"{target} exists and is another file.", fix="choose another --out, or delete it")
     if folder.resolve() == weights.weights_dir().resolve():
-        return f"{name}: {weights.verify(name)}\n  use: --model.backbone {name}"
-    return f"{name}: {target}\n  use: --model.backbone {name} --model.checkpoint {target}"
+        return f"{name}: {weights.verify(name)}\n  use: --model.sam.backbone {name}"
+    return f"{name}: {target}\n  use: --model.sam.backbone {name} --model.sam.checkpoint {target}"
 
 
 def _import_authors(state: dict[str, torch.Tensor], args: argparse.Namespace) -> str:

@@ -228,11 +228,13 @@ def cpc_sam_step(accelerator: str, devices: Any, precision: Any) -> float:
     import torch
 
     from lightning_samseg.methods.cpc_sam import CpcSam
+    from lightning_samseg.models.sam_config import PretrainedSam
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         batch = _semi_batch(unlabelled=2)
-        trainer = _fit(CpcSam("tiny", image_size=64, ssl_start_iter=0), batch, accelerator, devices, precision)
+        method = CpcSam(PretrainedSam("tiny"), image_size=64, ssl_start_iter=0)
+        trainer = _fit(method, batch, accelerator, devices, precision)
     return float(trainer.callback_metrics["train/loss"])
 
 

@@ -79,7 +79,7 @@ def _table() -> str:
     rows = [("name", "size", "cached", "verified", "licence", "path")]
     for name, checkpoint in CHECKPOINTS.items():
         if checkpoint.sha256 is None:
-            where = f"no hash is known: download {checkpoint.url}, then --model.checkpoint FILE"
+            where = f"no hash is known: download {checkpoint.url}, then --model.sam.checkpoint FILE"
             rows.append((name, f"~{checkpoint.size / 1e6:,.0f} MB", "-", "-", checkpoint.licence, where))
             continue
         path = locate(name)

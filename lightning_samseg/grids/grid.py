@@ -197,7 +197,9 @@ class _Grid:
         for option in options:
             if not isinstance(option, str) or not _OPTION.fullmatch(option):
                 self._fail(
-                    f"{where} sets something that is no option", expected="a name as model.lr", found=str(option)
+                    f"{where} sets something that is no option",
+                    expected="a name as model.optimizer.lr",
+                    found=str(option),
                 )
             if option in ("trainer.default_root_dir", "seed_everything"):
                 self._fail(f"{where} sets {option}, which the grid decides itself", fix="use folder and seeds")

@@ -5,7 +5,6 @@ expert speaks, the network learns (Listing 1). The record is what is scored: not
 extension of the paper a step may have several images, in one process or dealt out to several.
 """
 
-import dataclasses
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -24,7 +23,6 @@ from lightning_samseg.adapters.checkpoints import WORKSPACE, require
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.files import cache_dir
 from lightning_samseg.methods.method import Method
-from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.models.frozen_sam import FrozenSam
 from lightning_samseg.models.sam_config import SamConfig
 from lightning_samseg.models.unet import AuxiliaryConfig, build_auxiliary
@@ -84,7 +82,7 @@ class AuxOl(Method):
 
     uses_stream = True
     held_by_checkpoint: ClassVar[Mapping[str, Any]] = {
-        **{"auxiliary": {"encoder_weights": None}, "prompter": {"file": None}},
+        **{"auxiliary.encoder_weights": None, "prompter.file": None},
         "cache_gb": 0,
     }
     """The frozen SAM is not in it."""
@@ -94,14 +92,14 @@ class AuxOl(Method):
 
     def __init__(
         self,
-        sam: SamConfig = SamConfig(),  # noqa: B008 - immutable, like those below
-        prompter: PrompterConfig = PrompterConfig(),  # noqa: B008
-        auxiliary: AuxiliaryConfig = AuxiliaryConfig(),  # noqa: B008
-        crop: CropConfig = CropConfig(),  # noqa: B008
-        fusion: FusionConfig = FusionConfig(),  # noqa: B008
-        batch: BatchConfig = BatchConfig(),  # noqa: B008
-        learning: LearningConfig = LearningConfig(),  # noqa: B008
-        expert: Expert = Expert(),  # noqa: B008
+        sam: SamConfig = SamConfig(),
+        prompter: PrompterConfig = PrompterConfig(),
+        auxiliary: AuxiliaryConfig = AuxiliaryConfig(),
+        crop: CropConfig = CropConfig(),
+        fusion: FusionConfig = FusionConfig(),
+        batch: BatchConfig = BatchConfig(),
+        learning: LearningConfig = LearningConfig(),
+        expert: Expert = Expert(),
         images_per_step: int | None = None,
         sam_alone: Literal["sum", "authors"] = "sum",
         cache_gb: float = 8.0,
@@ -112,11 +110,7 @@ class AuxOl(Method):
         seed: int = 42,
     ) -> None:
         super().__init__()
-        groups: dict[str, Any] = {"sam": sam, "prompter": prompter, "auxiliary": auxiliary, "crop": crop}
-        groups |= {"fusion": fusion, "batch": batch, "learning": learning, "expert": expert}
-        self.save_hyperparameters(ignore=list(groups))  # and the groups as plain values: checkpoints hold no code
-        self.save_hyperparameters({name: dataclasses.asdict(each) for name, each in groups.items()})
-        refuse_unused(self)
+        self.save_hyperparameters()
         self.automatic_optimization = False
         if images_per_step is not None and images_per_step < 1:
             raise UserError(f"images_per_step {images_per_step}", expected="at least 1", fix="use 1 as the paper does")

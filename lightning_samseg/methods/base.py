@@ -1,19 +1,17 @@
 """What methods that learn from batches share: optimizer, schedule, an evaluation of whole cases at their own size."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Literal
 from zlib import crc32
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_samseg.io.geometry import resize_labels
 from lightning_samseg.methods.method import Method
 from lightning_samseg.metrics import CaseScores
-from lightning_samseg.optim import warmup_poly
+from lightning_samseg.optim import OptimizerConfig, build_optimizer
 from lightning_samseg.transforms import to_original_size
 from lightning_samseg.types import Batch, Case, Query, Segmentation
 
@@ -27,14 +25,7 @@ class BaseMethod(Method):
         num_classes: C, foreground classes; the command line fills it in from the data.
         image_size: S, side of the network input in pixels; the command line fills it in from the data.
         seed: Base of every random draw of the method; the command line fills it in from ``seed_everything``.
-        lr: Highest learning rate.
-        weight_decay: Of every trained parameter.
-        lr_warmup_iters: Iterations of linear warm-up; None for 1/120 of the run; CPC-SAM's code has 250.
-        poly_power: Exponent of the polynomial decay after it.
-        max_iters: Iterations of the schedule, and of a method's ramps; None for the length of the run.
-        poly_lag: Iterations that the decay lags behind: 1 as most authors set the rate after each step, or 0.
-        optimizer: ``adamw``, or ``sgd`` with momentum.
-        momentum: SGD's.
+        optimizer: Optimizer and schedule.
         convention: Metric convention: ``strict``, ``cpc_sam`` or ``aux_ol``.
         restore: How a prediction comes back to the original size: ``probabilities`` are interpolated bilinearly before
             the argmax; ``labels`` takes the argmax first and its nearest neighbour after, as CPC-SAM's code does.
@@ -45,14 +36,7 @@ class BaseMethod(Method):
         num_classes: int = 1,
         image_size: int = 512,
         seed: int = 42,
-        lr: float = 1e-3,
-        weight_decay: float = 0.1,
-        lr_warmup_iters: int | None = None,
-        poly_power: float = 0.9,
-        max_iters: int | None = None,
-        poly_lag: int = 1,
-        optimizer: Literal["adamw", "sgd"] = "adamw",
-        momentum: float = 0.9,
+        optimizer: OptimizerConfig = OptimizerConfig(),
         convention: Literal["strict", "cpc_sam", "aux_ol"] = "strict",
         restore: Restore = "probabilities",
     ) -> None:
@@ -60,14 +44,7 @@ class BaseMethod(Method):
         self.num_classes = num_classes
         self.image_size = image_size
         self.seed = seed
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.lr_warmup_iters = lr_warmup_iters
-        self.poly_power = poly_power
-        self.max_iters = max_iters
-        self.poly_lag = poly_lag
         self.optimizer = optimizer
-        self.momentum = momentum
         self.restore: Restore = restore
         self.val_scores = CaseScores(num_classes, convention)
         self.test_scores = CaseScores(num_classes, convention)
@@ -75,7 +52,7 @@ class BaseMethod(Method):
     @property
     def schedule_iters(self) -> int:
         """Iterations of the schedule."""
-        return self.max_iters or self.trainer.max_steps
+        return self.optimizer.max_iters or self.trainer.max_steps
 
     @property
     def batches_done(self) -> int:
@@ -156,15 +133,7 @@ class BaseMethod(Method):
     def configure_optimizers(self) -> Any:
         """The optimizer on what is trained, with the schedule stepped every iteration."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer: torch.optim.Optimizer
-        if self.optimizer == "sgd":
-            optimizer = torch.optim.SGD(trained, self.lr, self.momentum, weight_decay=self.weight_decay)
-        else:
-            optimizer = torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.weight_decay)
-        total = self.schedule_iters
-        warmup = total // 120 if self.lr_warmup_iters is None else self.lr_warmup_iters
-        factor = partial(warmup_poly, warmup=warmup, power=self.poly_power, max_iters=total, lag=self.poly_lag)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+        return build_optimizer(self.optimizer, trained, self.schedule_iters)
 
 
 def restore_probabilities(probabilities: Tensor, case: Case) -> Tensor:

@@ -9,9 +9,8 @@ from torch import Tensor
 from lightning_samseg.losses.consistency import probabilities
 from lightning_samseg.losses.dice_ce import cross_entropy_loss, dice_loss
 from lightning_samseg.methods.base import BaseMethod
-from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.metrics.on_device import agreement, confidence, empty_fraction
-from lightning_samseg.models.branched_unet import NetworkName, build_unet, take_channels
+from lightning_samseg.models.branched_unet import NetworkConfig, build_unet, take_channels
 from lightning_samseg.semi.components import largest_components
 from lightning_samseg.semi.mixing import copy_paste_box, halves, inside
 from lightning_samseg.semi.teacher import make_teacher, update_teacher
@@ -35,9 +34,7 @@ class Bcp(BaseMethod):
     belongs to them; what stage 1 reached does not count when ``best.ckpt`` is chosen.
 
     Args:
-        network: See ``NetworkName``.
-        in_channels: Channels of the input: 1 for grey images, as in the paper, or 3.
-        encoder_weights: ``imagenet`` for a pretrained encoder, where the network has one.
+        network: Which.
         pretrain_iters: Iterations of stage 1; None for a quarter of the run: the authors' 10,000 of 40,000.
         unlabelled_weight: a and b of what the teacher has labelled.
         box_ratio: Side of the box as a fraction of the image's.
@@ -51,9 +48,7 @@ class Bcp(BaseMethod):
 
     def __init__(
         self,
-        network: NetworkName = "paper",
-        in_channels: Literal[1, 3] = 3,
-        encoder_weights: Literal["imagenet"] | None = None,
+        network: NetworkConfig = NetworkConfig(),
         pretrain_iters: int | None = None,
         unlabelled_weight: float = 0.5,
         box_ratio: float = 2 / 3,
@@ -63,14 +58,13 @@ class Bcp(BaseMethod):
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
-        refuse_unused(self)
-        self.in_channels = in_channels
+        self.in_channels = network.in_channels
         self.pretrain_iters = pretrain_iters
         self.unlabelled_weight = unlabelled_weight
         self.box_ratio = box_ratio
         self.ema_decay = ema_decay
         self.component = component
-        self.network = build_unet(network, self.num_classes, in_channels, encoder_weights=encoder_weights)
+        self.network = build_unet(network, self.num_classes)
         self.teacher = make_teacher(self.network)
         self.pretrained: dict[str, Any] | None = None
         """Best of stage 1 so far: ``dsc``, ``network``, ``optimizer``; part of a checkpoint."""

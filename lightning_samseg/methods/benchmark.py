@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader
 
 from lightning_samseg.methods.cpc_sam import CpcSam
 from lightning_samseg.models.backbones import BackboneName
+from lightning_samseg.models.sam_config import PretrainedSam
+from lightning_samseg.optim import OptimizerConfig
 
 Update = Literal["joint", "sequential"]
 
@@ -76,7 +78,12 @@ class _Timer(CpcSam):
 
     def __init__(self, update: Update, backbone: BackboneName, image_size: int, num_classes: int) -> None:
         super().__init__(
-            backbone=backbone, image_size=image_size, num_classes=num_classes, update=update, ssl_start_iter=0, lr=1e-4
+            sam=PretrainedSam(backbone),
+            image_size=image_size,
+            num_classes=num_classes,
+            update=update,
+            ssl_start_iter=0,
+            optimizer=OptimizerConfig(lr=1e-4),
         )
         self.seconds: list[float] = []
 

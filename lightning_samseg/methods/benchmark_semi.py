@@ -27,10 +27,12 @@ from lightning_samseg.methods.supervised import UNet
 from lightning_samseg.methods.uamt import Uamt
 from lightning_samseg.methods.unimatch import UniMatch
 from lightning_samseg.methods.urpc import Urpc
+from lightning_samseg.models.branched_unet import NetworkConfig
+from lightning_samseg.optim import OptimizerConfig
 from lightning_samseg.types import Case
 
 METHODS: dict[str, tuple[type[BaseMethod], dict[str, Any]]] = {
-    "unet": (UNet, {"network": "paper"}),
+    "unet": (UNet, {}),
     "mean_teacher": (SemiSam, {"sam_consistency": 0.0}),
     "uamt": (Uamt, {}),
     "uamt_one_teacher_pass": (Uamt, {"teacher_passes": 1}),
@@ -110,13 +112,10 @@ def benchmark_semi(
 def _build(name: str, image_size: int, num_classes: int, backbone: str) -> BaseMethod:
     kind, arguments = METHODS[name]
     if kind is SemiSam:
-        arguments = {**arguments, "backbone": backbone}
+        arguments = {**arguments, "sam": {"backbone": backbone}}
     recipe: dict[str, Any] = {
-        "in_channels": 1,
-        "optimizer": "sgd",
-        "lr": 0.01,
-        "weight_decay": 1e-4,
-        "lr_warmup_iters": 0,
+        "network": NetworkConfig("paper", in_channels=1),
+        "optimizer": OptimizerConfig("sgd", lr=0.01, weight_decay=1e-4, warmup_iters=0),
     }
     torch.manual_seed(0)
     method = kind(num_classes=num_classes, image_size=image_size, **recipe, **arguments)

@@ -7,6 +7,7 @@ the pseudo label of the unprompted output of the first branch (Eq. 1) and of the
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -21,14 +22,33 @@ from lightning_samseg.errors import UserError
 from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.methods.encode_once import look_up_encodings
-from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.metrics.on_device import agreement, confidence, empty_fraction, likeliest
-from lightning_samseg.models.backbones import BackboneName
-from lightning_samseg.models.branched_sam import AdapterKind, BranchedSam
+from lightning_samseg.models.branched_sam import AdapterConfig, BranchedSam, DecoderInit
 from lightning_samseg.models.compiling import compile_for_training
-from lightning_samseg.prompts.points import ClassPoints, start_class_points
+from lightning_samseg.models.sam_config import PretrainedSam
+from lightning_samseg.prompts.points import ClassPoints, PromptsConfig, start_class_points
 from lightning_samseg.semi.ramps import sigmoid_ramp
 from lightning_samseg.types import IGNORED, Batch, Case, Marks, Panel, SemiBatch
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights in the loss: the arguments under ``loss:``.
+
+    Args:
+        lambda_cross: lambda_1, weight of the cross prompting loss (0.4).
+        lambda_consistency: lambda_2, weight of the prompt consistency loss (0.05).
+        lambda_ramp_iters: Iterations, from the first with unlabelled images, in which both weights rise as Laine and
+            Aila's ramp (``semi.ramps``); 0, as in paper and code, for none.
+        supervised_dice: Share of Dice in the supervised loss of unprompted outputs (0.8, with 0.2 cross-entropy).
+        prompted_dice: The same for prompted outputs: 0.5 in the paper (Eq. 3), 0.8 in the authors' code.
+    """
+
+    lambda_cross: float = 0.4
+    lambda_consistency: float = 0.05
+    lambda_ramp_iters: int = 0
+    supervised_dice: float = 0.8
+    prompted_dice: float = 0.5
 
 
 class Terms(NamedTuple):
@@ -49,17 +69,9 @@ class CpcSam(BaseMethod):
     ``experiments/cpc_sam/preset_paper.yaml`` and ``preset_code.yaml`` go all the way.
 
     Args:
-        backbone: Pretrained SAM to adapt.
-        checkpoint: Weights in official SAM's names instead of the cached ones.
-        pretrained: False leaves SAM's weights at random, for where a checkpoint's are loaded afterwards.
-        adapter: Trained parameters to start from, as written by ``weights export`` or ``weights import``.
+        sam: SAM to adapt.
+        adapter: What is trained in its image encoder: in the paper LoRA.
         decoder_init: ``random`` as in the paper, or ``pretrained`` where SAM's decoder fits.
-        adapter_kind: ``lora`` as in the paper, or ``msa``: Medical-SAM-Adapter's bottlenecks.
-        lora_rank: Rank of LoRA on the queries and values of the encoder.
-        lora_alpha: LoRA's scale numerator.
-        lora_blocks: Attention blocks with LoRA; None for all, as in the paper.
-        msa_ratio: Width of the bottlenecks as a fraction of the encoder's.
-        msa_scale: Factor on the bottleneck beside each MLP.
         embedding_pool: Side of the squares of embedding cells that are averaged before a decoder sees them: 2 makes
             its passes about four times as cheap, and outlines coarser.
         update: ``joint``, the paper: one total loss, one encoder pass, one AdamW step. ``sequential``, the authors'
@@ -68,29 +80,18 @@ class CpcSam(BaseMethod):
         architecture: Fig. 4: ``two_branches`` (the method), ``one_branch`` that prompts itself, ``two_models`` apart.
         cross: Table 2: ``prompted`` (the method), ``unprompted`` outputs that supervise each other (row 2), ``none``
             (row 1).
-        num_center: Centre points per class (Table 3); with 0 the random points alone make the pseudo label.
-        num_random: Random points per class (Table 3); with 0 there is no consistency loss (Table 2, row 3).
-        random_prompts: What several random points of a class make in the authors' variants for Table 3: ``together``
-            one prompt with one output (rows 3 and 4), or ``separate`` prompts of one point per class, each with an
-            output of its own, which all teach and are taught (row 1).
-        include_background: Whether the background has points, too, as in the authors' code; the paper names objects.
-        absent: Stands for a class without a pixel: the authors' ``background_point``, or ``not_a_point``.
+        prompts: Points that one branch prompts the other by.
         ensemble: Fig. 3: whether the mean of the prompted outputs makes the pseudo label, or the centre's alone.
         pseudo: ``hard`` pseudo labels, the most probable class, as in the authors' code; ``soft``: its probabilities,
             as Eqs. 1 and 2 are written.
         consistency_on: Fig. 3: outputs that the consistency loss acts on, ``random`` (the method) or ``both``.
         ssl_start_iter: First iteration with prompts and unlabelled images; before it only the unprompted supervised
             loss acts. None for a sixth of the run; the authors' code has 5,000, however long the run.
-        lambda_cross: lambda_1, weight of the cross prompting loss (0.4).
-        lambda_consistency: lambda_2, weight of the prompt consistency loss (0.05).
-        lambda_ramp_iters: Iterations, from the first with unlabelled images, in which both weights rise as Laine and
-            Aila's ramp (``semi.ramps``); 0, as in paper and code, for none.
+        loss: Weights of its terms.
         min_confidence: Pixels of a hard pseudo label that is less probable teach nothing; 0, as in paper and code, for
             all pixels teach.
         feature_dropout: Share of the channels of an unlabelled image's embedding that are zero where the unprompted
             output is taught (UniMatch's perturbation of features); the outputs that prompt and that teach see all.
-        supervised_dice: Share of Dice in the supervised loss of unprompted outputs (0.8, with 0.2 cross-entropy).
-        prompted_dice: The same for prompted outputs: 0.5 in the paper (Eq. 3), 0.8 in the authors' code.
         branch: Which prediction is tested: ``ensemble`` (the paper), or one branch.
         select_branch: Which prediction validation selects ``best.ckpt`` by: ``ensemble``, or one branch; the authors'
             code takes 1.
@@ -104,37 +105,21 @@ class CpcSam(BaseMethod):
 
     def __init__(
         self,
-        backbone: BackboneName = "sam_vit_b",
-        checkpoint: str | None = None,
-        pretrained: bool = True,
-        adapter: str | None = None,
-        decoder_init: Literal["random", "pretrained"] = "random",
-        adapter_kind: AdapterKind = "lora",
-        lora_rank: int = 4,
-        lora_alpha: float = 4.0,
-        lora_blocks: Sequence[int] | None = None,
-        msa_ratio: float = 0.25,
-        msa_scale: float = 0.5,
+        sam: PretrainedSam = PretrainedSam(),
+        adapter: AdapterConfig = AdapterConfig(),
+        decoder_init: DecoderInit = "random",
         embedding_pool: int = 1,
         update: Literal["joint", "sequential"] = "joint",
         architecture: Literal["two_branches", "one_branch", "two_models"] = "two_branches",
         cross: Literal["prompted", "unprompted", "none"] = "prompted",
-        num_center: int = 1,
-        num_random: int = 1,
-        random_prompts: Literal["together", "separate"] = "together",
-        include_background: bool = True,
-        absent: Literal["background_point", "not_a_point"] = "background_point",
+        prompts: PromptsConfig = PromptsConfig(),
         ensemble: bool = True,
         pseudo: Literal["hard", "soft"] = "hard",
         consistency_on: Literal["random", "both"] = "random",
         ssl_start_iter: int | None = None,
-        lambda_cross: float = 0.4,
-        lambda_consistency: float = 0.05,
-        lambda_ramp_iters: int = 0,
+        loss: LossConfig = LossConfig(),
         min_confidence: float = 0.0,
         feature_dropout: float = 0.0,
-        supervised_dice: float = 0.8,
-        prompted_dice: float = 0.5,
         branch: Literal["ensemble", "1", "2"] = "ensemble",
         select_branch: Literal["ensemble", "1", "2"] = "ensemble",
         compile: bool = False,
@@ -144,43 +129,30 @@ class CpcSam(BaseMethod):
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
-        refuse_unused(self)
         self.update, self.cross, self.ssl_start_iter = update, cross, ssl_start_iter
-        self.num_center, self.num_random, self.random_prompts = num_center, num_random, random_prompts
-        self.include_background = include_background
-        self.absent: Literal["background_point", "not_a_point"] = absent
+        self.prompts, self.loss = prompts, loss
         self.ensemble, self.pseudo, self.consistency_on = ensemble, pseudo, consistency_on
-        self.lambda_cross, self.lambda_consistency = lambda_cross, lambda_consistency
-        self.lambda_ramp_iters, self.min_confidence = lambda_ramp_iters, min_confidence
-        self.feature_dropout = feature_dropout
-        self.supervised_dice, self.prompted_dice = supervised_dice, prompted_dice
+        self.min_confidence, self.feature_dropout = min_confidence, feature_dropout
         self.branch, self.select_branch, self.encode_once = branch, select_branch, encode_once
         self.uses_unlabelled = cross != "none"
         self.automatic_optimization = update == "joint"
 
         build = partial(
             BranchedSam,
-            backbone,
+            sam,
             self.image_size,
             self.num_classes,
             decoder_init=decoder_init,
-            adapter_kind=adapter_kind,
-            lora_rank=lora_rank,
-            lora_alpha=lora_alpha,
-            lora_blocks=lora_blocks,
-            msa_ratio=msa_ratio,
-            msa_scale=msa_scale,
+            adapter=adapter,
             embedding_pool=embedding_pool,
-            checkpoint=checkpoint,
-            pretrained=pretrained,
         )
         self.sam = build(branches=2 if architecture == "two_branches" else 1)
         self.second_sam = build(branches=1) if architecture == "two_models" else None
-        if adapter is not None:
-            load_adapter_into(self.sam, adapter)
+        if adapter.file is not None:
+            load_adapter_into(self.sam, adapter.file)
         self.compiles = compile
-        for sam in self.sams if checkpointing else ():
-            sam.recompute_blocks()
+        for each in self.sams if checkpointing else ():
+            each.recompute_blocks()
         self.branches = (0,) if architecture == "one_branch" else (0, 1)
         if cross != "prompted":
             for parameter in self.prompt_parameters():
@@ -274,7 +246,7 @@ class CpcSam(BaseMethod):
 
     def supervised_loss(self, unprompted: Sequence[Tensor], guesses: Sequence[Tensor], target: Tensor) -> Tensor:
         """The unprompted part of Eq. 3: the sum over branches of 0.8 Dice + 0.2 cross-entropy on labelled images."""
-        losses = [dice_ce_loss(output[: len(target)], target, self.supervised_dice) for output in unprompted]
+        losses = [dice_ce_loss(output[: len(target)], target, self.loss.supervised_dice) for output in unprompted]
         loss = torch.stack(losses).sum()
         empty = torch.stack([empty_fraction(guess) for guess in guesses]).mean()
         self.log_dict({"train/supervised": loss.detach(), "train/empty_predictions": empty})
@@ -308,8 +280,7 @@ class CpcSam(BaseMethod):
             return Terms(zero, dice_ce_loss(student, self.pseudo_label(teacher), 0.5), zero)
 
         supervised, taught, teachers, on_known = [], [], [], []
-        prompts = points(branch).prompts(self.num_random if self.random_prompts == "separate" else 1)
-        for place, label, is_random in prompts:
+        for place, label, is_random in points(branch).prompts(self.prompts.separate):
             if is_random or self.consistency_on == "both":
                 output = self.decode(embeddings, branch, place, label)
                 on_labelled, on_unlabelled = output[:labelled], output[labelled:]
@@ -322,7 +293,7 @@ class CpcSam(BaseMethod):
                     on_unlabelled = self.decode(
                         [e[labelled:] for e in embeddings], branch, place[labelled:], label[labelled:]
                     )
-            supervised.append(dice_ce_loss(on_labelled, target, self.prompted_dice))
+            supervised.append(dice_ce_loss(on_labelled, target, self.loss.prompted_dice))
             on_known.append(on_labelled.detach().float().softmax(1))
             teachers.append(on_unlabelled.detach().float().softmax(1))
         taught_by = self.teach(teachers)
@@ -364,8 +335,9 @@ class CpcSam(BaseMethod):
 
     def choose_points(self, labels: Tensor, rngs: list[np.random.Generator]) -> Callable[[], ClassPoints]:
         """Prompts from label maps ``(B, S, S)`` by this method's rules (sections 2.2 and 2.3), once they are chosen."""
-        numbers = self.num_center, self.num_random
-        return start_class_points(labels, self.num_classes + 1, rngs, *numbers, self.include_background, self.absent)
+        own = self.prompts
+        numbers = own.num_center, own.num_random
+        return start_class_points(labels, self.num_classes + 1, rngs, *numbers, own.include_background, own.absent)
 
     def teach(self, teachers: Sequence[Tensor]) -> Tensor:
         """Probabilities of the pseudo label from those of the prompted outputs, the centre's first."""
@@ -381,10 +353,9 @@ class CpcSam(BaseMethod):
     def weighted(self, terms: Terms, branch: int) -> Tensor:
         """One direction's share of the total loss."""
         self.log_dict({f"train/{name}_{branch + 1}": value.detach() for name, value in terms._asdict().items()})
-        ramp = (
-            sigmoid_ramp(self.global_step - self.ssl_start, self.lambda_ramp_iters) if self.lambda_ramp_iters else 1.0
-        )
-        return terms.prompted + ramp * (self.lambda_cross * terms.cross + self.lambda_consistency * terms.consistency)
+        loss = self.loss
+        ramp = sigmoid_ramp(self.global_step - self.ssl_start, loss.lambda_ramp_iters) if loss.lambda_ramp_iters else 1.0
+        return terms.prompted + ramp * (loss.lambda_cross * terms.cross + loss.lambda_consistency * terms.consistency)
 
     def other(self, branch: int) -> int:
         """The branch that prompts this one; with one branch, itself."""

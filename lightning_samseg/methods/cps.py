@@ -8,12 +8,12 @@ from torch import Tensor
 from lightning_samseg.losses.consistency import probabilities
 from lightning_samseg.losses.dice_ce import cross_entropy_loss, dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
-from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.metrics.on_device import agreement, confidence, empty_fraction
-from lightning_samseg.models.backbones import BackboneName
-from lightning_samseg.models.branched_unet import NetworkName, take_channels
-from lightning_samseg.models.sam_network import SamNetwork, build_network
-from lightning_samseg.semi.ramps import staircase_ramp
+from lightning_samseg.models.branched_sam import AdapterConfig
+from lightning_samseg.models.branched_unet import NetworkConfig, take_channels
+from lightning_samseg.models.sam_config import PretrainedSam
+from lightning_samseg.semi.network import SamNetwork, build_network
+from lightning_samseg.semi.ramps import ConsistencyConfig
 from lightning_samseg.types import SemiBatch
 
 
@@ -28,19 +28,12 @@ class Cps(BaseMethod):
     networks makes the authors' two steps.
 
     Args:
-        network: See ``NetworkName``; or ``sam_lora``, beyond the paper: SAM with LoRA on one encoder, and on it a mask
-            decoder in the place of each network.
-        in_channels: Channels of the input: 1 for grey images, as in the papers, or 3.
-        encoder_weights: ``imagenet`` for pretrained encoders, where the network has one.
+        network: Which; with ``sam_lora`` one encoder with two mask decoders stands for two networks.
         supervised_dice: Share of Dice in the loss on labelled images; the rest is cross-entropy.
-        consistency: lambda, the highest weight of the cross supervision.
-        rampup_iters: Iterations of its ramp; None for the length of the run, 0 for no ramp.
-        rampup_stairs: In how many stairs it rises: the authors' 200 of 150 iterations.
+        consistency: Weight of the cross supervision.
         branch: The network that predicts, and is validated; which one the published tables show is not said.
-        backbone: SAM of ``sam_lora``.
-        checkpoint: Its weights in official SAM's names instead of the cached ones.
-        pretrained: False leaves them at random, for where a checkpoint's are loaded afterwards.
-        lora_rank: Rank of LoRA on the queries and values of its encoder.
+        sam: SAM of ``sam_lora``.
+        adapter: Its LoRA.
         base: Arguments of :class:`BaseMethod`. The authors': SGD, lr 0.01, weight decay 1e-4, no warm-up, poly_lag 0.
     """
 
@@ -48,43 +41,22 @@ class Cps(BaseMethod):
 
     def __init__(
         self,
-        network: NetworkName = "paper",
-        in_channels: Literal[1, 3] = 3,
-        encoder_weights: Literal["imagenet"] | None = None,
+        network: NetworkConfig = NetworkConfig(),
         supervised_dice: float = 0.5,
-        consistency: float = 0.1,
-        rampup_iters: int | None = None,
-        rampup_stairs: int = 200,
+        consistency: ConsistencyConfig = ConsistencyConfig(),
         branch: Literal["1", "2"] = "1",
-        backbone: BackboneName = "sam_vit_b",
-        checkpoint: str | None = None,
-        pretrained: bool = True,
-        lora_rank: int = 4,
+        sam: PretrainedSam = PretrainedSam(),
+        adapter: AdapterConfig = AdapterConfig(),
         **base: Any,
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
-        refuse_unused(self)
         self.supervised_dice = supervised_dice
         self.consistency = consistency
-        self.rampup_iters = rampup_iters
-        self.rampup_stairs = rampup_stairs
         self.branch = int(branch) - 1
-        sam = network == "sam_lora"
         self.networks = torch.nn.ModuleList(
-            build_network(
-                network,
-                self.num_classes,
-                self.image_size,
-                in_channels,
-                encoder_weights,
-                backbone,
-                checkpoint,
-                pretrained,
-                lora_rank,
-                branches=2,
-            )
-            for _ in range(1 if sam else 2)
+            build_network(network, sam, adapter, self.image_size, self.num_classes, branches=2)
+            for _ in range(1 if network.name == "sam_lora" else 2)
         )
         self.in_channels: int = self.networks[0].in_channels  # type: ignore[assignment]
 
@@ -104,8 +76,7 @@ class Cps(BaseMethod):
             cross_entropy_loss(output[len(labelled) :], guess[len(labelled) :])
             for output, guess in zip(outputs, reversed(guesses), strict=True)
         ]
-        rampup = self.schedule_iters if self.rampup_iters is None else self.rampup_iters
-        weight = self.consistency * staircase_ramp(self.global_step, rampup, self.rampup_stairs)
+        weight = self.consistency.at(self.global_step, self.schedule_iters)
         loss = torch.stack(supervised).sum() + weight * torch.stack(crossed).sum()
 
         self.log("train/loss", loss.detach(), prog_bar=True)

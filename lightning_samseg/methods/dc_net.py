@@ -1,6 +1,6 @@
 """DCNet: decoupled consistency (Chen et al., MICCAI 2023), the authors' trainer for ACDC."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,10 +9,9 @@ from lightning_samseg.losses.consistency import attention_distance, directed_mse
 from lightning_samseg.losses.dice_ce import cross_entropy_loss, dice_loss
 from lightning_samseg.losses.ranks import mean_over_ranks
 from lightning_samseg.methods.base import BaseMethod
-from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.metrics.on_device import agreement, empty_fraction
-from lightning_samseg.models.branched_unet import NetworkName, build_unet, take_channels
-from lightning_samseg.semi.ramps import staircase_ramp
+from lightning_samseg.models.branched_unet import NetworkConfig, build_unet, take_channels
+from lightning_samseg.semi.ramps import ConsistencyConfig
 from lightning_samseg.types import SemiBatch
 
 
@@ -34,12 +33,8 @@ class DcNet(BaseMethod):
     ``mse_loss``; the mean of squares is what it stands for. The first decoder predicts.
 
     Args:
-        network: See ``NetworkName``.
-        in_channels: Channels of the input: 1 for grey images, as in the papers, or 3.
-        encoder_weights: ``imagenet`` for a pretrained encoder, where the network has one.
-        consistency: lambda, where the weight w ends.
-        rampup_iters: Iterations of its ramp; None for the length of the run, 0 for no ramp.
-        rampup_stairs: In how many stairs it rises: the authors' 200 of 150 iterations.
+        network: Which.
+        consistency: Where the weight w ends, and how it rises.
         scale: Factor on F and Q, whose means run over many zeros.
         cross_weight: Factor on X.
         temperature: T.
@@ -53,12 +48,8 @@ class DcNet(BaseMethod):
 
     def __init__(
         self,
-        network: NetworkName = "paper",
-        in_channels: Literal[1, 3] = 3,
-        encoder_weights: Literal["imagenet"] | None = None,
-        consistency: float = 0.1,
-        rampup_iters: int | None = None,
-        rampup_stairs: int = 200,
+        network: NetworkConfig = NetworkConfig(),
+        consistency: ConsistencyConfig = ConsistencyConfig(),
         scale: float = 1000.0,
         cross_weight: float = 0.3,
         temperature: float = 0.5,
@@ -68,19 +59,14 @@ class DcNet(BaseMethod):
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
-        refuse_unused(self)
-        self.in_channels = in_channels
+        self.in_channels = network.in_channels
         self.consistency = consistency
-        self.rampup_iters = rampup_iters
-        self.rampup_stairs = rampup_stairs
         self.scale = scale
         self.cross_weight = cross_weight
         self.temperature = temperature
         self.lowest_threshold = lowest_threshold
         self.highest_threshold = highest_threshold
-        self.network = build_unet(
-            network, self.num_classes, in_channels, ("bilinear", "transposed"), encoder_weights=encoder_weights
-        )
+        self.network = build_unet(network, self.num_classes, ("bilinear", "transposed"))
         self.register_buffer("threshold", torch.tensor(1 / (self.num_classes + 1)))
 
     def training_step(self, batch: SemiBatch, batch_idx: int) -> Tensor:
@@ -99,8 +85,7 @@ class DcNet(BaseMethod):
         levels = [pair for pair in zip(features[:-1], maps, strict=True) if pair[0].shape[1]]
         distance = torch.stack([attention_distance(*pair) for pair in levels]).sum()
         supervised = dice_loss(z_1[: len(labelled)], target) + dice_loss(z_2[: len(labelled)], target)
-        rampup = self.schedule_iters if self.rampup_iters is None else self.rampup_iters
-        weight = self.consistency * staircase_ramp(self.global_step, rampup, self.rampup_stairs)
+        weight = self.consistency.at(self.global_step, self.schedule_iters)
         loss = supervised + self.scale * ((1 - weight) * distance + weight * directed) + self.cross_weight * cross
 
         guesses = z_1.detach().argmax(1), z_2.detach().argmax(1)

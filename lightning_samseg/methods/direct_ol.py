@@ -39,7 +39,7 @@ class DirectOl(AuxOl):
 
     def __init__(
         self,
-        sam: SamConfig = SamConfig(),  # noqa: B008 - immutable
+        sam: SamConfig = SamConfig(),
         trained: Literal["adapter", "all"] = "adapter",
         at_once: int = 1,
         crop_size: int = 128,

@@ -68,7 +68,7 @@ class EncodeOnce:
             raise UserError(
                 "Nothing of the image encoder can be computed once: it learns from its first block on.",
                 expected="LoRA in its last blocks alone, or none",
-                fix="set --model.lora_blocks [-2, -1] or --model.lora_rank 0, or --model.encode_once false",
+                fix="set --model.adapter.blocks [-2, -1] or --model.adapter.rank 0, or --model.encode_once false",
             )
         self.frozen, self.learning = steps[:frozen], steps[frozen:]
         self.cache = LogitsCache(cache_dir() / "encoded", limit_bytes)

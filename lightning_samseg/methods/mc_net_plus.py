@@ -9,10 +9,9 @@ from torch import Tensor
 from lightning_samseg.losses.consistency import probabilities, sharpen
 from lightning_samseg.losses.dice_ce import dice_loss
 from lightning_samseg.methods.base import BaseMethod
-from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.metrics.on_device import agreement, confidence, empty_fraction
-from lightning_samseg.models.branched_unet import NetworkName, build_unet, take_channels
-from lightning_samseg.semi.ramps import staircase_ramp
+from lightning_samseg.models.branched_unet import NetworkConfig, build_unet, take_channels
+from lightning_samseg.semi.ramps import ConsistencyConfig
 from lightning_samseg.types import SemiBatch
 
 
@@ -27,12 +26,8 @@ class McNetPlus(BaseMethod):
     predicts.
 
     Args:
-        network: See ``NetworkName``.
-        in_channels: Channels of the input: 1 for grey images, as in the papers, or 3.
-        encoder_weights: ``imagenet`` for a pretrained encoder, where the network has one.
-        consistency: lambda, the highest weight of the consistency loss.
-        rampup_iters: Iterations of its ramp; None for the length of the run, 0 for no ramp.
-        rampup_stairs: In how many stairs it rises: the authors' 200 of 150 iterations.
+        network: Which.
+        consistency: Weight of the consistency loss.
         temperature: T of the sharpening.
         dice: ``half`` as the authors' code, whose Dice lacks the factor 2: ``1 - sum p y / (sum p^2 + sum y + 1e-10)``,
             from 1/2 to 1 and with half the gradient; the consistency counts twice as much against it. ``full``: Dice.
@@ -45,12 +40,8 @@ class McNetPlus(BaseMethod):
 
     def __init__(
         self,
-        network: NetworkName = "paper",
-        in_channels: Literal[1, 3] = 3,
-        encoder_weights: Literal["imagenet"] | None = None,
-        consistency: float = 0.1,
-        rampup_iters: int | None = None,
-        rampup_stairs: int = 200,
+        network: NetworkConfig = NetworkConfig(),
+        consistency: ConsistencyConfig = ConsistencyConfig(),
         temperature: float = 0.1,
         dice: Literal["half", "full"] = "half",
         stop_gradient: bool = False,
@@ -58,21 +49,12 @@ class McNetPlus(BaseMethod):
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
-        refuse_unused(self)
-        self.in_channels = in_channels
+        self.in_channels = network.in_channels
         self.consistency = consistency
-        self.rampup_iters = rampup_iters
-        self.rampup_stairs = rampup_stairs
         self.temperature = temperature
         self.dice = dice
         self.stop_gradient = stop_gradient
-        self.network = build_unet(
-            network,
-            self.num_classes,
-            in_channels,
-            decoders=("bilinear", "transposed", "nearest"),
-            encoder_weights=encoder_weights,
-        )
+        self.network = build_unet(network, self.num_classes, ("bilinear", "transposed", "nearest"))
 
     def training_step(self, batch: SemiBatch, batch_idx: int) -> Tensor:
         """One iteration of ``L``."""
@@ -85,8 +67,7 @@ class McNetPlus(BaseMethod):
         sharp = [sharpen(p.detach() if self.stop_gradient else p, self.temperature) for p in maps]
         pairs = [(maps[i] - sharp[j]).square().mean() for i, j in permutations(range(3), 2)]
         consistency = torch.stack(pairs).sum()
-        rampup = self.schedule_iters if self.rampup_iters is None else self.rampup_iters
-        weight = self.consistency * staircase_ramp(self.global_step + 1, rampup, self.rampup_stairs)
+        weight = self.consistency.at(self.global_step + 1, self.schedule_iters)
         loss = supervised + weight * consistency
 
         guesses = [output.detach().argmax(1) for output in outputs]

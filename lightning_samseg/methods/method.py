@@ -1,23 +1,34 @@
 """What the rest of the library knows of a method: how it is asked, what it shows, how a checkpoint brings it back."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import is_dataclass
-from inspect import signature
+import copy
+import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
+from types import FrameType
+from typing import Any, ClassVar, TypeVar
 
 import lightning
 
 from lightning_samseg.adapters.checkpoints import require
 from lightning_samseg.errors import UserError
+from lightning_samseg.methods.groups import as_tables, defaults, with_groups
+from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.moved_arguments import check_moved
+from lightning_samseg.runs.options import flat
 from lightning_samseg.runs.resume import check_fit
 from lightning_samseg.types import Case, Panel, PromptKind, Query, Segmentation
 
 M = TypeVar("M", bound="Method")
 
 
-class Method(lightning.LightningModule):
+class _TakesTables(type):
+    """Lets the groups of a method's arguments be plain tables, too."""
+
+    def __call__(cls, *args: Any, **arguments: Any) -> Any:
+        return super().__call__(*args, **with_groups(cls, arguments))
+
+
+class Method(lightning.LightningModule, metaclass=_TakesTables):
     """The contract of a segmentation method: predictor, callbacks and API use nothing else of it.
 
     :class:`BaseMethod` fulfils it for networks that take no prompts and learn from batches; most methods start there.
@@ -33,8 +44,8 @@ class Method(lightning.LightningModule):
     uses_stream: ClassVar[bool] = False
     """Whether fitting is one walk through a stream, scored as it goes: no validation, no best weights, no test."""
     held_by_checkpoint: ClassVar[Mapping[str, Any]] = {
-        **{"pretrained": False, "checkpoint": None},
-        **{"adapter": None, "encoder_weights": None},
+        **{"sam.pretrained": False, "sam.checkpoint": None},
+        **{"adapter.file": None, "network.encoder_weights": None},
     }
     """Arguments of the constructor that load what a checkpoint brings anyway, and their values for when it does."""
 
@@ -44,6 +55,18 @@ class Method(lightning.LightningModule):
     """S, side of the network input in pixels."""
     seed: int
     """Base of every random draw."""
+
+    def save_hyperparameters(self, *args: Any, frame: FrameType | None = None, **options: Any) -> None:
+        """As Lightning's, with groups as plain tables: checkpoints hold no code.
+
+        Raises:
+            UserError: If an argument has no effect beside others.
+        """
+        caller = inspect.currentframe().f_back  # type: ignore[union-attr]
+        super().save_hyperparameters(*args, frame=frame or caller, **options)
+        self.hparams.update(as_tables(self.hparams))
+        self._hparams_initial = copy.deepcopy(self.hparams)  # as Lightning's, which is what loggers get
+        refuse_unused(self)
 
     @property
     def weights_sha256(self) -> str | None:
@@ -110,13 +133,14 @@ class Method(lightning.LightningModule):
         """
         require(checkpoint, path, "hyper_parameters")
         arguments = {key: value for key, value in checkpoint["hyper_parameters"].items() if key[0] != "_"}
-        known = signature(cls).parameters
-        check_moved(cls.__name__, arguments, path)
-        for key, value in cls.held_by_checkpoint.items():
-            if key in known:
-                arguments[key] = {**arguments.get(key, {}), **value} if isinstance(value, Mapping) else value
+        check_moved(cls, arguments, path)
+        known = flat(as_tables(defaults(cls)))
+        for name, value in cls.held_by_checkpoint.items():
+            if name in known:
+                group, _, option = name.partition(".")
+                arguments[group] = {**arguments.get(group, {}), option: value} if option else value
         try:
-            method = cls(**with_groups(cls, arguments))
+            method = cls(**arguments)
         except TypeError as error:  # an argument that this version does not have
             raise UserError(
                 f"{path} was written by another version of {cls.__module__.partition('.')[0]}.",
@@ -126,19 +150,3 @@ class Method(lightning.LightningModule):
         check_fit(checkpoint, method, path)
         method.load_state_dict(checkpoint["state_dict"])
         return method
-
-
-def with_groups(kind: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments with those made into their dataclass that are plain tables, as checkpoints hold them."""
-    hints: dict[str, Any] = {}
-    for each in reversed(getattr(kind, "__mro__", ())):
-        if "__init__" in vars(each):
-            hints |= get_type_hints(each.__init__)
-    groups = {
-        name: next((each for each in (hint, *get_args(hint)) if isinstance(each, type) and is_dataclass(each)), None)
-        for name, hint in hints.items()
-    }
-    return {
-        name: group(**value) if (group := groups.get(name)) is not None and isinstance(value, Mapping) else value
-        for name, value in arguments.items()
-    }

@@ -1,6 +1,6 @@
 """SemiSAM (Zhang et al., BIBM 2024) in two dimensions and with any number of classes."""
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +12,13 @@ from lightning_samseg.losses.consistency import probabilities
 from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.losses.ranks import sum_over_ranks
 from lightning_samseg.methods.base import BaseMethod
-from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.metrics.on_device import agreement, empty_fraction
-from lightning_samseg.models.backbones import BACKBONES, BackboneName
-from lightning_samseg.models.branched_unet import NetworkName, build_unet, take_channels
+from lightning_samseg.models.backbones import BACKBONES
+from lightning_samseg.models.branched_unet import NetworkConfig, build_unet, take_channels
 from lightning_samseg.models.frozen_sam import FrozenSam
+from lightning_samseg.models.sam_config import SamConfig
 from lightning_samseg.semi.noise import clipped_noise
-from lightning_samseg.semi.ramps import staircase_ramp, warmup_decay
+from lightning_samseg.semi.ramps import ConsistencyConfig, staircase_ramp, warmup_decay
 from lightning_samseg.semi.sam_teacher import SamTeacher
 from lightning_samseg.semi.teacher import make_teacher, update_teacher
 from lightning_samseg.types import Case, PromptKind, SemiBatch
@@ -44,20 +44,14 @@ class SemiSam(BaseMethod):
     with ``sam_consistency`` 0 it is one.
 
     Args:
-        network: See ``NetworkName``.
-        in_channels: Channels of the input: 1 for grey images, as in the paper, or 3.
-        encoder_weights: ``imagenet`` for a pretrained encoder, where the network has one.
+        network: Which.
         supervised_dice: Share of Dice in the loss on labelled images; the rest is cross-entropy.
-        consistency: lambda, the highest weight of C.
-        rampup_iters: Iterations of both ramps; None for the length of the run, 0 for no ramps.
-        rampup_stairs: In how many stairs they run: 200 of 150 iterations.
+        consistency: Weight of C, and the ramp of both weights.
         ema_decay: Highest decay of the teacher.
         noise: Deviation of the noise on the teacher's images, in the units of the normalised image.
         noise_clip: Largest noise.
         sam_consistency: lambda_S, the highest weight of S.
-        backbone: The frozen SAM. It sees the images at their own size, each once; the embeddings stay in memory.
-        checkpoint: Its weights in official SAM's names instead of the cached ones.
-        sam_size: Side of its input in pixels, a multiple of 16; None for what it was trained at.
+        sam: The frozen SAM. It sees the images at their own size, each once; the embeddings stay in memory.
         prompt: ``point`` or ``box``, see ``semi.sam_teacher``; None for what the backbone was trained on.
         mask_threshold: SAM's logit above which a pixel belongs to a class.
         base: Arguments of :class:`BaseMethod`. The recipe of the other rows: SGD, lr 0.01, weight decay 1e-4.
@@ -68,43 +62,32 @@ class SemiSam(BaseMethod):
 
     def __init__(
         self,
-        network: NetworkName = "paper",
-        in_channels: Literal[1, 3] = 3,
-        encoder_weights: Literal["imagenet"] | None = None,
+        network: NetworkConfig = NetworkConfig(),
         supervised_dice: float = 0.5,
-        consistency: float = 0.1,
-        rampup_iters: int | None = None,
-        rampup_stairs: int = 200,
+        consistency: ConsistencyConfig = ConsistencyConfig(),
         ema_decay: float = 0.99,
         noise: float = 0.1,
         noise_clip: float = 0.2,
         sam_consistency: float = 0.05,
-        backbone: BackboneName = "sam_vit_b",
-        checkpoint: str | None = None,
-        sam_size: int | None = None,
+        sam: SamConfig = SamConfig("sam_vit_b"),
         prompt: PromptKind | None = None,
         mask_threshold: float = 0.5,
         **base: Any,
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
-        refuse_unused(self)
-        self.in_channels = in_channels
+        self.in_channels = network.in_channels
         self.supervised_dice = supervised_dice
         self.consistency = consistency
-        self.rampup_iters = rampup_iters
-        self.rampup_stairs = rampup_stairs
         self.ema_decay = ema_decay
         self.noise = noise
         self.noise_clip = noise_clip
         self.sam_consistency = sam_consistency
-        self.backbone = backbone
-        self.checkpoint = checkpoint
-        self.sam_size = sam_size
-        default: PromptKind = "point" if "point" in BACKBONES[backbone].prompts else "box"
+        self.sam_config = sam
+        default: PromptKind = "point" if "point" in BACKBONES[sam.backbone].prompts else "box"
         self.prompt: PromptKind = prompt or default
         self.mask_threshold = mask_threshold
-        self.network = build_unet(network, self.num_classes, in_channels, encoder_weights=encoder_weights)
+        self.network = build_unet(network, self.num_classes)
         self.teacher = make_teacher(self.network)
         self.sam: SamTeacher | None = None  # is loaded for training, and is in no checkpoint
         self._sam_sha256: str | None = None
@@ -125,7 +108,8 @@ class SemiSam(BaseMethod):
             UserError: If its weights are missing.
         """
         if self.sam_consistency > 0 and self.sam is None:
-            frozen = FrozenSam(self.backbone, self.sam_size, self.checkpoint).to(self.device)
+            sam = self.sam_config
+            frozen = FrozenSam(sam.backbone, sam.size, sam.checkpoint, sam.preprocessing).to(self.device)
             self.sam = SamTeacher(frozen, self.prompt, self.mask_threshold)
             self._sam_sha256 = frozen.weights_sha256
 
@@ -141,12 +125,13 @@ class SemiSam(BaseMethod):
         supervised = dice_ce_loss(logits[: len(labelled)], target, self.supervised_dice)
         predicted = probabilities(logits)
         consistency = (predicted - taught).square().mean() / 2
-        length = self.schedule_iters if self.rampup_iters is None else self.rampup_iters
-        weight = self.consistency * staircase_ramp(self.global_step, length, self.rampup_stairs)
+        weight = self.consistency.at(self.global_step, self.schedule_iters)
         loss = supervised + weight * consistency
         guess = logits.detach().argmax(1)
         if self.sam is not None:
-            sam_weight = self.sam_consistency * staircase_ramp(length - self.global_step, length, self.rampup_stairs)
+            ramp = self.consistency.iters(self.schedule_iters)
+            left = staircase_ramp(ramp - self.global_step, ramp, self.consistency.rampup_stairs)
+            sam_weight = self.sam_consistency * left
             sam_labels, prompted = self.ask_sam(self.sam, guess[len(labelled) :], batch)
             distance = one_hot_distance(predicted[len(labelled) :], sam_labels, prompted)
             loss = loss + sam_weight * distance

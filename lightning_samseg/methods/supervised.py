@@ -1,7 +1,6 @@
 """Baselines trained on the labelled images alone: SAMed (SAM with LoRA and one decoder) and a U-Net."""
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
@@ -12,12 +11,11 @@ from lightning_samseg.adapters.files import load_adapter_into
 from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.methods.encode_once import look_up_encodings
-from lightning_samseg.methods.unused_options import refuse_unused
-from lightning_samseg.models.backbones import BackboneName
-from lightning_samseg.models.branched_sam import AdapterKind, BranchedSam
-from lightning_samseg.models.branched_unet import NetworkName, build_unet, take_channels
+from lightning_samseg.models.branched_sam import AdapterConfig, BranchedSam, DecoderInit
+from lightning_samseg.models.branched_unet import NetworkConfig, build_unet, take_channels
 from lightning_samseg.models.compiling import compile_for_training
 from lightning_samseg.models.mask_decoder import Upsampling
+from lightning_samseg.models.sam_config import PretrainedSam
 from lightning_samseg.types import Batch
 
 
@@ -25,20 +23,11 @@ class SAMed(BaseMethod):
     """SAMed (Zhang and Liu 2023): LoRA on SAM's encoder, prompt encoder and one mask decoder trained, never prompted.
 
     Args:
-        backbone: Pretrained SAM to adapt.
-        checkpoint: Weights in official SAM's names instead of the cached ones.
-        pretrained: False leaves SAM's weights at random, for where a checkpoint's are loaded afterwards.
-        adapter: Trained parameters to start from, as written by ``weights export`` or ``weights import``.
+        sam: SAM to adapt.
+        adapter: What is trained in its image encoder: LoRA as in SAMed, or bottlenecks beside the same decoder.
         decoder_init: ``pretrained`` as SAMed: SAM's decoder but for its mask tokens and hypernetworks.
         upsampling: ``sam`` as SAMed: logits at four times the embedding, compared with the target at that size;
             ``full`` as CPC-SAM.
-        adapter_kind: ``lora`` as SAMed, or ``msa``: Medical-SAM-Adapter's bottlenecks (Wu et al. 2023), of which the
-            encoder has 7.1 M with ViT-B where LoRA has 0.15 M. The decoder is SAMed's in both cases.
-        lora_rank: Rank of LoRA on the queries and values of the encoder.
-        lora_alpha: LoRA's scale numerator.
-        lora_blocks: Attention blocks with LoRA; None for all.
-        msa_ratio: Width of the bottlenecks as a fraction of the encoder's.
-        msa_scale: Factor on the bottleneck beside each MLP.
         embedding_pool: Side of the squares of embedding cells that are averaged before a decoder sees them: 2 makes
             its passes about four times as cheap, and outlines coarser.
         supervised_dice: Share of Dice in the loss (0.8, with 0.2 cross-entropy).
@@ -52,18 +41,10 @@ class SAMed(BaseMethod):
 
     def __init__(
         self,
-        backbone: BackboneName = "sam_vit_b",
-        checkpoint: str | None = None,
-        pretrained: bool = True,
-        adapter: str | None = None,
-        decoder_init: Literal["random", "pretrained"] = "pretrained",
+        sam: PretrainedSam = PretrainedSam(),
+        adapter: AdapterConfig = AdapterConfig(),
+        decoder_init: DecoderInit = "pretrained",
         upsampling: Upsampling = "sam",
-        adapter_kind: AdapterKind = "lora",
-        lora_rank: int = 4,
-        lora_alpha: float = 4.0,
-        lora_blocks: Sequence[int] | None = None,
-        msa_ratio: float = 0.25,
-        msa_scale: float = 0.5,
         embedding_pool: int = 1,
         supervised_dice: float = 0.8,
         compile: bool = False,
@@ -73,27 +54,11 @@ class SAMed(BaseMethod):
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
-        refuse_unused(self)
         self.supervised_dice, self.encode_once = supervised_dice, encode_once
-        self.sam = BranchedSam(
-            backbone,
-            self.image_size,
-            self.num_classes,
-            branches=1,
-            decoder_init=decoder_init,
-            upsampling=upsampling,
-            adapter_kind=adapter_kind,
-            lora_rank=lora_rank,
-            lora_alpha=lora_alpha,
-            lora_blocks=lora_blocks,
-            msa_ratio=msa_ratio,
-            msa_scale=msa_scale,
-            embedding_pool=embedding_pool,
-            checkpoint=checkpoint,
-            pretrained=pretrained,
-        )
-        if adapter is not None:
-            load_adapter_into(self.sam, adapter)
+        size = self.image_size, self.num_classes
+        self.sam = BranchedSam(sam, *size, 1, decoder_init, upsampling, adapter, embedding_pool)
+        if adapter.file is not None:
+            load_adapter_into(self.sam, adapter.file)
         self.compiles = compile
         if checkpointing:
             self.sam.recompute_blocks()
@@ -130,38 +95,36 @@ class UNet(BaseMethod):
     """A U-Net: the small one of the papers' tables, or any from segmentation-models-pytorch.
 
     Args:
-        network: ``paper`` for SSL4MIS's U-Net of 16 to 256 channels, as in CPC-SAM's Table 1, or what else the
-            semi-supervised methods take (see ``NetworkName``), as their floor; None for arch and encoder.
-        in_channels: Channels of the input: 1 for grey images, as in the paper's network, or 3.
-        arch: Decoder architecture, for example ``unet``, ``unetplusplus``, ``deeplabv3plus``.
-        encoder: Encoder name of segmentation-models-pytorch.
-        encoder_weights: ``imagenet`` for pretrained ones (fetched by the library), None for random.
+        network: ``paper`` as in CPC-SAM's Table 1, or what else the semi-supervised methods take, as their floor. Here
+            also ``smp/ARCHITECTURE/ENCODER``, the whole of a network of segmentation-models-pytorch, for example
+            ``smp/deeplabv3plus/resnet34``.
         supervised_dice: Share of Dice in the loss (0.5, with 0.5 cross-entropy, the recipe of SSL4MIS).
         base: Arguments of :class:`BaseMethod`.
     """
 
     def __init__(
         self,
-        network: NetworkName | None = None,
-        in_channels: Literal[1, 3] = 3,
-        arch: str = "unet",
-        encoder: str = "resnet34",
-        encoder_weights: Literal["imagenet"] | None = None,
+        network: NetworkConfig = NetworkConfig("smp/unet/resnet34"),
         supervised_dice: float = 0.5,
         **base: Any,
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
-        refuse_unused(self)
         self.supervised_dice = supervised_dice
-        self.in_channels = in_channels
+        self.in_channels = network.in_channels
+        library, _, name = network.name.partition("/")
         self.network: torch.nn.Module
-        if network is None:
+        if library == "smp":
+            architecture, _, encoder = name.partition("/")
             self.network = smp.create_model(
-                arch, encoder, encoder_weights=encoder_weights, in_channels=in_channels, classes=self.num_classes + 1
+                architecture,
+                encoder,
+                encoder_weights=network.encoder_weights,
+                in_channels=network.in_channels,
+                classes=self.num_classes + 1,
             )
         else:
-            self.network = build_unet(network, self.num_classes, in_channels, encoder_weights=encoder_weights)
+            self.network = build_unet(network, self.num_classes)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Supervised loss."""

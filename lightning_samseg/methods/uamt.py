@@ -10,13 +10,13 @@ from lightning_samseg.errors import UserError
 from lightning_samseg.losses.consistency import entropy, masked_mse, probabilities
 from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
-from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.metrics.on_device import agreement, empty_fraction
-from lightning_samseg.models.backbones import BackboneName
-from lightning_samseg.models.branched_unet import NetworkName, take_channels
-from lightning_samseg.models.sam_network import build_network
+from lightning_samseg.models.branched_sam import AdapterConfig
+from lightning_samseg.models.branched_unet import NetworkConfig, take_channels
+from lightning_samseg.models.sam_config import PretrainedSam
+from lightning_samseg.semi.network import build_network
 from lightning_samseg.semi.noise import clipped_noise
-from lightning_samseg.semi.ramps import sigmoid_ramp, staircase_ramp, warmup_decay
+from lightning_samseg.semi.ramps import ConsistencyConfig, sigmoid_ramp, warmup_decay
 from lightning_samseg.semi.teacher import make_teacher, update_teacher
 from lightning_samseg.types import SemiBatch
 
@@ -36,13 +36,9 @@ class Uamt(BaseMethod):
     starts as a copy of the student, where the authors draw it by itself; it becomes one after the first step anyway.
 
     Args:
-        network: See ``NetworkName``; or ``sam_lora``, SAM with LoRA and one mask decoder, beyond the paper.
-        in_channels: Channels of the input: 1 for grey images, as in the papers, or 3.
-        encoder_weights: ``imagenet`` for a pretrained encoder, where the network has one.
+        network: Which.
         supervised_dice: Share of Dice in the loss on labelled images; the rest is cross-entropy.
-        consistency: lambda, the highest weight of the consistency loss.
-        rampup_iters: Iterations of its ramp; None for the length of the run, 0 for no ramp.
-        rampup_stairs: In how many stairs it rises: the authors' 200 of 150 iterations.
+        consistency: Weight of the consistency loss.
         ema_decay: Highest decay of the teacher.
         uncertainty_samples: T, noisy predictions that the uncertainty is made from.
         teacher_passes: In how many passes they are made. The authors make 8 in 4, each of twice the unlabelled images;
@@ -51,10 +47,8 @@ class Uamt(BaseMethod):
         noise_clip: b.
         entropy_scale: Largest entropy that the threshold refers to. ``ln2`` as the authors' code, which was written for
             two classes and is stricter with more; ``lnK`` the largest of K classes.
-        backbone: SAM of ``sam_lora``.
-        checkpoint: Its weights in official SAM's names instead of the cached ones.
-        pretrained: False leaves them at random, for where a checkpoint's are loaded afterwards.
-        lora_rank: Rank of LoRA on the queries and values of its encoder.
+        sam: SAM of ``sam_lora``.
+        adapter: Its LoRA.
         base: Arguments of :class:`BaseMethod`. The authors': SGD, lr 0.01, weight decay 1e-4, no warm-up.
     """
 
@@ -62,28 +56,21 @@ class Uamt(BaseMethod):
 
     def __init__(
         self,
-        network: NetworkName = "paper",
-        in_channels: Literal[1, 3] = 3,
-        encoder_weights: Literal["imagenet"] | None = None,
+        network: NetworkConfig = NetworkConfig(),
         supervised_dice: float = 0.5,
-        consistency: float = 0.1,
-        rampup_iters: int | None = None,
-        rampup_stairs: int = 200,
+        consistency: ConsistencyConfig = ConsistencyConfig(),
         ema_decay: float = 0.99,
         uncertainty_samples: int = 8,
         teacher_passes: int = 4,
         noise: float = 0.1,
         noise_clip: float = 0.2,
         entropy_scale: Literal["ln2", "lnK"] = "ln2",
-        backbone: BackboneName = "sam_vit_b",
-        checkpoint: str | None = None,
-        pretrained: bool = True,
-        lora_rank: int = 4,
+        sam: PretrainedSam = PretrainedSam(),
+        adapter: AdapterConfig = AdapterConfig(),
         **base: Any,
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
-        refuse_unused(self)
         if uncertainty_samples % teacher_passes:
             raise UserError(
                 "The noisy predictions cannot be shared out evenly to the passes.",
@@ -92,25 +79,13 @@ class Uamt(BaseMethod):
             )
         self.supervised_dice = supervised_dice
         self.consistency = consistency
-        self.rampup_iters = rampup_iters
-        self.rampup_stairs = rampup_stairs
         self.ema_decay = ema_decay
         self.uncertainty_samples = uncertainty_samples
         self.teacher_passes = teacher_passes
         self.noise = noise
         self.noise_clip = noise_clip
         self.highest_entropy = log(2 if entropy_scale == "ln2" else self.num_classes + 1)
-        self.network = build_network(
-            network,
-            self.num_classes,
-            self.image_size,
-            in_channels,
-            encoder_weights,
-            backbone,
-            checkpoint,
-            pretrained,
-            lora_rank,
-        )
+        self.network = build_network(network, sam, adapter, self.image_size, self.num_classes)
         self.in_channels = self.network.in_channels
         self.teacher = make_teacher(self.network)
 
@@ -131,8 +106,7 @@ class Uamt(BaseMethod):
         threshold = (0.75 + 0.25 * sigmoid_ramp(self.global_step, self.schedule_iters)) * self.highest_entropy
         sure = uncertainty < threshold
         consistency = masked_mse(probabilities(logits[len(labelled) :]), taught, sure)
-        rampup = self.schedule_iters if self.rampup_iters is None else self.rampup_iters
-        weight = self.consistency * staircase_ramp(self.global_step, rampup, self.rampup_stairs)
+        weight = self.consistency.at(self.global_step, self.schedule_iters)
         loss = supervised + weight * consistency
 
         guess = logits.detach().argmax(1)

@@ -1,6 +1,6 @@
 """UniMatch: unified perturbations (Yang et al., CVPR 2023), the authors' trainer for medical images."""
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,12 +10,12 @@ from lightning_samseg.errors import UserError
 from lightning_samseg.losses.consistency import probabilities
 from lightning_samseg.losses.dice_ce import dice_ce_loss, dice_loss
 from lightning_samseg.methods.base import BaseMethod
-from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.metrics.on_device import agreement, empty_fraction
-from lightning_samseg.models.backbones import BackboneName
-from lightning_samseg.models.branched_unet import NetworkName, take_channels
-from lightning_samseg.models.sam_network import build_network
+from lightning_samseg.models.branched_sam import AdapterConfig
+from lightning_samseg.models.branched_unet import NetworkConfig, take_channels
+from lightning_samseg.models.sam_config import PretrainedSam
 from lightning_samseg.semi.mixing import Box, cutmix_boxes, halves, inside
+from lightning_samseg.semi.network import build_network
 from lightning_samseg.semi.noise import drop_channels
 from lightning_samseg.semi.strong import strong_view
 from lightning_samseg.types import SemiBatch
@@ -35,19 +35,15 @@ class UniMatch(BaseMethod):
     An image is truncated to 8 bits before it is perturbed, as the authors do with unlabelled ones.
 
     Args:
-        network: See ``NetworkName``; or ``sam_lora``, SAM with LoRA and one mask decoder, beyond the paper.
-        in_channels: Channels of the input: 1 for grey images, as in the authors' medical trainer, or 3.
-        encoder_weights: ``imagenet`` for a pretrained encoder, where the network has one.
+        network: Which.
         supervised_dice: Share of Dice in the loss on labelled images; the rest is cross-entropy.
         threshold: Least confidence of a label that is learned from.
         strong_weight: Factor on the loss of each strong view.
         perturbed_weight: Factor on the loss of the perturbed features.
         feature_dropout: Share of the channels that are dropped.
         cutmix_probability: Of a box in a strong view.
-        backbone: SAM of ``sam_lora``.
-        checkpoint: Its weights in official SAM's names instead of the cached ones.
-        pretrained: False leaves them at random, for where a checkpoint's are loaded afterwards.
-        lora_rank: Rank of LoRA on the queries and values of its encoder.
+        sam: SAM of ``sam_lora``.
+        adapter: Its LoRA.
         base: Arguments of :class:`BaseMethod`. The authors': SGD, lr 0.01, weight decay 1e-4, no warm-up; for several
             processes ``trainer.sync_batchnorm``.
     """
@@ -56,41 +52,26 @@ class UniMatch(BaseMethod):
 
     def __init__(
         self,
-        network: NetworkName = "paper",
-        in_channels: Literal[1, 3] = 3,
-        encoder_weights: Literal["imagenet"] | None = None,
+        network: NetworkConfig = NetworkConfig(),
         supervised_dice: float = 0.5,
         threshold: float = 0.95,
         strong_weight: float = 0.25,
         perturbed_weight: float = 0.5,
         feature_dropout: float = 0.5,
         cutmix_probability: float = 0.5,
-        backbone: BackboneName = "sam_vit_b",
-        checkpoint: str | None = None,
-        pretrained: bool = True,
-        lora_rank: int = 4,
+        sam: PretrainedSam = PretrainedSam(),
+        adapter: AdapterConfig = AdapterConfig(),
         **base: Any,
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
-        refuse_unused(self)
         self.supervised_dice = supervised_dice
         self.threshold = threshold
         self.strong_weight = strong_weight
         self.perturbed_weight = perturbed_weight
         self.feature_dropout = feature_dropout
         self.cutmix_probability = cutmix_probability
-        self.network = build_network(
-            network,
-            self.num_classes,
-            self.image_size,
-            in_channels,
-            encoder_weights,
-            backbone,
-            checkpoint,
-            pretrained,
-            lora_rank,
-        )
+        self.network = build_network(network, sam, adapter, self.image_size, self.num_classes)
         self.in_channels = self.network.in_channels
 
     @property

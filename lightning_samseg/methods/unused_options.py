@@ -7,11 +7,11 @@ file. And what the presets say of points and of thresholds stands in runs withou
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, is_dataclass
-from inspect import signature
 from typing import Any, NamedTuple
 
 from lightning_samseg.errors import UserError
+from lightning_samseg.methods.groups import as_tables, defaults
+from lightning_samseg.optim import OptimizerConfig
 from lightning_samseg.runs.options import flat
 
 
@@ -34,19 +34,27 @@ def _second_of_one(name: str) -> Callable[[Mapping[str, Any]], bool]:
     return lambda options: options["architecture"] == "one_branch" and options[name] == "2"
 
 
-_SCHEDULE = ("lr_warmup_iters", "poly_power", "max_iters", "poly_lag")
+_PRETRAINED = Rule(
+    ("sam.checkpoint",), _is("sam.pretrained", False), "no pretrained weights are loaded", "--model.sam.pretrained true"
+)
 _ADAPTERS = (
+    _PRETRAINED,
     Rule(
-        ("msa_ratio", "msa_scale"), _is("adapter_kind", "lora"), "LoRA has no bottlenecks", "--model.adapter_kind msa"
+        ("adapter.ratio", "adapter.scale"),
+        _is("adapter.kind", "lora"),
+        "LoRA has no bottlenecks",
+        "--model.adapter.kind msa",
     ),
     Rule(
-        ("lora_rank", "lora_alpha", "lora_blocks"),
-        _is("adapter_kind", "msa"),
+        ("adapter.rank", "adapter.alpha", "adapter.blocks"),
+        _is("adapter.kind", "msa"),
         "bottleneck adapters sit in every attention block and have no rank",
-        "--model.adapter_kind lora",
+        "--model.adapter.kind lora",
     ),
-    Rule(("lora_alpha", "lora_blocks"), _is("lora_rank", 0), "rank 0 is no LoRA", "--model.lora_rank 4"),
-    Rule(("checkpoint",), _is("pretrained", False), "no pretrained weights are loaded", "--model.pretrained true"),
+    Rule(("adapter.alpha", "adapter.blocks"), _is("adapter.rank", 0), "rank 0 is no LoRA", "--model.adapter.rank 4"),
+)
+_TRAINED_SAM = (
+    *_ADAPTERS,
     Rule(
         ("checkpointing",),
         _is("encode_once", True),
@@ -56,18 +64,22 @@ _ADAPTERS = (
 )
 _NETWORKS = (
     Rule(
-        ("backbone", "checkpoint", "lora_rank"),
-        lambda options: options["network"] != "sam_lora",
+        (
+            *("sam.backbone", "sam.checkpoint"),
+            *(f"adapter.{name}" for name in ("file", "kind", "rank", "alpha", "blocks", "ratio", "scale")),
+        ),
+        lambda options: options["network.name"] != "sam_lora",
         "the network is no SAM",
-        "--model.network sam_lora",
+        "--model.network.name sam_lora",
     ),
     Rule(
-        ("encoder_weights", "in_channels"),
-        _is("network", "sam_lora"),
+        ("network.encoder_weights", "network.in_channels"),
+        _is("network.name", "sam_lora"),
         "the network is SAM, which has weights of its own and three channels",
-        "--model.network unet/resnet34",
+        "--model.network.name unet/resnet34",
     ),
-    Rule(("checkpoint",), _is("pretrained", False), "no pretrained weights are loaded", "--model.pretrained true"),
+    Rule(("adapter.kind",), lambda _: True, "the network is SAM with LoRA", "another method, such as SAMed"),
+    *_ADAPTERS,
 )
 _PROMPTS = (
     Rule(
@@ -81,10 +93,12 @@ _PROMPTS = (
     ),
 )
 RULES: dict[str, tuple[Rule, ...]] = {
-    "BaseMethod": (Rule(("momentum",), _is("optimizer", "adamw"), "AdamW has none", "--model.optimizer sgd"),),
+    "BaseMethod": (
+        Rule(("optimizer.momentum",), _is("optimizer.name", "adamw"), "AdamW has none", "--model.optimizer.name sgd"),
+    ),
     "ZeroShot": (
         Rule(
-            ("lr", "weight_decay", "optimizer", *_SCHEDULE),
+            tuple(f"optimizer.{name}" for name in OptimizerConfig.__dataclass_fields__),
             lambda _: True,
             "it learns nothing",
             "another method",
@@ -99,20 +113,20 @@ RULES: dict[str, tuple[Rule, ...]] = {
         ),
         *_PROMPTS,
     ),
-    "SAMed": _ADAPTERS,
+    "SAMed": _TRAINED_SAM,
     "CpcSam": (
-        *_ADAPTERS,
+        *_TRAINED_SAM,
         Rule(
-            ("adapter",),
+            ("adapter.file",),
             _is("architecture", "two_models"),
             "an adapter is of one model, and would start one of the two alone",
             "--model.architecture two_branches",
         ),
         Rule(
-            ("random_prompts",),
-            lambda options: options["num_random"] < 2,
+            ("prompts.random_prompts",),
+            lambda options: options["prompts.num_random"] < 2,
             "there are not several random points",
-            "--model.num_random 2",
+            "--model.prompts.num_random 2",
         ),
         Rule(
             ("min_confidence",),
@@ -128,14 +142,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
             "--model.architecture two_branches",
         ),
     ),
-    "UNet": (
-        Rule(
-            ("arch", "encoder"),
-            lambda options: options["network"] is not None,
-            "--model.network names the whole network",
-            "--model.network null",
-        ),
-    ),
+    "SemiSam": (Rule(("sam.adapter",), lambda _: True, "an adapted SAM takes no prompts", "another method"),),
     "Cps": _NETWORKS,
     "Uamt": _NETWORKS,
     "UniMatch": _NETWORKS,
@@ -167,33 +174,21 @@ def refuse_unused(method: Any) -> None:
     Raises:
         UserError: At the first; the message says what makes it void, and how to get rid of either.
     """
-    defaults = flat(_defaults(type(method)))
-    options = {**defaults, **flat(method.hparams)}
+    usual = flat(as_tables(defaults(type(method))))
+    options = {**usual, **flat(method.hparams)}
     for rule in _rules(type(method)):
         for name in rule.options if rule.when(options) else ():
-            if options[name] != defaults[name]:
+            if options[name] != usual[name]:
                 raise UserError(
                     f"--model.{name} has no effect here: {rule.reason}.",
                     found=f"{name} {options[name]}",
-                    fix=f"leave it out (--model.{name} {_typed(defaults[name])}), or set {rule.fix}",
+                    fix=f"leave it out (--model.{name} {_typed(usual[name])}), or set {rule.fix}",
                 )
 
 
 def _rules(kind: type) -> Iterator[Rule]:
     for each in kind.__mro__:
         yield from RULES.get(each.__name__, ())
-
-
-def _defaults(kind: type) -> dict[str, Any]:
-    """Defaults of the options of a class and of those it hands on."""
-    found: dict[str, Any] = {}
-    for each in reversed(kind.__mro__):
-        own = signature(each.__init__).parameters  # type: ignore[misc]
-        found |= {name: option.default for name, option in own.items() if option.default is not option.empty}
-    return {
-        name: asdict(each) if is_dataclass(each) and not isinstance(each, type) else each
-        for name, each in found.items()
-    }
 
 
 def _typed(value: Any) -> str:

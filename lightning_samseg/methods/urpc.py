@@ -1,6 +1,6 @@
 """URPC: uncertainty-rectified pyramid consistency (Luo et al., MICCAI 2021), as SSL4MIS trains it in 2-D."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,11 +8,10 @@ from torch import Tensor
 from lightning_samseg.losses.consistency import probabilities, rectified_pyramid
 from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
-from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.metrics.on_device import agreement, confidence, empty_fraction
-from lightning_samseg.models.branched_unet import NetworkName, build_unet, take_channels
+from lightning_samseg.models.branched_unet import NetworkConfig, build_unet, take_channels
 from lightning_samseg.semi.noise import drop_elements, drop_most_active, multiply_noise
-from lightning_samseg.semi.ramps import staircase_ramp
+from lightning_samseg.semi.ramps import ConsistencyConfig
 from lightning_samseg.types import SemiBatch
 
 
@@ -30,13 +29,9 @@ class Urpc(BaseMethod):
     r is the ramp of ``semi.ramps``. No gradient is stopped: q learns, too.
 
     Args:
-        network: See ``NetworkName``.
-        in_channels: Channels of the input: 1 for grey images, as in the papers, or 3.
-        encoder_weights: ``imagenet`` for a pretrained encoder, where the network has one.
+        network: Which.
         supervised_dice: Share of Dice in the loss on labelled images; the rest is cross-entropy.
-        consistency: lambda, the highest weight of the consistency loss.
-        rampup_iters: Iterations of its ramp; None for the length of the run, 0 for no ramp.
-        rampup_stairs: In how many stairs it rises: the authors' 200 of 150 iterations.
+        consistency: Weight of the consistency loss.
         base: Arguments of :class:`BaseMethod`. The authors': SGD, lr 0.01, weight decay 1e-4, no warm-up.
     """
 
@@ -44,26 +39,17 @@ class Urpc(BaseMethod):
 
     def __init__(
         self,
-        network: NetworkName = "paper",
-        in_channels: Literal[1, 3] = 3,
-        encoder_weights: Literal["imagenet"] | None = None,
+        network: NetworkConfig = NetworkConfig(),
         supervised_dice: float = 0.5,
-        consistency: float = 0.1,
-        rampup_iters: int | None = None,
-        rampup_stairs: int = 200,
+        consistency: ConsistencyConfig = ConsistencyConfig(),
         **base: Any,
     ) -> None:
         super().__init__(**base)
         self.save_hyperparameters()
-        refuse_unused(self)
-        self.in_channels = in_channels
+        self.in_channels = network.in_channels
         self.supervised_dice = supervised_dice
         self.consistency = consistency
-        self.rampup_iters = rampup_iters
-        self.rampup_stairs = rampup_stairs
-        self.network = build_unet(
-            network, self.num_classes, in_channels, side_heads=True, encoder_weights=encoder_weights
-        )
+        self.network = build_unet(network, self.num_classes, side_heads=True)
 
     def training_step(self, batch: SemiBatch, batch_idx: int) -> Tensor:
         """One iteration of ``L``."""
@@ -76,8 +62,7 @@ class Urpc(BaseMethod):
         ).mean()
         terms = rectified_pyramid([scale[len(labelled) :] for scale in scales])
         consistency = torch.stack(terms).mean()
-        rampup = self.schedule_iters if self.rampup_iters is None else self.rampup_iters
-        weight = self.consistency * staircase_ramp(self.global_step, rampup, self.rampup_stairs)
+        weight = self.consistency.at(self.global_step, self.schedule_iters)
         loss = supervised + weight * consistency
 
         guess = main.detach().argmax(1)

@@ -1,7 +1,6 @@
 """SAM without any training: prompted by what the reference shows. The rows "SAM-point" of CPC-SAM's Table 1."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +10,6 @@ from numpy.typing import NDArray
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods.base import BaseMethod
-from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.models.frozen_sam import FrozenSam, MaskChoice
 from lightning_samseg.models.sam_config import SamConfig
 from lightning_samseg.online.prompter import PrompterConfig
@@ -48,17 +46,15 @@ class ZeroShot(BaseMethod):
 
     def __init__(
         self,
-        sam: SamConfig = SamConfig("sam_vit_b"),  # noqa: B008 - immutable
-        prompter: PrompterConfig = PrompterConfig("point", "deepest"),  # noqa: B008
+        sam: SamConfig = SamConfig("sam_vit_b"),
+        prompter: PrompterConfig = PrompterConfig("point", "deepest"),
         prompt_per: Literal["class", "object"] = "class",
         mask: MaskChoice = "single",
         overlap: Literal["highest", "smaller"] = "highest",
         **base: Any,
     ) -> None:
         super().__init__(**base)
-        self.save_hyperparameters(ignore=["sam", "prompter"])
-        self.save_hyperparameters({"sam": asdict(sam), "prompter": asdict(prompter)})
-        refuse_unused(self)
+        self.save_hyperparameters()
         self.prompter, self.prompt_kind = prompter, prompter.kind
         self.prompt_per = prompt_per
         self.mask: MaskChoice = mask

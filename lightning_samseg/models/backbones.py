@@ -28,7 +28,7 @@ class Checkpoint(NamedTuple):
     """One published file. Its address and its fingerprint are facts about the file, not settings."""
 
     name: str
-    """What a config calls it (``model.backbone``) and what the command line takes."""
+    """What a config calls it (``model.sam.backbone``) and what the command line takes."""
     file: str
     """File name, in the cache folder or, where ``package`` is set, inside that package."""
     url: str

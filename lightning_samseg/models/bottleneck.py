@@ -61,7 +61,7 @@ def add_msa(encoder: nn.Module, ratio: float = 0.25, scale: float = 0.5) -> None
             "A bottleneck adapter has an impossible width.",
             expected="a fraction of the channels in (0, 1]",
             found=str(ratio),
-            fix="set --model.msa_ratio 0.25",
+            fix="set --model.adapter.ratio 0.25",
         )
     encoder.requires_grad_(False)
     for name in attention_names(encoder):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -9,23 +10,50 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.models.backbones import BACKBONES, BackboneName
+from lightning_samseg.models.backbones import BACKBONES
 from lightning_samseg.models.blocks import Blocks
 from lightning_samseg.models.bottleneck import add_msa
 from lightning_samseg.models.image_encoders import build_image_encoder, load_image_encoder, load_pretrained
 from lightning_samseg.models.lora import add_lora
 from lightning_samseg.models.mask_decoder import ClassMaskDecoder, Upsampling
 from lightning_samseg.models.prompt_encoder import ClassPromptEncoder
+from lightning_samseg.models.sam_config import PretrainedSam
 
 AdapterKind = Literal["lora", "msa"]
 """``lora``: low-rank updates of queries and values. ``msa``: Medical-SAM-Adapter's bottlenecks in every block."""
+
+DecoderInit = Literal["random", "pretrained"]
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """How SAM's image encoder is adapted: the arguments under ``adapter:``.
+
+    Args:
+        file: Trained parameters to start from, as written by ``weights export`` or ``weights import``.
+        kind: ``lora``, as in SAMed and CPC-SAM; or ``msa``: Medical-SAM-Adapter's bottlenecks (Wu et al. 2023), of
+            which the encoder has 7.1 M with ViT-B where LoRA has 0.15 M.
+        rank: Of LoRA on queries and values; 0 freezes the encoder.
+        alpha: LoRA's scale numerator.
+        blocks: Attention blocks with LoRA; None for all, as in the papers.
+        ratio: Width of the bottlenecks as a fraction of the encoder's.
+        scale: Factor on the bottleneck beside each MLP.
+    """
+
+    file: str | None = None
+    kind: AdapterKind = "lora"
+    rank: int = 4
+    alpha: float = 4.0
+    blocks: Sequence[int] | None = None
+    ratio: float = 0.25
+    scale: float = 0.5
 
 
 class BranchedSam(nn.Module):
     """One encoder pass serves any number of decoder passes: :meth:`encode` once, :meth:`decode` as often as needed.
 
     Args:
-        backbone: Which image encoder.
+        sam: Which SAM, with which weights.
         image_size: S, a multiple of 16.
         num_classes: C, foreground classes.
         branches: Mask decoders; two for CPC-SAM, one for SAMed. They have one structure and independent initial
@@ -33,16 +61,9 @@ class BranchedSam(nn.Module):
         decoder_init: ``random`` as in CPC-SAM; ``pretrained`` starts each from SAM's decoder but for the class tokens
             and hypernetworks.
         upsampling: See :class:`ClassMaskDecoder`.
-        adapter_kind: How the encoder is adapted.
-        lora_rank: Rank of LoRA on q and v; 0 freezes the encoder.
-        lora_alpha: LoRA's scale numerator.
-        lora_blocks: Attention blocks with LoRA; None for all.
-        msa_ratio: Width of the bottlenecks as a fraction of the encoder's.
-        msa_scale: Factor on the bottleneck beside each MLP.
+        adapter: How the encoder is adapted; its ``file`` is for who calls this.
         embedding_pool: Side of the squares of embedding cells that are averaged before a decoder sees them; its logits
             are interpolated back. 2 makes a decoder pass about four times as cheap, for a coarser outline.
-        checkpoint: Pretrained weights in official names instead of the cached ones.
-        pretrained: False leaves everything at random, for tests.
 
     Raises:
         UserError: If the image size is impossible, the weights are missing or of another backbone, or the adapter's
@@ -51,24 +72,18 @@ class BranchedSam(nn.Module):
 
     def __init__(
         self,
-        backbone: BackboneName,
+        sam: PretrainedSam,
         image_size: int,
         num_classes: int,
         branches: int = 2,
-        decoder_init: Literal["random", "pretrained"] = "random",
+        decoder_init: DecoderInit = "random",
         upsampling: Upsampling = "full",
-        adapter_kind: AdapterKind = "lora",
-        lora_rank: int = 4,
-        lora_alpha: float = 4.0,
-        lora_blocks: Sequence[int] | None = None,
-        msa_ratio: float = 0.25,
-        msa_scale: float = 0.5,
+        adapter: AdapterConfig = AdapterConfig(),
         embedding_pool: int = 1,
-        checkpoint: str | None = None,
-        pretrained: bool = True,
     ) -> None:
         super().__init__()
         channels = num_classes + 1
+        backbone, checkpoint = sam.backbone, sam.checkpoint
         self.backbone = backbone
         self.embedding_pool = embedding_pool
         side = image_size // BACKBONES[backbone].stride
@@ -88,7 +103,7 @@ class BranchedSam(nn.Module):
         self._is_compiled = False
         self.encode_by: Callable[[Tensor], Tensor] | None = None
         """What stands in for the image encoder, see ``methods.encode_once``."""
-        if pretrained and (BACKBONES[backbone].checkpoint is not None or checkpoint is not None):
+        if sam.pretrained and (BACKBONES[backbone].checkpoint is not None or checkpoint is not None):
             states = load_pretrained(backbone, checkpoint)
             self.weights_sha256 = states.sha256
             load_image_encoder(self.image_encoder, states.image_encoder, checkpoint or backbone)
@@ -96,16 +111,16 @@ class BranchedSam(nn.Module):
             if decoder_init == "pretrained":
                 for decoder in decoders:
                     decoder.load_pretrained(states.mask_decoder)
-        if adapter_kind == "lora":
-            add_lora(self.image_encoder, lora_rank, lora_alpha, lora_blocks)
+        if adapter.kind == "lora":
+            add_lora(self.image_encoder, adapter.rank, adapter.alpha, adapter.blocks)
             return
-        if lora_blocks is not None:
+        if adapter.blocks is not None:
             raise UserError(
                 "Bottleneck adapters sit in every attention block.",
-                found=f"lora_blocks {list(lora_blocks)}",
-                fix="leave --model.lora_blocks out, or set --model.adapter_kind lora",
+                found=f"blocks {list(adapter.blocks)}",
+                fix="leave --model.adapter.blocks out, or set --model.adapter.kind lora",
             )
-        add_msa(self.image_encoder, msa_ratio, msa_scale)
+        add_msa(self.image_encoder, adapter.ratio, adapter.scale)
 
     def recompute_blocks(self) -> None:
         """Let the backward pass compute the encoder's blocks anew, which saves most of the memory of training."""

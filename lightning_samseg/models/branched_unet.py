@@ -5,6 +5,7 @@ with two (DCNet); or the same decoders on an encoder of segmentation-models-pyto
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -21,9 +22,21 @@ UpStep = Literal["bilinear", "transposed", "nearest"]
 """How a decoder doubles the size: after a 1 x 1 convolution by interpolation, or by a transposed 2 x 2 convolution."""
 
 
-NetworkName = str
-"""``paper``: the U-Net of 16 to 256 channels that all of the papers use. ``unet/ENCODER``: the same decoders on an
-encoder of segmentation-models-pytorch, such as ``unet/resnet34``."""
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The network of a semi-supervised method: the arguments under ``network:``.
+
+    Args:
+        name: ``paper``: the U-Net of 16 to 256 channels that all of the papers use. ``unet/ENCODER``: the same decoders
+            on an encoder of segmentation-models-pytorch, such as ``unet/resnet34``. Cps, Uamt and UniMatch also take
+            ``sam_lora``, beyond their papers: SAM with LoRA and a mask decoder for each network.
+        in_channels: Channels of the input: 1 for grey images, as in the papers, or 3.
+        encoder_weights: ``imagenet`` for a pretrained encoder, where the network has one.
+    """
+
+    name: str = "paper"
+    in_channels: Literal[1, 3] = 3
+    encoder_weights: Literal["imagenet"] | None = None
 
 
 class Decoded(NamedTuple):
@@ -36,26 +49,26 @@ class Decoded(NamedTuple):
 
 
 def build_unet(
-    network: NetworkName,
+    network: NetworkConfig,
     num_classes: int,
-    in_channels: int,
     decoders: Sequence[UpStep] = ("bilinear",),
     side_heads: bool = False,
-    encoder_weights: Literal["imagenet"] | None = None,
 ) -> "BranchedUNet":
     """Build the network that a config names; the other arguments are those of :class:`BranchedUNet`.
 
     Raises:
         UserError: Unknown name, or as :class:`BranchedUNet`.
     """
-    kind, _, encoder = network.partition("/")
-    if network != "paper" and (kind != "unet" or not encoder):
+    kind, _, encoder = network.name.partition("/")
+    if network.name != "paper" and (kind != "unet" or not encoder):
         raise UserError(
-            f"There is no network {network!r}.",
+            f"There is no network {network.name!r}.",
             expected="paper, unet/ENCODER of segmentation-models-pytorch, or for Cps, Uamt and UniMatch sam_lora",
-            fix="set --model.network paper, or for instance unet/resnet34",
+            fix="set --model.network.name paper, or for instance unet/resnet34",
         )
-    return BranchedUNet(num_classes, in_channels, decoders, side_heads, encoder or None, encoder_weights)
+    return BranchedUNet(
+        num_classes, network.in_channels, decoders, side_heads, encoder or None, network.encoder_weights
+    )
 
 
 def take_channels(image: Tensor, in_channels: int) -> Tensor:
@@ -75,7 +88,7 @@ def take_channels(image: Tensor, in_channels: int) -> Tensor:
         raise UserError(
             "The network takes grey images.",
             found="images with colours",
-            fix="set --model.in_channels 3 (and train anew), or --data.grey true",
+            fix="set --model.network.in_channels 3 (and train anew), or --data.grey true",
         )
     return image[:, :in_channels]
 
@@ -120,7 +133,7 @@ class BranchedUNet(nn.Module):
                 raise UserError(
                     "The paper's U-Net has no pretrained weights.",
                     found=f"encoder_weights {encoder_weights}",
-                    fix="leave --model.encoder_weights out, or set --model.network unet/resnet34",
+                    fix="leave --model.network.encoder_weights out, or set --model.network.name unet/resnet34",
                 )
             self.encoder = PaperEncoder(in_channels, WIDTHS, dropout)
         else:
@@ -195,7 +208,7 @@ class SmpEncoder(nn.Module):
                 f"The encoder {name} could not be built" + (f" with {weights} weights." if weights else "."),
                 found=text,
                 fix="check its name in the documentation of segmentation-models-pytorch"
-                + ("; without a network, leave --model.encoder_weights out" if weights else ""),
+                + ("; without a network, leave --model.network.encoder_weights out" if weights else ""),
             ) from error
         self.widths = (0, *self.encoder.out_channels[1:])
         mean, std = settings.get("mean", [0.0] * 3), settings.get("std", [1.0] * 3)

@@ -141,7 +141,7 @@ def load_image_encoder(encoder: nn.Module, state: Mapping[str, Tensor], source: 
             f"The checkpoint does not fit the backbone ({source}).",
             expected="every entry of the image encoder with the same shape",
             found=" ".join(details)[:300],
-            fix="choose the --model.backbone that the checkpoint was made for, or another checkpoint",
+            fix="choose the --model.sam.backbone that the checkpoint was made for, or another checkpoint",
         ) from error
 
 

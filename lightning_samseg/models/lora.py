@@ -33,7 +33,7 @@ def add_lora(encoder: nn.Module, rank: int = 4, alpha: float = 4.0, blocks: Sequ
     encoder.requires_grad_(False)
     if rank < 0:
         raise UserError(
-            "LoRA has an impossible rank.", expected="0 or more", found=str(rank), fix="set --model.lora_rank 4"
+            "LoRA has an impossible rank.", expected="0 or more", found=str(rank), fix="set --model.adapter.rank 4"
         )
     names = attention_names(encoder)
     chosen = range(len(names)) if blocks is None else blocks
@@ -43,7 +43,7 @@ def add_lora(encoder: nn.Module, rank: int = 4, alpha: float = 4.0, blocks: Sequ
             "LoRA is asked for in attention blocks that the encoder does not have.",
             expected=f"numbers from 0 to {len(names) - 1} (or -1 to -{len(names)} from the output)",
             found=", ".join(map(str, wrong)),
-            fix="correct --model.lora_blocks",
+            fix="correct --model.adapter.blocks",
         )
     targets = [f"{names[block]}.{projection}" for block in chosen for projection in ("q_proj", "v_proj")]
     if rank and targets:

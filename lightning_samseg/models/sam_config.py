@@ -1,4 +1,4 @@
-"""Which SAM a method stands on: the arguments under ``sam:``, the same for every method that has them."""
+"""Which SAM a method stands on: the arguments under ``sam:``, of one kind where it learns, of another where not."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,23 @@ from lightning_samseg.models.frozen_sam import Preprocessing
 
 
 @dataclass(frozen=True)
+class PretrainedSam:
+    """A SAM that is the start of a training.
+
+    Args:
+        backbone: Which SAM.
+        checkpoint: Its weights in official SAM's names instead of the cached ones.
+        pretrained: False leaves its weights at random, for where a checkpoint's are loaded afterwards.
+    """
+
+    backbone: BackboneName = "sam_vit_b"
+    checkpoint: str | None = None
+    pretrained: bool = True
+
+
+@dataclass(frozen=True)
 class SamConfig:
-    """A SAM, its weights, and how it sees images.
+    """A frozen SAM, its weights, and how it sees images.
 
     Args:
         backbone: Which SAM. AuxOL's paper: SAM-H and MedSAM.

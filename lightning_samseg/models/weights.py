@@ -255,7 +255,8 @@ def published(name: str) -> Checkpoint:
         raise UserError(
             f"Nobody has published a hash of the weights of {name}, so that they are not fetched or kept in the cache",
             expected=f"the file {checkpoint.file} (about {checkpoint.size / 1e9:.1f} GB), which is at {checkpoint.url}",
-            fix="download it with a browser, then name it: --model.checkpoint FILE (predict --input: --weights FILE)",
+            fix="download it with a browser, then name it: --model.sam.checkpoint FILE "
+            "(predict --input: --weights FILE)",
         )
     return checkpoint
 

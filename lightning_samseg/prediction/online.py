@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from lightning_samseg.adapters.checkpoints import CheckpointFiles, read_checkpoint
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods import AuxOl
-from lightning_samseg.methods.method import with_groups
 from lightning_samseg.models.sam_config import SamConfig
 from lightning_samseg.online.records import Prediction
 from lightning_samseg.online.scores import ImageRow, image_row
@@ -56,11 +55,11 @@ class Online(Model):
         settings["prompter"] = {**settings.get("prompter", {}), "kind": prompt}
         settings["fusion"] = {"kind": fusion} if isinstance(fusion, str) else fusion
         if sam is None:
-            method, device = AuxOl(**with_groups(AuxOl, settings)), device_of("auto")
+            method, device = AuxOl(**settings), device_of("auto")
         else:
             given, device = sam.method.sam, sam.method.device
             settings["sam"] = SamConfig(given.backbone, None, None, given.preprocessing, given.image_size)
-            method = AuxOl(**with_groups(AuxOl, settings))
+            method = AuxOl(**settings)
             method.__dict__["generalist"] = given  # frozen, both may use it
         super().__init__(_predictor(method, device))
         self._next = 0

@@ -5,6 +5,7 @@ CPC-SAM, Sec. 2.2 (cross prompting: centre) and 2.3 (prompt consistency: random)
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Literal, NamedTuple
 
@@ -22,6 +23,32 @@ NOT_A_POINT = -1
 Absent = Literal["background_point", "not_a_point"]
 Draw = Callable[[int], int]
 """Uniform draw of an integer from 0..n-1."""
+
+
+@dataclass(frozen=True)
+class PromptsConfig:
+    """The points that CPC-SAM prompts by: the arguments under ``prompts:``.
+
+    Args:
+        num_center: Centre points per class (Table 3); with 0 the random points alone make the pseudo label.
+        num_random: Random points per class (Table 3); with 0 there is no consistency loss (Table 2, row 3).
+        random_prompts: What several random points of a class make in the authors' variants for Table 3: ``together``
+            one prompt with one output (rows 3 and 4), or ``separate`` prompts of one point per class, each with an
+            output of its own, which all teach and are taught (row 1).
+        include_background: Whether the background has points, too, as in the authors' code; the paper names objects.
+        absent: Stands for a class without a pixel: the authors' ``background_point``, or ``not_a_point``.
+    """
+
+    num_center: int = 1
+    num_random: int = 1
+    random_prompts: Literal["together", "separate"] = "together"
+    include_background: bool = True
+    absent: Absent = "background_point"
+
+    @property
+    def separate(self) -> int:
+        """Prompts that the random points make."""
+        return self.num_random if self.random_prompts == "separate" else 1
 
 
 class ClassPoints(NamedTuple):

@@ -23,7 +23,7 @@ WITHOUT_INFLUENCE = (
 MAY_CHANGE = (
     *WITHOUT_INFLUENCE,
     *("trainer.max_steps", "trainer.min_steps", "trainer.val_check_interval"),
-    *("trainer.limit_test_batches", "trainer.limit_predict_batches", "model.checkpoint", "model.images_per_step"),
+    *("trainer.limit_test_batches", "trainer.limit_predict_batches", "model.images_per_step"),
     "model.sam.checkpoint",
 )
 """What a run that goes on may have otherwise: also its length, and when it is validated. Of the file of pretrained

@@ -55,13 +55,14 @@ def check_state(checkpoint: Mapping[str, Any], path: Path) -> None:
             f"No training can go on from {path}: it holds weights alone.",
             expected="last.ckpt of a run folder",
             found=f"no {', '.join(missing)}",
-            fix="give such a file with --ckpt_path; weights to start from go to --model.checkpoint or --model.adapter",
+            fix="give such a file with --ckpt_path; weights to start from go to --model.sam.checkpoint or "
+            "--model.adapter.file",
         )
 
 
 def check_fit(checkpoint: Mapping[str, Any], model: torch.nn.Module, path: str | Path) -> None:
     """Raise UserError, naming the differing entries, unless the checkpoint's weights are those of this model."""
-    check_moved(type(model).__name__, checkpoint.get("hyper_parameters", {}), path)
+    check_moved(type(model), checkpoint.get("hyper_parameters", {}), path)
     theirs = {key: tuple(value.shape) for key, value in checkpoint["state_dict"].items()}
     ours = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     if theirs == ours:

@@ -6,6 +6,7 @@ __getattr__, __all__ = lazily(
     __name__,
     {
         "mixing": "copy_paste_box cutmix_boxes",
+        "network": "build_network",
         "ramps": "sigmoid_ramp staircase_ramp",
         "sam_teacher": "SamTeacher",
         "strong": "strong_view",

@@ -1,6 +1,35 @@
 """Weights and decays that change in the course of training."""
 
+from dataclasses import dataclass
 from math import exp
+
+
+@dataclass(frozen=True)
+class ConsistencyConfig:
+    """Weight of a consistency loss, rising in the course of training: the arguments under ``consistency:``.
+
+    Args:
+        weight: lambda, the highest.
+        rampup_iters: Iterations until then; None for the length of the run, 0 for no ramp.
+        rampup_stairs: In how many stairs it rises: SSL4MIS's 200 of 150 iterations.
+    """
+
+    weight: float = 0.1
+    rampup_iters: int | None = None
+    rampup_stairs: int = 200
+
+    def at(self, step: int, run: int) -> float:
+        """``w(t) = lambda r(t)``, see :func:`staircase_ramp`.
+
+        Args:
+            step: Iteration t, from 0.
+            run: Iterations of the run.
+        """
+        return self.weight * staircase_ramp(step, self.iters(run), self.rampup_stairs)
+
+    def iters(self, run: int) -> int:
+        """Iterations of the ramp in a run of so many."""
+        return run if self.rampup_iters is None else self.rampup_iters
 
 
 def sigmoid_ramp(position: float, length: float) -> float:

@@ -15,6 +15,7 @@ from lightning_samseg.errors import UserError
 from lightning_samseg.methods import SAMed
 from lightning_samseg.models.bottleneck import MSA_KEY
 from lightning_samseg.transforms import View, prepare_image
+from tests.grouped import grouped
 from tests.official import trained_model, write_tiny_sam
 
 
@@ -76,7 +77,7 @@ def test_its_answer_is_the_probability_of_any_class(base: str, tmp_path: Path, o
 def test_its_mask_is_what_samed_predicts(base: str, tmp_path: Path, view: tuple[Any, ...]) -> None:
     """From a run's checkpoint; but for the order of softmax and interpolation, which moves a few border pixels."""
     torch.manual_seed(3)
-    samed = SAMed(backbone="tiny", checkpoint=base, image_size=64, adapter_kind="msa").eval()
+    samed = grouped(SAMed, backbone="tiny", checkpoint=base, image_size=64, adapter_kind="msa").eval()
     with torch.no_grad():
         for parameter in samed.sam.mask_decoders.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape))
@@ -148,7 +149,7 @@ def test_the_cache_tells_adapters_apart(base: str, tmp_path: Path) -> None:
 
 def test_mistakes(base: str, tmp_path: Path) -> None:
     file = make(tmp_path / "a.safetensors", base)
-    with pytest.raises(UserError, match=r"(?s)another backbone.*set --model.backbone tiny"):
+    with pytest.raises(UserError, match=r"(?s)another backbone.*set --model.sam.backbone tiny"):
         AdaptedSam(file, "sam_vit_b")
     other = write_tiny_sam(tmp_path / "other.pth", seed=5)
     with pytest.raises(UserError, match="other pretrained weights"):

@@ -15,7 +15,7 @@ from lightning_samseg.models.image_encoders import load_image_encoder
 from lightning_samseg.models.mask_decoder import ClassMaskDecoder
 from lightning_samseg.models.tiny_vit import TinyViT
 from lightning_samseg.models.weights import load_state_dict, resolve
-from tests.official import authors_adapter, tiny_sam, trained_model, write_tiny_sam
+from tests.official import authors_adapter, branched_sam, tiny_sam, trained_model, write_tiny_sam
 from tests.reference.oracle import Oracle
 
 State = dict[str, Tensor]
@@ -119,7 +119,7 @@ class TestMerge:
     def test_other_sizes_of_our_encoder_take_it_like_the_base(self, base: Path, tmp_path: Path) -> None:
         adapted = trained_model("tiny", 128, 3, checkpoint=str(base))
         torch.save(merged(adapted, base)[0], tmp_path / "merged.pth")
-        plain = BranchedSam("tiny", 128, 3, lora_rank=0, checkpoint=str(tmp_path / "merged.pth")).eval()
+        plain = branched_sam("tiny", 128, 3, lora_rank=0, checkpoint=str(tmp_path / "merged.pth")).eval()
         with torch.no_grad():
             torch.testing.assert_close(plain.encode(image(128)), adapted.encode(image(128)), atol=1e-4, rtol=0)
 
@@ -172,7 +172,7 @@ class TestMerge:
     def test_vit_b_has_the_names_and_shapes_of_the_package(self) -> None:
         with torch.device("meta"):
             official = build_sam_vit_b()
-            model = BranchedSam("sam_vit_b", 512, 3, pretrained=False)
+            model = branched_sam("sam_vit_b", 512, 3, pretrained=False)
             state, _ = merge_adapter(official.state_dict(), trained_part(model.state_dict()), 1.0)
         assert not official.load_state_dict(state, strict=True, assign=True).missing_keys
 

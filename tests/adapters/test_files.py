@@ -24,7 +24,7 @@ from lightning_samseg.adapters.files import (
 from lightning_samseg.errors import UserError
 from lightning_samseg.models.branched_sam import BranchedSam
 from lightning_samseg.models.weights import sha256_file
-from tests.official import trained_model, write_tiny_sam
+from tests.official import branched_sam, trained_model, write_tiny_sam
 
 METHOD = {"class_path": "lightning_samseg.methods.CpcSam", "init_args": {"lr": 0.001, "lora_blocks": None}}
 TOKENS = "mask_decoders.1.mask_tokens.weight"
@@ -55,7 +55,7 @@ def assert_same(found: BranchedSam, expected: BranchedSam) -> None:
 def differs(model: BranchedSam, **options: Any) -> BranchedSam:
     """An untrained model like that of the file but for some arguments."""
     arguments = {"lora_rank": 2, "lora_alpha": 3.0, "lora_blocks": [1, 3], "num_classes": 3, "image_size": 64}
-    sam = BranchedSam("tiny", **(arguments | options))
+    sam = branched_sam("tiny", **(arguments | options))
     sam.weights_sha256 = model.weights_sha256
     return sam
 
@@ -159,7 +159,7 @@ def test_load_into_a_model(file: Path, base: Path, model: BranchedSam) -> None:
 
 
 def test_lite_medsam_numbers_its_attention_blocks(tmp_path: Path) -> None:
-    model = BranchedSam("lite_medsam", 64, 1, lora_blocks=[0, -1], pretrained=False)
+    model = branched_sam("lite_medsam", 64, 1, lora_blocks=[0, -1], pretrained=False)
     adapter = save_adapter(model, tmp_path / "a.safetensors", "lite_medsam")
     assert adapter.architecture.lora_blocks == [0, 9]
     assert adapter.architecture.upsampling == "full"
@@ -192,7 +192,7 @@ def test_another_architecture(file: Path, model: BranchedSam, options: dict[str,
 
 
 def test_another_backbone(file: Path) -> None:
-    lite = BranchedSam("lite_medsam", 64, 3, pretrained=False)
+    lite = branched_sam("lite_medsam", 64, 3, pretrained=False)
     with pytest.raises(UserError, match=r"(?s)for another backbone.*expected: lite_medsam.*found: tiny"):
         load_adapter_into(lite, file)
 

@@ -58,7 +58,7 @@ def test_points_lie_where_the_prompt_is() -> None:
 
 def test_a_panel_for_each_branch_the_same_every_time() -> None:
     torch.manual_seed(0)
-    method = CpcSam("tiny", image_size=32, num_classes=1).eval()
+    method = CpcSam(sam={"backbone": "tiny"}, image_size=32, num_classes=1).eval()
     case = Case("c", "x", (30, 50), (32, 32))
     picture = np.full((30, 50, 3), 90, np.uint8)
     with torch.no_grad():

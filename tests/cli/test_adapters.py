@@ -12,9 +12,9 @@ from lightning_samseg.adapters.convert import from_authors
 from lightning_samseg.adapters.files import load_adapter, read_adapter
 from lightning_samseg.methods import BaseMethod, CpcSam, SAMed, UNet
 from lightning_samseg.models import weights
-from lightning_samseg.models.branched_sam import BranchedSam
 from tests.fakes import write_folder
-from tests.official import authors_adapter, tiny_sam, write_tiny_sam
+from tests.grouped import grouped
+from tests.official import authors_adapter, branched_sam, tiny_sam, write_tiny_sam
 from tests.reference.oracle import Oracle
 
 IMAGE = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -31,7 +31,13 @@ def run(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     folder = tmp_path_factory.mktemp("run")
     data = write_folder(folder / "data", [f"case{i}" for i in range(10)])
     own = {"root": data, "image_size": 64, "num_labelled": 2, "labelled_batch_size": 1, "unlabelled_batch_size": 1}
-    model = {"backbone": "tiny", "checkpoint": base, "lora_rank": 2, "lora_alpha": 6.0, "ssl_start_iter": 1}
+    model = {
+        "sam.backbone": "tiny",
+        "sam.checkpoint": base,
+        "adapter.rank": 2,
+        "adapter.alpha": 6.0,
+        "ssl_start_iter": 1,
+    }
     trainer = {"max_steps": 1, "limit_val_batches": 0, "accelerator": "cpu", "default_root_dir": folder / "run"}
     trainer |= {"enable_progress_bar": "false", "enable_model_summary": "false"}
     options = ["--data=data_modules.FolderDataModule", "--model=lightning_samseg.methods.CpcSam"]
@@ -102,7 +108,7 @@ class TestExport:
         assert str(base) not in out.read_bytes().decode("latin-1")
 
     def test_of_a_run_in_python(self, tmp_path: Path) -> None:
-        model = SAMed(backbone="tiny", num_classes=2)
+        model = grouped(SAMed, backbone="tiny", num_classes=2)
         file, out = write_checkpoint(model, tmp_path / "samed.ckpt"), tmp_path / "samed.safetensors"
         assert main(["weights", "export", str(file), "--out", str(out)]) == 0
         architecture = read_adapter(out).architecture
@@ -112,21 +118,21 @@ class TestExport:
     def test_base_weights_that_have_moved(self, base: Path, tmp_path: Path) -> None:
         moved = tmp_path / "moved.pth"
         moved.write_bytes(base.read_bytes())
-        model = CpcSam(backbone="tiny", image_size=64, checkpoint=str(moved), lora_rank=0)
+        model = grouped(CpcSam, backbone="tiny", image_size=64, checkpoint=str(moved), lora_rank=0)
         file, out = write_checkpoint(model, tmp_path / "a.ckpt"), tmp_path / "a.safetensors"
         moved.unlink()
         assert main(["weights", "export", str(file), "--out", str(out)]) == 0
         assert read_adapter(out).base_weights_sha256 == weights.sha256_file(base)
 
     def test_of_bottlenecks(self, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        model = SAMed(backbone="tiny", image_size=64, checkpoint=str(base), adapter_kind="msa", msa_scale=0.1)
+        model = grouped(SAMed, backbone="tiny", image_size=64, checkpoint=str(base), adapter_kind="msa", msa_scale=0.1)
         file, out = write_checkpoint(model, tmp_path / "msa.ckpt"), tmp_path / "msa.safetensors"
         assert main(["weights", "export", str(file), "--out", str(out)]) == 0
         assert "adapter_kind msa" in capsys.readouterr().out
         loaded = load_adapter(out, checkpoint=str(base)).state_dict()
         assert all(torch.equal(value, loaded[key]) for key, value in model.sam.state_dict().items())
-        again = SAMed(
-            backbone="tiny", image_size=64, checkpoint=str(base), adapter_kind="msa", msa_scale=0.1, adapter=out
+        again = grouped(
+            SAMed, backbone="tiny", image_size=64, checkpoint=str(base), adapter_kind="msa", msa_scale=0.1, adapter=out
         )
         assert all(torch.equal(value, loaded[key]) for key, value in again.sam.state_dict().items())
         merging = ("merge", out, "--out", tmp_path / "merged.pth", "--checkpoint", base)
@@ -134,9 +140,11 @@ class TestExport:
 
     def test_of_something_else(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         out = tmp_path / "a.safetensors"
-        unet = write_checkpoint(UNet(encoder="resnet18"), tmp_path / "unet.ckpt")
+        unet = write_checkpoint(UNet(network={"name": "smp/unet/resnet18"}), tmp_path / "unet.ckpt")
         assert "holds no adapter" in fails(capsys, "export", unet, "--out", out)
-        two = write_checkpoint(CpcSam(backbone="tiny", image_size=64, architecture="two_models"), tmp_path / "two.ckpt")
+        two = write_checkpoint(
+            grouped(CpcSam, backbone="tiny", image_size=64, architecture="two_models"), tmp_path / "two.ckpt"
+        )
         assert "two models that share nothing" in fails(capsys, "export", two, "--out", out)
         (tmp_path / "cut.ckpt").write_bytes(two.read_bytes()[:2000])
         assert "not a checkpoint of a run" in fails(capsys, "export", tmp_path / "cut.ckpt", "--out", out)
@@ -153,7 +161,7 @@ class TestImportAuthors:
         assert main(["weights", "import", str(tmp_path / "epoch_9.pth"), *options]) == 0
         assert "taken for granted" not in capsys.readouterr().out
         imported = load_adapter(tmp_path / "dir" / "epoch_9.safetensors", checkpoint=str(base)).eval()
-        direct = BranchedSam("tiny", 64, 3).eval()
+        direct = branched_sam("tiny", 64, 3).eval()
         direct.load_state_dict(from_authors(authors, 4), strict=True)
         points, labels = torch.tensor([[[3.0, 5.0], [60.0, 9.0]]] * 2), torch.tensor([[0, 3]] * 2)
         with torch.no_grad():
@@ -232,7 +240,7 @@ class TestImportPublished:
     def test_into_a_folder(self, published: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["weights", "import", str(tmp_path / "download"), "--out", str(tmp_path / "here")]) == 0
         path = tmp_path / "here" / "sam_vit_b_01ec64.pth"
-        assert f"--model.backbone sam_vit_b --model.checkpoint {path}" in capsys.readouterr().out
+        assert f"--model.sam.backbone sam_vit_b --model.sam.checkpoint {path}" in capsys.readouterr().out
         path.write_bytes(b"something else")
         assert "is another file" in fails(capsys, "import", tmp_path / "download", "--out", tmp_path / "here")
         assert path.read_bytes() == b"something else"

@@ -41,7 +41,7 @@ def test_json_holds_everything_a_launcher_needs(capsys: pytest.CaptureFixture[st
     assert [entry["values"] for entry in run["paper"]] == [{"dsc": 84.75, "jc": 74.39, "hd95": 13.41, "asd": 3.84}]
     assert run["cell"] == {"paper": "cpc_sam", "table": "Table 2", "column": "ACDC", "row": "cross prompting"}
     assert run["argv"][:3] == ["fit", "--config", "experiments/cpc_sam/acdc_1.yaml"]
-    assert {"--model.num_random=0", "--data.root=/scratch/ACDC"} <= set(run["argv"])
+    assert {"--model.prompts.num_random=0", "--data.root=/scratch/ACDC"} <= set(run["argv"])
 
 
 def test_a_stream_through_several_sets_fills_a_column_of_each(capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,7 +68,7 @@ def test_commands_survive_the_shell(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_runs_outside_the_papers_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     grid = tmp_path / "mine.yaml"
-    grid.write_text("configs: [experiments/cpc_sam/busi_10.yaml]\naxes: {rank: {2: {set: {model.lora_rank: 2}}}}")
+    grid.write_text("configs: [experiments/cpc_sam/busi_10.yaml]\naxes: {rank: {2: {set: {model.adapter.rank: 2}}}}")
     assert main(["list", str(grid)]) == 0
     assert "not in the paper" in capsys.readouterr().out
 

@@ -89,7 +89,7 @@ def test_another_preparation_than_the_trainings_is_noticed(
     config.write_text(
         "trainer: {accelerator: cpu, logger: false, enable_progress_bar: false}\n"
         "model:\n  class_path: lightning_samseg.methods.UNet\n"
-        "  init_args: {encoder: timm-mobilenetv3_small_minimal_100}\n"
+        "  init_args: {network: {name: smp/unet/timm-mobilenetv3_small_minimal_100}}\n"
         f"data:\n  class_path: data_modules.FolderDataModule\n  init_args: {{root: {pictures}, image_size: 32}}\n"
     )
     options = ["test", "--config", str(config), "--ckpt_path", str(run), "--overlays", "0"]

@@ -45,7 +45,7 @@ def test_a_grid_file_gives_names_and_cells(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "base.yaml").write_text("{}")
     (tmp_path / "fig4.yaml").write_text(
         "configs: [base.yaml]\nfolder: out\nseeds: [1, 2]\ncell: {paper: cpc_sam, table: Fig. 4, column: ACDC}\n"
-        "axes: {a: {one: {cell: {row: 1 branch}}, two: {set: {model.lora_rank: 8}}}}\n"
+        "axes: {a: {one: {cell: {row: 1 branch}}, two: {set: {model.adapter.rank: 8}}}}\n"
     )
     acdc = {"data_class": "data_modules.AcdcDataModule", "unit": "mm"}
     for seed in (1, 2):

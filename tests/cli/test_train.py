@@ -30,7 +30,7 @@ trainer:
   enable_model_summary: false
 model:
   class_path: lightning_samseg.methods.CpcSam
-  init_args: {backbone: tiny, ssl_start_iter: 2, lr: 1.0e-3}
+  init_args: {sam: {backbone: tiny}, ssl_start_iter: 2, optimizer: {lr: 1.0e-3}}
 data:
   class_path: data_modules.BusiDataModule
   init_args: {image_size: 32, split: random, num_labelled: 5, labelled_batch_size: 2, unlabelled_batch_size: 2}
@@ -145,7 +145,7 @@ def test_resuming_before_the_first_checkpoint_starts_from_the_beginning(
 def test_baselines_run_on_the_same_config(bench: Bench, method: str) -> None:
     text = CONFIG.replace("CpcSam", method).replace("ssl_start_iter: 2, ", "")
     if method == "UNet":
-        text = text.replace("backbone: tiny", "encoder: resnet18")
+        text = text.replace("sam: {backbone: tiny}", "network: {name: smp/unet/resnet18}")
     bench.config.write_text(text)
     assert bench("fit", "run") == 0
     assert json.loads((bench.folder / "run" / "metrics.json").read_text())["method"].endswith(method)
@@ -156,12 +156,12 @@ BAD_INPUT = {
     "image size": (["--data.image_size", "100"], "multiple of 16"),
     "too many labelled": (["--data.num_labelled", "400"], "400"),
     "corrupt checkpoint": (["--ckpt_path", "CORRUPT"], "damaged"),
-    "pretrained weights as run checkpoint": (["--ckpt_path", "FOREIGN"], "--model.checkpoint"),
+    "pretrained weights as run checkpoint": (["--ckpt_path", "FOREIGN"], "--model.sam.checkpoint"),
     "missing checkpoint": (["--ckpt_path", "no.ckpt"], "no.ckpt"),
-    "corrupt weights": (["--model.checkpoint", "CORRUPT"], "corrupt.ckpt"),
-    "weights of another model": (["--model.checkpoint", "FOREIGN"], "image encoder"),
+    "corrupt weights": (["--model.sam.checkpoint", "CORRUPT"], "corrupt.ckpt"),
+    "weights of another model": (["--model.sam.checkpoint", "FOREIGN"], "image encoder"),
     "committed split with files missing": (["--data.split", "committed"], "--data.split random"),
-    "lora block": (["--model.lora_blocks", "[9]"], "attention blocks"),
+    "lora block": (["--model.adapter.blocks", "[9]"], "attention blocks"),
     "no max_steps": (["--trainer.max_steps", "-1"], "set --trainer.max_steps"),
     "epochs": (["--trainer.max_steps", "-1", "--trainer.max_epochs", "3"], "Epochs are not counted"),
     "least epochs": (["--trainer.min_epochs", "3"], "Epochs are not counted"),
@@ -177,7 +177,7 @@ BAD_INPUT = {
     "another number of classes": (["--model.num_classes", "3"], "expected: model.num_classes 1"),
     "half precision": (["--trainer.precision", "16-true"], "set --trainer.precision bf16-mixed"),
     "double precision": (["--trainer.precision", "64-true"], "found: trainer.precision 64-true"),
-    "nan": (["--model.lr", "1e30", "--checkpoint_every", "9"], "use --trainer.precision 32-true\n"),
+    "nan": (["--model.optimizer.lr", "1e30", "--checkpoint_every", "9"], "use --trainer.precision 32-true\n"),
 }
 
 
@@ -196,7 +196,7 @@ def test_bad_input_is_one_message(bench: Bench, case: str, capsys: pytest.Captur
 
 
 def test_what_is_filled_in_may_be_said_too(bench: Bench) -> None:
-    text = CONFIG.replace("init_args: {backbone", "init_args: {seed: 42, image_size: 32, num_classes: 1, backbone")
+    text = CONFIG.replace("init_args: {sam", "init_args: {seed: 42, image_size: 32, num_classes: 1, sam")
     bench.config.write_text(text)
     assert bench("fit", "run", "--data.seed", "42", "--trainer.max_steps", "2", "--test_after_fit", "false") == 0
 
@@ -227,13 +227,13 @@ def test_nan_keeps_the_last_good_checkpoint(bench: Bench, monkeypatch: pytest.Mo
 
 
 def test_unknown_backbone_lists_the_known_ones(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench("fit", "run", "--model.backbone", "resnet") == 2
+    assert bench("fit", "run", "--model.sam.backbone", "resnet") == 2
     assert "lite_medsam" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_model_names_the_difference(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench("fit", "run", "--test_after_fit", "false") == 0
-    assert bench("test", "run", "--ckpt_path", "last", "--model.lora_rank", "2") == 2
+    assert bench("test", "run", "--ckpt_path", "last", "--model.adapter.rank", "2") == 2
     assert "lora_A" in capsys.readouterr().err
 
 

@@ -94,7 +94,7 @@ def test_loaders_and_stream(folder):
 def test_a_missing_part_is_one_message(folder, capsys):
     for path in (folder / "data" / "ISIC2018").glob("*Validation_Input/*.jpg"):
         path.unlink()
-    assert main(["fit", "--config", "isic.yaml", "--model.backbone", "tiny"]) == 2
+    assert main(["fit", "--config", "isic.yaml", "--model.sam.backbone", "tiny"]) == 2
     assert "No images of the official part Validation" in capsys.readouterr().err
 
 
@@ -105,7 +105,7 @@ def test_the_configuration_trains(folder):
         "trainer.val_check_interval": "2",
         "trainer.enable_progress_bar": "false",
         "trainer.enable_model_summary": "false",
-        "model.backbone": "tiny",
+        "model.sam.backbone": "tiny",
         "data.image_size": "32",
         "data.num_labelled": "3",
         "data.num_workers": "0",

@@ -10,6 +10,7 @@ from data_modules import BusiDataModule
 from lightning_samseg.methods import CpcSam, SAMed
 from tests.comparing import assert_equal
 from tests.float64 import in_float64
+from tests.grouped import grouped
 
 Gradients = dict[str, "torch.Tensor | None"]
 
@@ -43,7 +44,7 @@ def train(method: type[Any], folder: Path, data: Path, devices: int, steps: int,
     rate is 0, so that iterations are compared one by one.
     """
     lightning.seed_everything(1, verbose=False)
-    model = method(backbone="tiny", image_size=32, num_classes=1, lr=0.0, **arguments)
+    model = grouped(method, backbone="tiny", image_size=32, num_classes=1, lr=0.0, **arguments)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # or A would have no gradient to compare
             torch.nn.init.normal_(parameter, std=0.1)

@@ -16,6 +16,7 @@ from torch import nn
 from lightning_samseg.methods import Bcp, Cps, DcNet, McNetPlus, SemiSam, Uamt, UniMatch, Urpc
 from tests.ddp.recording import assert_equal_gradients, fit, save_gradients
 from tests.fakes import write_busi
+from tests.grouped import grouped
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def recording(kind: type[Any], **arguments: Any) -> Any:
             return [(2, 3, 20, 30)] * count, [(9, 0, 25, 16)] * count
 
     lightning.seed_everything(1, verbose=False)
-    method = Recording(num_classes=1, image_size=32, lr=0.0, **arguments)
+    method = grouped(Recording, num_classes=1, image_size=32, lr=0.0, **arguments)
     for module in method.modules():
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d):

@@ -14,7 +14,7 @@ GRID = f"""
 configs: [{PROJECT / "experiments/quickstart/cpc_sam.yaml"}]
 folder: runs/mine
 seeds: [1, 2, 3]
-axes: {{rank: {{good: {{}}, bad: {{set: {{model.lora_rank: 2}}}}}}}}
+axes: {{rank: {{good: {{}}, bad: {{set: {{model.adapter.rank: 2}}}}}}}}
 exclude: []
 """
 PROGRAM = """#!/bin/bash

@@ -18,7 +18,7 @@ GRID = f"""
 configs: [{PROJECT / BASE}]
 folder: runs/mine
 seeds: [1, 2]
-axes: {{rank: {{r2: {{set: {{model.lora_rank: 2}}}}, r4: {{}}}}}}
+axes: {{rank: {{r2: {{set: {{model.adapter.rank: 2}}}}, r4: {{}}}}}}
 """
 NAMES = ["r2-seed1", "r2-seed2", "r4-seed1", "r4-seed2"]
 PROFILE = (

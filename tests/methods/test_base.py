@@ -48,7 +48,7 @@ def test_shrink_labels_keeps_class_ids() -> None:
 
 
 def test_samed_trains_nothing_that_gets_no_gradient() -> None:
-    model = SAMed(backbone="tiny", image_size=32, num_classes=2)
+    model = SAMed(sam={"backbone": "tiny"}, image_size=32, num_classes=2)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -64,7 +64,7 @@ def test_ignored_pixels_train_no_baseline(kind: Any, monkeypatch: pytest.MonkeyP
     """The upper half is not known: its pixels have no gradient of their own, as if the logits ended below it."""
     monkeypatch.setattr(kind, "log", lambda *_, **__: None)
     torch.manual_seed(0)
-    method = kind(num_classes=2, image_size=32, **({"backbone": "tiny"} if kind is SAMed else {}))
+    method = kind(num_classes=2, image_size=32, **({"sam": {"backbone": "tiny"}} if kind is SAMed else {}))
     image, mask = torch.rand(2, 3, 32, 32), torch.randint(0, 3, (2, 32, 32))
     mask[:, :16] = IGNORED
     method.eval()

@@ -10,10 +10,12 @@ from torch.nn import functional as F
 
 from lightning_samseg.methods import CpcSam, cpc_sam
 from lightning_samseg.models.branched_sam import BranchedSam
+from lightning_samseg.models.sam_config import PretrainedSam
 from lightning_samseg.prompts.points import ClassPoints, start_class_points
 from lightning_samseg.types import IGNORED
 from tests.comparing import assert_equal
 from tests.float64 import in_float64
+from tests.grouped import grouped
 
 CLASSES = 3  # with background
 LABELLED, UNLABELLED, SIDE = 2, 3, 32
@@ -29,7 +31,7 @@ class Quiet(CpcSam):
     def __init__(self, **arguments: Any) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            super().__init__(backbone="tiny", image_size=SIDE, num_classes=CLASSES - 1, **arguments)
+            super().__init__(sam=PretrainedSam("tiny"), image_size=SIDE, num_classes=CLASSES - 1, **arguments)
             for name, parameter in self.named_parameters():
                 if "lora_B" in name:  # zero in a new model, and then A would learn nothing
                     torch.nn.init.normal_(parameter, std=0.1)
@@ -180,7 +182,7 @@ def test_joint_loss_is_the_papers_total(
     variant: str, batch: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments, written = VARIANTS[variant]
-    method = Quiet(**arguments)
+    method = grouped(Quiet, **arguments)
     watch = Watch(method, monkeypatch)
     loss = method.joint_loss(*batch, ssl=True)
     expected = equations(method, *batch, watch.points, **written)
@@ -196,7 +198,8 @@ def test_joint_loss_is_the_papers_total(
 def test_the_variants_differ(batch: tuple[Tensor, Tensor]) -> None:
     """Or the comparison above would pass with arguments that do nothing."""
     losses = {
-        variant: Quiet(**arguments).joint_loss(*batch, ssl=True).item() for variant, (arguments, _) in VARIANTS.items()
+        variant: grouped(Quiet, **arguments).joint_loss(*batch, ssl=True).item()
+        for variant, (arguments, _) in VARIANTS.items()
     }
     assert len({round(loss, 5) for loss in losses.values()}) == len(losses), losses
 
@@ -263,7 +266,7 @@ def test_encoder_passes_of_an_iteration(
     arguments: dict[str, Any], passes: list[int], batch: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Images per pass: the joint update encodes each image once, the sequential one as often as it has rounds."""
-    method = Quiet(**arguments)
+    method = grouped(Quiet, **arguments)
     watch = Watch(method, monkeypatch)
     run(method, batch)
     assert watch.encoded == passes
@@ -395,7 +398,7 @@ def test_ignored_pixels_supervise_nothing(batch: tuple[Tensor, Tensor], ssl: boo
     images, target = batch
     nothing = torch.full_like(target, IGNORED)
     run = {"joint": "joint_loss", "sequential": "sequential_update"}[update]
-    method = Quiet(update=update, lambda_cross=0.0, lambda_consistency=0.0)
+    method = grouped(Quiet, update=update, lambda_cross=0.0, lambda_consistency=0.0)
     given = images if ssl else images[: len(target)]
     assert getattr(method, run)(given, nothing, ssl).item() == 0
     half = target.clone()

@@ -47,7 +47,7 @@ class Bench:
         data = {"root": self.data, "image_size": 64, "masks": "binary"} | (data or {})
         trainer = QUIET | {"default_root_dir": self.folder / name} | (trainer or {})
         options = ["--data=data_modules.FolderDataModule", f"--model=lightning_samseg.methods.{method}"]
-        moved = MOVED.get(method, {})
+        moved = MOVED[method]
         model = {moved.get(key, key): value for key, value in ({"backbone": "tiny"} | model).items()}
         for group, values in (("data", data), ("model", model), ("trainer", trainer)):
             options += [f"--{group}.{key}={value}" for key, value in values.items()]

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_samseg.methods import CpcSam
+from tests.grouped import grouped
 
 SIDE = 32
 
@@ -30,7 +31,7 @@ def train(update: str, plugin: MixedPrecision | None) -> tuple[dict[str, Tensor]
     torch.manual_seed(0)
     labelled = {"image": torch.rand(2, 3, SIDE, SIDE), "mask": torch.randint(0, 2, (2, SIDE, SIDE))}
     batch = {"labelled": labelled, "unlabelled": {"image": torch.rand(2, 3, SIDE, SIDE)}}
-    model = CpcSam("tiny", image_size=SIDE, ssl_start_iter=0, lr_warmup_iters=0, update=update)  # type: ignore[arg-type]
+    model = grouped(CpcSam, backbone="tiny", image_size=SIDE, ssl_start_iter=0, lr_warmup_iters=0, update=update)
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_steps=2,

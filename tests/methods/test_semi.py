@@ -18,6 +18,7 @@ from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.prediction.predictor import load_predictor
 from lightning_samseg.types import Query
 from tests.fakes import write_busi
+from tests.grouped import grouped
 
 SIDE, STEPS = 32, 4
 METHODS: dict[str, tuple[type[BaseMethod], dict[str, Any]]] = {
@@ -45,7 +46,7 @@ def build(name: str, **arguments: Any) -> BaseMethod:
         given.pop("rampup_iters")
     if own.get("network") == "sam_lora":
         given.pop("in_channels")
-    return kind(num_classes=1, image_size=SIDE, **given)
+    return grouped(kind, num_classes=1, image_size=SIDE, **given)
 
 
 def module(root: Path) -> BusiDataModule:

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from lightning_samseg.methods import SemiSam
 from lightning_samseg.methods.semi_sam import one_hot_distance
+from lightning_samseg.models.sam_config import SamConfig
 from lightning_samseg.semi.ramps import staircase_ramp
 from tests.reference.ssl_oracle import SslOracle, label, rule_array, state_of
 
@@ -56,6 +57,6 @@ def test_images_without_a_prompt_do_not_count() -> None:
 
 def test_the_prompt_suits_the_backbone() -> None:
     assert SemiSam().prompt == "point"
-    assert SemiSam(backbone="lite_medsam").prompt == "box"
-    assert SemiSam(backbone="lite_medsam", prompt="point").prompt == "point"
+    assert SemiSam(sam=SamConfig("lite_medsam")).prompt == "box"
+    assert SemiSam(sam=SamConfig("lite_medsam"), prompt="point").prompt == "point"
     assert SemiSam().sam is None  # nothing is loaded before training

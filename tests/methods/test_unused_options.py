@@ -7,7 +7,8 @@ import pytest
 from lightning_samseg import methods
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods import AuxOl, CpcSam, Cps, DirectOl, SAMed, SemiSam, Uamt, UNet, UniMatch, ZeroShot
-from lightning_samseg.methods.unused_options import RULES, _defaults
+from lightning_samseg.methods.groups import as_tables, defaults
+from lightning_samseg.methods.unused_options import RULES
 from lightning_samseg.moved_arguments import MOVED
 from lightning_samseg.runs.options import flat
 from tests.grouped import grouped
@@ -43,11 +44,12 @@ VOID: list[tuple[type[Any], dict[str, Any], dict[str, Any]]] = [
     (CpcSam, TINY, {"random_prompts": "separate"}),
     (CpcSam, {**TINY, "architecture": "one_branch"}, {"branch": "2"}),
     (CpcSam, {**TINY, "architecture": "one_branch"}, {"select_branch": "2"}),
-    (UNet, UNET, {"encoder": "resnet18"}),
-    (UNet, UNET, {"arch": "fpn"}),
+    (SemiSam, UNET, {"adapter": "none.safetensors"}),
     *[(kind, UNET, option) for kind in (Cps, Uamt, UniMatch) for option in ({"backbone": "tiny"}, {"lora_rank": 8})],
     *[(kind, SAM, {"encoder_weights": "imagenet"}) for kind in (Cps, Uamt, UniMatch)],
     *[(kind, SAM, {"in_channels": 1}) for kind in (Cps, Uamt, UniMatch)],
+    (Cps, SAM, {"adapter_kind": "msa"}),
+    (UniMatch, SAM, {"msa_scale": 0.1}),
     (Uamt, UNET, {"checkpoint": "sam.pth"}),
 ]
 USED: list[tuple[type[Any], dict[str, Any]]] = [
@@ -58,17 +60,17 @@ USED: list[tuple[type[Any], dict[str, Any]]] = [
     (SAMed, {**TINY, "lora_rank": 2, "lora_alpha": 8.0, "lora_blocks": [0], "optimizer": "sgd", "momentum": 0.5}),
     (CpcSam, {**TINY, "num_random": 2, "random_prompts": "separate", "branch": "2", "select_branch": "2"}),
     (CpcSam, {**TINY, "architecture": "one_branch", "select_branch": "1"}),
-    (UNet, {**SMALL, "encoder": "timm-mobilenetv3_small_minimal_100", "arch": "fpn"}),
+    (UNet, {**SMALL, "network": "smp/fpn/timm-mobilenetv3_small_minimal_100"}),
     (Uamt, {**UNET, "in_channels": 1}),
     (Uamt, {**SAM, "lora_rank": 2}),
-    (SemiSam, {**UNET, "backbone": "tiny", "prompt": "box"}),
+    (SemiSam, {**UNET, "backbone": "tiny", "prompt": "box", "preprocessing": "sam", "sam_size": 64}),
     (SemiSam, {**UNET, "backbone": "tiny", "sam_consistency": 0.0}),
     (AuxOl, {**AUX, "policy": "single", "capacity": 8, "adapter": None}),
 ]
 
 
 def made(kind: Any, **options: Any) -> Any:
-    return grouped(kind, **options) if kind.__name__ in MOVED else kind(**options)
+    return grouped(kind, **options)
 
 
 @pytest.mark.parametrize(("kind", "others", "option"), VOID, ids=lambda value: getattr(value, "__name__", str(value)))
@@ -88,6 +90,6 @@ def test_what_has_an_effect_is_not(kind: Any, options: dict[str, Any]) -> None:
 
 def test_every_option_of_a_rule_exists() -> None:
     for name, rules in RULES.items():
-        known = flat(_defaults(getattr(methods, name))).keys()
+        known = flat(as_tables(defaults(getattr(methods, name)))).keys()
         assert {option for rule in rules for option in rule.options} <= known
     assert {name for name in RULES if name != "BaseMethod"} <= {kind.__name__ for kind, _, _ in VOID}

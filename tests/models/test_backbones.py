@@ -16,13 +16,13 @@ from lightning_samseg.cli.predict import _parser
 from lightning_samseg.methods import AuxOl, ZeroShot
 from lightning_samseg.models.attention import fuse_qkv
 from lightning_samseg.models.backbones import BACKBONES, CHECKPOINTS, Backbone, ViTShape
-from lightning_samseg.models.branched_sam import BranchedSam
 from lightning_samseg.models.frozen_sam import FrozenSam
 from lightning_samseg.models.image_encoders import build_image_encoder
 from lightning_samseg.models.lora import attention_names
 from lightning_samseg.models.tiny_vit import fuse_qkv_state_dict
 from lightning_samseg.transforms import View
 from tests.grouped import grouped
+from tests.official import branched_sam
 
 NAMES = list(BACKBONES)
 ROOT = Path(__file__).parents[2]
@@ -66,7 +66,9 @@ def row(entry: Backbone) -> str:
     file = entry.checkpoint
     size = "random, for tests"
     if file is not None:
-        how = f"`weights fetch {file.name}`" if file.sha256 else f"`--model.checkpoint FILE`, from [here]({file.url})"
+        how = (
+            f"`weights fetch {file.name}`" if file.sha256 else f"`--model.sam.checkpoint FILE`, from [here]({file.url})"
+        )
         how = f"with the package `{file.package}`" if file.package else how
         size = f"{'' if file.sha256 else '~'}{file.size / 1e6:,.0f} MB, {file.licence}, {how}"
     cells = (
@@ -97,7 +99,7 @@ def test_adapted_and_shared(name: str, kind: str, tmp_path: Path, monkeypatch: p
         monkeypatch.setitem(BACKBONES, name, BACKBONES[name]._replace(shape=SMALL[name], attention_blocks=2))
     torch.manual_seed(0)
     base = plain_checkpoint(name, tmp_path / "base.pth")
-    sam = BranchedSam(name, 64, 1, branches=1, adapter_kind=kind, checkpoint=base)
+    sam = branched_sam(name, 64, 1, branches=1, adapter_kind=kind, checkpoint=base)
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     sam.decode(sam.encode(image)).square().mean().backward()
     learns = [n for n, p in sam.image_encoder.named_parameters() if p.requires_grad]
@@ -122,7 +124,7 @@ def test_merged_it_is_a_plain_sam(name: str, tmp_path: Path, monkeypatch: pytest
     if name in SMALL:
         monkeypatch.setitem(BACKBONES, name, BACKBONES[name]._replace(shape=SMALL[name], attention_blocks=2))
     base = plain_checkpoint(name, tmp_path / "base.pth")
-    sam = BranchedSam(name, 64, 1, branches=1, lora_rank=2, lora_alpha=2.0, checkpoint=base)
+    sam = branched_sam(name, 64, 1, branches=1, lora_rank=2, lora_alpha=2.0, checkpoint=base)
     with torch.no_grad():
         for parameter in sam.image_encoder.parameters():
             if parameter.requires_grad:

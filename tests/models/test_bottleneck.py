@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from lightning_samseg.errors import UserError
 from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.bottleneck import MSA_KEY, add_msa, find_msa
-from lightning_samseg.models.branched_sam import BranchedSam
 from lightning_samseg.models.image_encoders import build_image_encoder
+from tests.official import branched_sam
 
 
 def encoder(backbone: BackboneName, seed: int = 0) -> nn.Module:
@@ -118,6 +118,6 @@ def test_counts_of_the_published_setting(backbone: BackboneName, depth: int, dim
 
 def test_mistakes() -> None:
     with pytest.raises(UserError, match="impossible width"):
-        BranchedSam("tiny", 64, 1, adapter_kind="msa", msa_ratio=0.0)
+        branched_sam("tiny", 64, 1, adapter_kind="msa", msa_ratio=0.0)
     with pytest.raises(UserError, match="every attention block"):
-        BranchedSam("tiny", 64, 1, adapter_kind="msa", lora_blocks=[0])
+        branched_sam("tiny", 64, 1, adapter_kind="msa", lora_blocks=[0])

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.models.branched_sam import BranchedSam
 from lightning_samseg.models.lora import attention_names
+from tests.official import branched_sam
 
 
 def trained(module: torch.nn.Module) -> int:
@@ -14,7 +14,7 @@ def trained(module: torch.nn.Module) -> int:
 
 def test_counts_of_the_paper_setting() -> None:
     """ViT-B, 512 px, 3 classes: the fact sheet's counts less what never gets a gradient (section 1.3)."""
-    model = BranchedSam("sam_vit_b", 512, 3, pretrained=False)
+    model = branched_sam("sam_vit_b", 512, 3, pretrained=False)
     assert trained(model.image_encoder) == 147_456
     assert sum(p.numel() for p in model.image_encoder.parameters()) - 147_456 == 87_278_848
     mask_downscaling, spare_embeddings = 4_684, 2 * 256
@@ -26,7 +26,7 @@ def test_counts_of_the_paper_setting() -> None:
 
 
 def test_every_trained_parameter_gets_a_gradient() -> None:
-    model = BranchedSam("tiny", 64, 3)
+    model = branched_sam("tiny", 64, 3)
     for name, parameter in model.image_encoder.named_parameters():
         if "lora_B" in name:  # zero at the start, which blocks the gradient of A
             torch.nn.init.normal_(parameter, std=0.1)
@@ -40,8 +40,8 @@ def test_every_trained_parameter_gets_a_gradient() -> None:
 
 def test_lora_starts_as_identity_and_sits_on_q_and_v_only() -> None:
     torch.manual_seed(0)
-    plain = BranchedSam("tiny", 64, 1, lora_rank=0)
-    adapted = BranchedSam("tiny", 64, 1, lora_blocks=[-1])
+    plain = branched_sam("tiny", 64, 1, lora_rank=0)
+    adapted = branched_sam("tiny", 64, 1, lora_blocks=[-1])
     names = [n for n, p in adapted.image_encoder.named_parameters() if p.requires_grad]
     assert {n.rsplit(".lora_", 1)[0] for n in names} == {"blocks.3.attn.q_proj", "blocks.3.attn.v_proj"}
     assert trained(plain.image_encoder) == 0
@@ -53,11 +53,11 @@ def test_lora_starts_as_identity_and_sits_on_q_and_v_only() -> None:
 
 def test_lora_in_a_block_that_does_not_exist() -> None:
     with pytest.raises(UserError, match="attention blocks"):
-        BranchedSam("tiny", 64, 1, lora_blocks=[4])
+        branched_sam("tiny", 64, 1, lora_blocks=[4])
 
 
 def test_branches_start_different() -> None:
-    model = BranchedSam("tiny", 64, 1)
+    model = branched_sam("tiny", 64, 1)
     first, second = (d.mask_tokens.weight for d in model.mask_decoders)
     assert not torch.equal(first, second)
     assert len(attention_names(model.image_encoder)) == 4

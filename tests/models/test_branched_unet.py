@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.models.branched_unet import DROPOUT, BranchedUNet, build_unet, take_channels
+from lightning_samseg.models.branched_unet import DROPOUT, BranchedUNet, NetworkConfig, build_unet, take_channels
 from lightning_samseg.semi.noise import below_fraction
 from tests.reference.ssl_oracle import LOGITS, SslOracle, image, rule_array, state_of, uniform
 
@@ -95,7 +95,7 @@ def test_side_logits(oracle: SslOracle) -> None:
 @pytest.mark.parametrize("encoder", ["resnet18", "mit_b0"])  # the second has no features at half the size
 @pytest.mark.parametrize("name", BRANCHES)
 def test_the_same_decoders_on_a_foreign_encoder(encoder: str, name: str) -> None:
-    network = build_unet(f"unet/{encoder}", 2, 3, **BRANCHES[name])
+    network = build_unet(NetworkConfig(f"unet/{encoder}"), 2, **BRANCHES[name])
     features = network.encode(torch.rand(2, 3, 64, 64))
     for branch in range(len(network.decoders)):
         logits, stages = network.decode(features, branch)
@@ -127,9 +127,9 @@ def test_a_grey_network_takes_one_channel() -> None:
 def test_what_does_not_exist_is_one_message(arguments: tuple[str, ...], message: str) -> None:
     name, *weights = arguments
     with pytest.raises(UserError, match=message):
-        build_unet(name, 1, 3, encoder_weights=weights[0] if weights else None)  # type: ignore[arg-type]
+        build_unet(NetworkConfig(name, 3, weights[0] if weights else None), 1)  # type: ignore[arg-type]
 
 
 def test_a_side_that_cannot_be_halved_five_times() -> None:
     with pytest.raises(UserError, match="image_size 64"):
-        build_unet("unet/resnet18", 1, 3)(torch.rand(2, 3, 48, 48))
+        build_unet(NetworkConfig("unet/resnet18"), 1)(torch.rand(2, 3, 48, 48))

@@ -15,6 +15,7 @@ from lightning_samseg.methods import CpcSam, SAMed, UNet
 from lightning_samseg.prediction.predictor import load_predictor
 from tests.fakes import acdc_volume, write_busi, write_nifti
 from tests.float64 import predict_in_float64
+from tests.grouped import grouped
 from tests.predicting import altered, predict, rows, run_on, trained, unet, write_pictures
 
 
@@ -82,7 +83,7 @@ def test_sam_methods_need_no_pretrained_weights(tmp_path: Path, method: Any, mon
         eval_batch_size=3,
     )
     torch.manual_seed(1)
-    path, own = trained(tmp_path, method(backbone="tiny", image_size=32, num_classes=1, lr=1e-9), data)
+    path, own = trained(tmp_path, grouped(method, backbone="tiny", image_size=32, num_classes=1, lr=1e-9), data)
     monkeypatch.setattr("lightning_samseg.models.branched_sam.load_pretrained", lambda *_: 1 / 0)
     folder = tmp_path / "chosen"
     for source, _ in own:

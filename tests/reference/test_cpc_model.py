@@ -17,6 +17,7 @@ from lightning_samseg.methods import CpcSam
 from lightning_samseg.methods.base import restore_size
 from lightning_samseg.models.branched_sam import BranchedSam
 from lightning_samseg.types import Case
+from tests.official import branched_sam
 from tests.reference.oracle import Oracle
 
 pytestmark = pytest.mark.reference
@@ -27,7 +28,7 @@ TOKENS = 1e-5  # sines and cosines of two libraries differ by 2e-6
 
 @pytest.fixture(scope="module")
 def sam(oracle: Oracle) -> BranchedSam:
-    model = BranchedSam("tiny", oracle.meta["image_size"], oracle.meta["num_classes_fg"])
+    model = branched_sam("tiny", oracle.meta["image_size"], oracle.meta["num_classes_fg"])
     model.load_state_dict(from_authors(oracle.weights(), oracle.meta["num_classes_fg"] + 1), strict=True)
     return model.eval()
 
@@ -72,7 +73,7 @@ def test_prompted_logits(sam: BranchedSam, embedding: Tensor, oracle: Oracle, br
 @pytest.fixture(scope="module")
 def probabilities(sam: BranchedSam, oracle: Oracle) -> Tensor:
     """Group F: each slice resized, both branches averaged."""
-    method = CpcSam(backbone="tiny", image_size=64, num_classes=3)
+    method = CpcSam(sam={"backbone": "tiny"}, image_size=64, num_classes=3)
     method.sam = sam
     resized = np.stack([resize_image(image, (64, 64), "corner_aligned") for image in oracle["F_vol"]])
     with torch.no_grad():

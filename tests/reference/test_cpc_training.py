@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from lightning_samseg.adapters.convert import from_authors
 from lightning_samseg.methods import CpcSam, cpc_sam
 from lightning_samseg.prompts.points import ClassPoints
+from tests.grouped import grouped
 from tests.reference.oracle import Oracle
 
 pytestmark = pytest.mark.reference
@@ -50,7 +51,8 @@ class Recorder(CpcSam):
 @pytest.fixture(scope="module")
 def run(oracle: Oracle) -> Recorder:
     """Our trainer on the recorded batches and points."""
-    model = Recorder(
+    model = grouped(
+        Recorder,
         backbone="tiny",
         image_size=64,
         num_classes=3,
@@ -118,7 +120,7 @@ def test_parameter_norms_before_every_iteration(run: Recorder, oracle: Oracle) -
 
 
 def test_rates(run: Recorder, oracle: Oracle) -> None:
-    rates = [run.lr * run.lr_schedulers().lr_lambdas[0](k) for k in range(1, oracle.iterations + 1)]
+    rates = [run.optimizer.lr * run.lr_schedulers().lr_lambdas[0](k) for k in range(1, oracle.iterations + 1)]
     np.testing.assert_allclose(rates, oracle["E_scalar_lr"][: oracle.iterations], rtol=1e-9)
 
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from lightning_samseg.methods import Bcp, Cps, DcNet, McNetPlus, Uamt, UniMatch, Urpc, bcp
 from lightning_samseg.methods.base import BaseMethod
+from tests.grouped import grouped
 from tests.reference.ssl_oracle import SIDE, SslOracle, image, label, normal, rule_array, state_of, uniform
 
 pytestmark = pytest.mark.reference
@@ -143,7 +144,7 @@ def one_thread() -> None:
 def test_uamt(oracle: SslOracle, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = iter(range(1000))
     monkeypatch.setattr(torch, "randn", lambda shape, **_: normal(f"uamt.randn.{next(drawn)}", tuple(shape)))
-    method = Uamt(**AUTHORS, **CONSISTENCY)
+    method = grouped(Uamt, **AUTHORS, **CONSISTENCY)
     oracle.fill(method.network, "uamt")
     oracle.fill(method.teacher, "uamt", ".second")
     run = train(method, lambda m: [m.network, m.teacher], common_batches())
@@ -161,7 +162,7 @@ def test_uamt(oracle: SslOracle, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cps(oracle: SslOracle) -> None:
-    method = Cps(**AUTHORS, **CONSISTENCY, poly_lag=0)
+    method = grouped(Cps, **AUTHORS, **CONSISTENCY, poly_lag=0)
     oracle.fill(method.networks[0], "uamt")
     oracle.fill(method.networks[1], "uamt", ".second")
     run = train(method, lambda m: list(m.networks), common_batches())
@@ -186,7 +187,7 @@ def test_urpc(oracle: SslOracle, monkeypatch: pytest.MonkeyPatch) -> None:
         return (torch.from_numpy(rule_array(noise)) + 0.3) / 0.6  # rounded to float32 as noise, not as the draw
 
     monkeypatch.setattr(torch, "rand", rand)
-    method = Urpc(**AUTHORS, **CONSISTENCY)
+    method = grouped(Urpc, **AUTHORS, **CONSISTENCY)
     oracle.fill(method.network, "urpc")
     run = train(method, lambda m: [m.network], common_batches())
     terms = {
@@ -200,7 +201,7 @@ def test_urpc(oracle: SslOracle, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_mc_net_plus(oracle: SslOracle) -> None:
-    method = McNetPlus(**AUTHORS, **CONSISTENCY, poly_power=0)
+    method = grouped(McNetPlus, **AUTHORS, **CONSISTENCY, poly_power=0)
     oracle.fill(method.network, "mcnet")
     run = train(method, lambda m: [m.network], common_batches())
     terms = {
@@ -213,7 +214,7 @@ def test_mc_net_plus(oracle: SslOracle) -> None:
 
 
 def test_dc_net(oracle: SslOracle) -> None:
-    method = DcNet(**{**AUTHORS, "max_iters": 4}, **CONSISTENCY, poly_power=0)
+    method = grouped(DcNet, **{**AUTHORS, "max_iters": 4}, **CONSISTENCY, poly_power=0)
     oracle.fill(method.network, "dcnet")
     run = train(method, lambda m: [m.network], common_batches())
     terms = {
@@ -232,7 +233,7 @@ def test_dc_net(oracle: SslOracle) -> None:
 def test_bcp(oracle: SslOracle, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     boxes = iter([tuple(oracle[f"bcp.{stage}.it{i}.box"].tolist()) for i in range(3)])
     monkeypatch.setattr(bcp, "copy_paste_box", lambda *_: next(boxes))
-    method = Bcp(**AUTHORS, poly_power=0, pretrain_iters=100 if stage == "pre" else 0)
+    method = grouped(Bcp, **AUTHORS, poly_power=0, pretrain_iters=100 if stage == "pre" else 0)
     oracle.fill(method.network, "uamt")
     # A, B, UA, UB of the recording, two images each.
     parts = [(image(f"bcp{i}", 8).chunk(4), label(f"bcp{i}", 8).chunk(4)) for i in range(3)]
@@ -258,7 +259,7 @@ def test_bcp(oracle: SslOracle, stage: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_unimatch(oracle: SslOracle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "rand", lambda shape, **_: uniform(f"unimatch.dropout2d.{shape[1]}", (4, int(shape[1]))))
-    method = UniMatch(**{**AUTHORS, "max_iters": 300 * 106})
+    method = grouped(UniMatch, **{**AUTHORS, "max_iters": 300 * 106})
     oracle.fill(method.network, "uamt")
 
     def views(_: Tensor) -> tuple[Tensor, ...]:

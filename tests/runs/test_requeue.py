@@ -23,7 +23,7 @@ trainer: {accelerator: cpu, max_steps: 6, val_check_interval: 3, enable_progress
           enable_model_summary: false, log_every_n_steps: 1}
 model:
   class_path: lightning_samseg.methods.CpcSam
-  init_args: {backbone: tiny, ssl_start_iter: 2, lr: 1.0e-3}
+  init_args: {sam: {backbone: tiny}, ssl_start_iter: 2, optimizer: {lr: 1.0e-3}}
 data:
   class_path: data_modules.BusiDataModule
   init_args: {image_size: 32, split: random, num_labelled: 5, labelled_batch_size: 2, unlabelled_batch_size: 2}

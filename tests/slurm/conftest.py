@@ -28,7 +28,7 @@ trainer:
   enable_model_summary: false
 model:
   class_path: tests.slurm.slow.SlowCpcSam
-  init_args: {backbone: tiny, ssl_start_iter: 2, lr: 1.0e-3, pause: 0.0}
+  init_args: {sam: {backbone: tiny}, ssl_start_iter: 2, optimizer: {lr: 1.0e-3}, pause: 0.0}
 data:
   class_path: data_modules.BusiDataModule
   init_args:

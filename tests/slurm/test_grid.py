@@ -29,7 +29,7 @@ axes:
       set: {model.cross: none, model.pause: 8.0, checkpoint_every: 1}
       cell: {row: labelled images alone}
     unprompted: {configs: [CPC], set: {model.cross: unprompted}, cell: {row: unprompted cross supervision}}
-    cross_prompting: {configs: [CPC], set: {model.num_random: 0}, cell: {row: cross prompting}}
+    cross_prompting: {configs: [CPC], set: {model.prompts.num_random: 0}, cell: {row: cross prompting}}
     fixed: {configs: [AUX], set: {model.fusion.kind: fixed}}
     adaptive: {configs: [AUX], set: {model.fusion.kind: adaptive}}
     fifo: {configs: [AUX], set: {model.batch.policy: fifo}}

@@ -30,7 +30,7 @@ trainer: {accelerator: cpu, max_steps: 4, val_check_interval: 2, log_every_n_ste
   enable_model_summary: false}
 model:
   class_path: lightning_samseg.methods.CpcSam
-  init_args: {backbone: tiny, ssl_start_iter: 0}
+  init_args: {sam: {backbone: tiny}, ssl_start_iter: 0}
 data:
   class_path: data_modules.BusiDataModule
   init_args: {image_size: 32, split: random, num_labelled: 4, labelled_batch_size: 2, unlabelled_batch_size: 2}
@@ -149,7 +149,8 @@ def check_arrived(server: Server, run: Path) -> str:
     for name in ("weights_sha256", "data_fingerprint", "split", "seed"):
         assert config[name]["value"] == result[name], name
     saved = yaml.safe_load((run / "config.yaml").read_text())
-    assert config["model"]["value"]["init_args"]["lambda_cross"] == saved["model"]["init_args"]["lambda_cross"] == 0.4
+    sent, kept = (each["init_args"]["loss"]["lambda_cross"] for each in (config["model"]["value"], saved["model"]))
+    assert sent == kept == 0.4
     assert summary["test/dsc"] == pytest.approx(result["summary"]["dsc"], abs=1e-6)
     assert "val/dsc" in summary
     assert len(server.history(run_id, "train/loss", least=2)) >= 2

@@ -1,10 +1,11 @@
-"""SAM with LoRA in the place of a semi-supervised method's small network: what do the old ideas gain from it?"""
+"""The networks of a semi-supervised method: a U-Net, or SAM with LoRA. What do the old ideas gain from it?"""
 
 from torch import Tensor, nn
 
-from lightning_samseg.models.backbones import BackboneName
-from lightning_samseg.models.branched_sam import BranchedSam
-from lightning_samseg.models.branched_unet import BranchedUNet, Decoded, NetworkName, build_unet
+from lightning_samseg.adapters.files import load_adapter_into
+from lightning_samseg.models.branched_sam import AdapterConfig, BranchedSam
+from lightning_samseg.models.branched_unet import BranchedUNet, Decoded, NetworkConfig, build_unet
+from lightning_samseg.models.sam_config import PretrainedSam
 
 
 class SamNetwork(nn.Module):
@@ -37,45 +38,29 @@ class SamNetwork(nn.Module):
 
 
 def build_network(
-    network: NetworkName,
-    num_classes: int,
+    network: NetworkConfig,
+    sam: PretrainedSam,
+    adapter: AdapterConfig,
     image_size: int,
-    in_channels: int,
-    encoder_weights: str | None,
-    backbone: BackboneName,
-    checkpoint: str | None,
-    pretrained: bool,
-    lora_rank: int,
+    num_classes: int,
     branches: int = 1,
 ) -> BranchedUNet | SamNetwork:
     """Build what a config names: ``sam_lora``, or a network of ``build_unet``, which has one branch.
 
     Args:
         network: Its name.
-        num_classes: C.
+        sam: Which SAM, of ``sam_lora``.
+        adapter: Its LoRA.
         image_size: S.
-        in_channels: Of a U-Net; SAM has three.
-        encoder_weights: Of a U-Net's encoder.
-        backbone: Which SAM.
-        checkpoint: SAM's weights in official names instead of the cached ones.
-        pretrained: False leaves SAM's weights at random.
-        lora_rank: Rank of LoRA on the queries and values of SAM's encoder.
+        num_classes: C.
         branches: SAM's decoders.
 
     Raises:
-        UserError: As ``build_unet`` and ``BranchedSam``.
+        UserError: As ``build_unet``, ``BranchedSam`` and ``load_adapter_into``.
     """
-    if network != "sam_lora":
-        return build_unet(network, num_classes, in_channels, encoder_weights=encoder_weights)  # type: ignore[arg-type]
-    return SamNetwork(
-        BranchedSam(
-            backbone,
-            image_size,
-            num_classes,
-            branches=branches,
-            decoder_init="pretrained",
-            lora_rank=lora_rank,
-            checkpoint=checkpoint,
-            pretrained=pretrained,
-        )
-    )
+    if network.name != "sam_lora":
+        return build_unet(network, num_classes)
+    adapted = BranchedSam(sam, image_size, num_classes, branches, decoder_init="pretrained", adapter=adapter)
+    if adapter.file is not None:
+        load_adapter_into(adapted, adapter.file)
+    return SamNetwork(adapted)
