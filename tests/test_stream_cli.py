@@ -1,4 +1,4 @@
-"""AuxOL as a user types it: one walk through a stream, killed and resumed, with and without cache, on bad input."""
+"""AuxOL as a user types it: one pass through a stream, killed and resumed, with and without cache, on bad input."""
 
 import csv
 import json

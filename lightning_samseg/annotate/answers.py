@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_samseg.annotate.images import Pixels, WorkImage, case_of
-from lightning_samseg.annotate.inputs import check_inside
 from lightning_samseg.annotate.learning import Snapshot
 from lightning_samseg.methods.aux_ol import AuxOl
-from lightning_samseg.online.records import Prediction
-from lightning_samseg.prompts.boxes import Box
+from lightning_samseg.online.predictions import Prediction
+from lightning_samseg.prompts.boxes import Box, check_points
 from lightning_samseg.types import Case
 
 KEPT = 8
@@ -89,7 +88,7 @@ class Answers:
         if self.method.prompter.config.kind == "box":  # before SAM works for nothing
             self.method.prompter.crops_of(prompts, torch.empty(0), case)
         else:
-            check_inside(prompts, size)
+            check_points(prompts, size, case.source)
         encoded = self._embedding(image)
         with torch.no_grad():
             places: dict[str, Any] = {f"{'boxe' if prompts.shape[1] == 4 else 'point'}s": prompts}

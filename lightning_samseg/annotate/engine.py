@@ -25,7 +25,7 @@ from lightning_samseg.annotate.pins import Records
 from lightning_samseg.annotate.workspace import Draft, Known, Workspace
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods.aux_ol import AuxOl
-from lightning_samseg.online.records import Prediction
+from lightning_samseg.online.predictions import Prediction
 from lightning_samseg.types import Case
 
 

@@ -41,18 +41,6 @@ def places_of(prompts: Any, kind: str) -> NDArray[np.float64]:
     return np.array(rows, np.float64).reshape(-1, count)
 
 
-def check_inside(places: NDArray[np.float64], size: tuple[int, int]) -> None:
-    """Raise UserError unless points lie on the image of ``(H, W)`` pixels."""
-    for x, y in places:
-        if not (0 <= x <= size[1] - 1 and 0 <= y <= size[0] - 1):
-            raise UserError(
-                "The point lies outside the image.",
-                expected=f"x in 0..{size[1] - 1}, y in 0..{size[0] - 1}",
-                found=f"{x:g}, {y:g}",
-                fix="click on the image",
-            )
-
-
 def effort_of(value: Any) -> dict[str, float]:
     """Numbers of an expert's work, as far as they are any."""
     numbers: dict[str, Any] = value if isinstance(value, dict) else {}

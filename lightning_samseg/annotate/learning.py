@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import lightning
 from torch import Tensor
 
 from lightning_samseg.adapters.checkpoints import LAST, WORKSPACE, CheckpointFiles, read_checkpoint
@@ -172,18 +171,13 @@ class LearningStream:
     def _save(self) -> None:
         """Write what ``predict``, ``annotate`` and a later start take; remove lessons that two checkpoints hold."""
         method, position = self.method, self.count
-        checkpoint: dict[str, Any] = {
-            "epoch": 0,
-            "global_step": position,
-            "pytorch-lightning_version": lightning.__version__,
-            "state_dict": method.state_dict(),
-            "optimizer_states": [method.learner.network.optimizer.state_dict()],
-            "lr_schedulers": [],
-            "hparams_name": "kwargs",
-            "hyper_parameters": dict(method.hparams),
-            "datamodule_hyper_parameters": self.data,
-        }
-        method.on_save_checkpoint(checkpoint)
+        checkpoint = method.as_checkpoint(
+            epoch=0,
+            global_step=position,
+            optimizer_states=[method.learner.network.optimizer.state_dict()],
+            lr_schedulers=[],
+            datamodule_hyper_parameters=self.data,
+        )
         checkpoint["class_names"] = [self.class_name]
         checkpoint[WORKSPACE] = {"cases": self._images.size, "prompts": self._prompts.size}
         CheckpointFiles().save_checkpoint(checkpoint, self.folder / "checkpoints" / LAST)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.files import atomic_write
-from lightning_samseg.online.records import Prediction, PromptPrediction, record
+from lightning_samseg.online.predictions import Prediction, PromptPrediction, assemble
 from lightning_samseg.prompts.boxes import Box
 from lightning_samseg.types import Case
 
@@ -94,4 +94,4 @@ def load_record(path: Path, sha256: str, device: torch.device) -> Prediction:
     prompts = tuple(
         PromptPrediction(Box(*each["crop"]), **{name: each[name] for name in _TENSORS}) for each in content["prompts"]
     )
-    return record(content["position"], prompts, sam)
+    return assemble(content["position"], prompts, sam)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from lightning_samseg.annotate.answers import Answer, Answers
 from lightning_samseg.annotate.images import WorkImage
 from lightning_samseg.annotate.learning import LearningStream, Snapshot
-from lightning_samseg.online.records import Prediction
+from lightning_samseg.online.predictions import Prediction
 
 PINNED = 4
 """Images whose snapshot and record are kept."""

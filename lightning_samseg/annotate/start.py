@@ -150,6 +150,7 @@ def prepare(options: Options) -> tuple[Settings, AuxOl]:
     given = {name: value for name, value in given.items() if value is not None}
     start: dict[str, Any] | None = None
     if stored is not None:
+        check_moved(AuxOl, nested(stored.model), options.output / "workspace.json")
         check_settings(options.output, stored, given)
         if options.checkpoint is not None:
             raise UserError(

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_samseg.io.text import write_text
+from lightning_samseg.log import logger
 from lightning_samseg.online.columns import LABELS
 from lightning_samseg.online.row_files import RowFile, image_fields, read_rows
 from lightning_samseg.online.scores import PromptRow, format_summary, summary
@@ -98,18 +99,18 @@ class StreamWriter(Callback):
         write_text(self.folder / "metrics.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
         # Loggers hear of every n-th image, and would miss where the stream ends.
         last = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("dsc/")}
-        for logger in trainer.loggers:
-            logger.log_metrics(last, step=trainer.global_step)
-            logger.save()
+        for each in trainer.loggers:
+            each.log_metrics(last, step=trainer.global_step)
+            each.save()
         upload_files(trainer, self.folder / "metrics.json", self._images.path, self._prompts.path)
-        print(format_summary(table))
-        print(
+        logger.info(format_summary(table))
+        logger.info(
             f"{prompts} prompts, {table['rectified']} images rectified, {table['without_prompt']} without prompt, "
             f"{table['dropped']} without distance, convention {module.convention}"
         )
         if not table["rectified"]:
-            print(f"No mask was rectified: {LABELS[module.column]} shows a network that no expert ever taught.")
-        print(
+            logger.info(f"No mask was rectified: {LABELS[module.column]} shows a network that no expert ever taught.")
+        logger.info(
             f"table     {self.folder / 'metrics.json'}\ncases     {self._images.path}\nprompts   {self._prompts.path}"
         )
 

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from lightning_samseg.callbacks.logger_images import log_image
 from lightning_samseg.callbacks.overlays import CAPTION_HEIGHT, draw_contours
 from lightning_samseg.io.images import write_image
+from lightning_samseg.log import logger
 from lightning_samseg.online.columns import CLIPPED, COLOURS, LABELS, SAM
 from lightning_samseg.online.crops import paste
-from lightning_samseg.online.records import Prediction
+from lightning_samseg.online.predictions import Prediction
 from lightning_samseg.online.row_files import read_prompt_alphas, read_rows
 from lightning_samseg.online.scores import ImageRow
 from lightning_samseg.online.stream_record import StreamRecord
@@ -102,7 +103,7 @@ class StreamFigures(Callback):
             write_image(folder / f"{name}.png", draw_strip(chosen, row, LABELS[column]))
         for path in sorted(folder.glob("*.png")):
             log_image(trainer, f"figures/{path.stem}", path, trainer.global_step)
-        print(f"figures   {folder}")
+        logger.info(f"figures   {folder}")
 
 
 def packed_masks(prediction: Prediction) -> torch.Tensor:

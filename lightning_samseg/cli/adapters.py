@@ -11,7 +11,7 @@ import torch
 from lightning_samseg.adapters.checkpoints import adapter_of_run
 from lightning_samseg.adapters.convert import from_authors_adapter, is_authors_adapter, merge_adapter
 from lightning_samseg.adapters.files import Adapter, check_base, infer_architecture, read_adapter, write_adapter
-from lightning_samseg.arguments import Parser
+from lightning_samseg.cli.arguments import Parser
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.files import atomic_write
 from lightning_samseg.models import weights

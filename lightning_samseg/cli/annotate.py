@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lightning_samseg.arguments import Parser
+from lightning_samseg.cli.arguments import Parser
 from lightning_samseg.errors import UserError
 from lightning_samseg.models.backbones import BACKBONES
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
             host=arguments.host,
             port=arguments.port,
             allow_host=arguments.allow_host,
-            people=[] if arguments.people is None else [name.strip() for name in arguments.people.split(",")],
+            people=arguments.people,
             browser=not arguments.no_browser,
             label_studio=arguments.label_studio,
             monai_label=arguments.monai_label,
@@ -87,14 +87,20 @@ def _check(arguments: argparse.Namespace, given: Path, output: Path) -> None:
         raise UserError(f"--patience {arguments.patience}", expected="seconds, or inf", fix="leave it out for 1.5")
     if not 0 <= arguments.port <= 65535:
         raise UserError(f"--port {arguments.port}", expected="0..65535", fix="leave it out for 8765")
-    people = [name.strip() for name in (arguments.people or "-").split(",")]
-    if not all(people) or len(set(people)) < len(people):
-        raise UserError(f"--people {arguments.people}", expected="names, each once", fix="write --people anna,ben")
+
+
+def _names(text: str) -> list[str]:
+    """Names of people, as ``--people`` has them."""
+    names = [name.strip() for name in text.split(",")]
+    if not all(names) or len(set(names)) < len(names):
+        raise UserError(f"--people {text}", expected="names, each once", fix="write --people anna,ben")
+    return names
 
 
 def _model(path: Path) -> dict[str, Any]:
     """Arguments of ``AuxOl`` in a configuration of ``fit``; its data and trainer mean nothing here."""
     from lightning_samseg.io.yaml_files import read_yaml
+    from lightning_samseg.methods.aux_ol import AuxOl
     from lightning_samseg.moved_arguments import check_moved
 
     content = read_yaml(path, "a configuration of fit with a section model")
@@ -108,7 +114,7 @@ def _model(path: Path) -> dict[str, Any]:
             found=f"model {name}",
             fix="give a configuration such as experiments/quickstart/aux_ol.yaml",
         )
-    check_moved(name, arguments, path)
+    check_moved(AuxOl, arguments, path)
     return arguments
 
 
@@ -133,7 +139,13 @@ def _parser() -> Parser:
     add("--blind", type=float, metavar="SHARE", help="of images that start from SAM's mask, to measure unbiased (0)")
     help_patience = "longest wait of an answer for lessons that are still being learned; inf: as in fit (1.5)"
     add("--patience", type=float, default=1.5, metavar="SECONDS", help=help_patience)
-    add("--people", metavar="NAMES", help="anna,ben: an address for each; they never get the same image")
+    add(
+        "--people",
+        type=_names,
+        default=[],
+        metavar="NAMES",
+        help="anna,ben: an address for each; they never get the same image",
+    )
     add("--device", default="auto", metavar="NAME", help="auto (a GPU where there is one), cpu, cuda, cuda:1")
     add("--port", type=int, default=8765, metavar="N", help="to listen on (8765); 0: any that is free")
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on (127.0.0.1: this machine alone)")

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from lightning_samseg.arguments import Parser
+from lightning_samseg.cli.arguments import Parser
 from lightning_samseg.errors import UserError
 
 BENCHMARKS: dict[str, tuple[str, str]] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_modules.catalogue import DATA_SETS, LAYOUTS, open_layout
-from lightning_samseg.arguments import Parser
+from lightning_samseg.cli.arguments import Parser
 from lightning_samseg.errors import UserError
 
 DEMOS = ("acdc", "busi", "polyp", "glas", "retouch", "folder")

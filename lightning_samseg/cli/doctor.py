@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning_samseg.arguments import Parser
+from lightning_samseg.cli.arguments import Parser
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.files import cache_dir
 from lightning_samseg.models.backbones import CHECKPOINTS

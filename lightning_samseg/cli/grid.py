@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from lightning_samseg.arguments import Parser
+from lightning_samseg.cli.arguments import Parser
 from lightning_samseg.errors import UserError
 from lightning_samseg.grids.grid import Run, read_grid, write_grid_json
 from lightning_samseg.grids.local import check_jobs, work_off

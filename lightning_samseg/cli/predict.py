@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_samseg.arguments import Parser
+from lightning_samseg.cli.arguments import Parser
 from lightning_samseg.errors import UserError
 from lightning_samseg.models.backbones import BACKBONES
 

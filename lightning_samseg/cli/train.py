@@ -16,9 +16,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from omegaconf.errors import OmegaConfBaseException
 
 from data_modules import SegmentationDataModule
+from lightning_samseg.cli.option_errors import check_configs, reworded
 from lightning_samseg.errors import UserError, explained
 from lightning_samseg.io.text import escape
-from lightning_samseg.option_errors import check_configs, reworded
 from lightning_samseg.runs.filled_in import FILLED_IN, NUM_CLASSES, check_filled_in, check_num_classes, unresolved
 from lightning_samseg.runs.loggers import Wandb
 from lightning_samseg.runs.session import Session

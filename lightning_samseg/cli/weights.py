@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 
-from lightning_samseg.arguments import Parser
+from lightning_samseg.cli.arguments import Parser
 from lightning_samseg.errors import UserError
 from lightning_samseg.models.backbones import CHECKPOINTS
 from lightning_samseg.models.weights import fetch, is_verified, locate, verify, weights_dir

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_samseg.losses.ranks import mean_over_ranks, sum_over_ranks
+from lightning_samseg.losses.distributed import mean_over_ranks, sum_over_ranks
 
 
 def probabilities(logits: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from them.
 import torch
 from torch import Tensor
 
-from lightning_samseg.losses.ranks import sum_over_ranks, world_size
+from lightning_samseg.losses.distributed import sum_over_ranks, world_size
 from lightning_samseg.types import IGNORED
 
 SMOOTH = 1e-5

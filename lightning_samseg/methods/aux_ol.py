@@ -26,7 +26,6 @@ from lightning_samseg.methods.method import Method
 from lightning_samseg.models.frozen_sam import FrozenSam
 from lightning_samseg.models.sam_config import SamConfig
 from lightning_samseg.models.unet import AuxiliaryConfig, build_auxiliary
-from lightning_samseg.online.ahead import Request, SamAhead, images_in_pass, requests_of, sam_ahead
 from lightning_samseg.online.batch import BatchConfig, OnlineBatch
 from lightning_samseg.online.cache import LogitsCache
 from lightning_samseg.online.columns import CLIPPED, SAM
@@ -36,14 +35,15 @@ from lightning_samseg.online.expert import Expert
 from lightning_samseg.online.fusion import Fusion, FusionConfig
 from lightning_samseg.online.learner import OnlineLearner
 from lightning_samseg.online.learning import LOSSES, LearningConfig
+from lightning_samseg.online.predictions import Prediction, SamAlone
+from lightning_samseg.online.prefetch import Request, SamPrefetcher, images_in_pass, requests_of, sam_prefetcher
 from lightning_samseg.online.prompter import Prompter, PrompterConfig
-from lightning_samseg.online.records import Prediction, SamAlone
 from lightning_samseg.online.scores import ImageRow
+from lightning_samseg.online.step import Arrival, take_step
 from lightning_samseg.online.stream_record import StreamRecord, gather_records, stream_record
-from lightning_samseg.online.walk import Arrival, walk
 from lightning_samseg.types import Query, Segmentation, StreamItem
 
-# Stream of random numbers beside those of the expert and the prompter; with the position every draw is independent.
+# What is drawn for, beside the draws of the expert and the prompter; with the position every draw is independent.
 NETWORK = 4
 M = TypeVar("M", bound="AuxOl")
 
@@ -63,7 +63,7 @@ class AuxOl(Method):
         learning: Loss, optimizer, order.
         expert: Who rectifies, when, and how well.
         images_per_step: R: that many images of the stream are predicted with the weights as they are, then the network
-            learns from all of them together (``online.walk``). They are dealt out to the processes in turn; R is a
+            learns from all of them together (``online.step``). They are dealt out to the processes in turn; R is a
             multiple of their number, and the result does not depend on it. None: one image per process, which is the
             paper's step where there is one process.
         sam_alone: The column of SAM alone, and what ``expert.below_dice`` looks at. ``sum``: SAM's probabilities for
@@ -122,7 +122,7 @@ class AuxOl(Method):
         self.learner = self._build_learner(crop, Fusion(fusion), OnlineBatch(batch), learning)
         self.cache = LogitsCache(cache_dir() / "sam_logits", int(cache_gb * 1e9)) if cache_gb > 0 else None
         self._sam_batch = sam_batch
-        self._sam: SamAhead | None = None
+        self._sam: SamPrefetcher | None = None
         self.running = {"images": 0.0, **dict.fromkeys((SAM, CLIPPED, self.column), 0.0)}
 
     @cached_property
@@ -238,13 +238,13 @@ class AuxOl(Method):
         prompts = [self.prompter.prompts_of(item) for item in items]
         arrivals = [self._arrival(item, places) for item, places in zip(items, prompts, strict=True)]
         ready = time.perf_counter()
-        walked = walk(self.learner, self.expert, arrivals, self.prompt_order)
+        done = take_step(self.learner, self.expert, arrivals, self.prompt_order)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # the clock is to show when it has learned
         learned = time.perf_counter()
         own = [
-            stream_record(done, item, places, self.convention)
-            for done, item, places in zip(walked, items, prompts, strict=True)
+            stream_record(each, item, places, self.convention)
+            for each, item, places in zip(done, items, prompts, strict=True)
         ]
         records = gather_records(own, ready - start, learned - ready)
         self._log_running([each.image for each in records])
@@ -316,7 +316,9 @@ class AuxOl(Method):
 
         if self._sam is None:
             precision = self.trainer.precision if self._trainer is not None else "32-true"
-            self._sam = sam_ahead(self.generalist, self.prompter.config.kind, self._sam_batch, self.cache, precision)
+            self._sam = sam_prefetcher(
+                self.generalist, self.prompter.config.kind, self._sam_batch, self.cache, precision
+            )
         low_res = self._sam.logits(Request(image, prompts), upcoming).float()
         return self.generalist.of_prompts(low_res.to(self.device), geometry, prompts)
 

@@ -415,9 +415,7 @@ class CpcSam(BaseMethod):
 
         A resumed run draws the same points, and so do two ranks and one process with the whole batch.
         """
-        places = [
-            (stream, self.global_rank * n + i) for stream, n in enumerate((labelled, unlabelled)) for i in range(n)
-        ]
+        places = [(half, self.global_rank * n + i) for half, n in enumerate((labelled, unlabelled)) for i in range(n)]
         return [np.random.default_rng((self.seed, self.global_step, branch, *place)) for place in places]
 
     def optimize(self, loss: Tensor, last: bool, prompts_used: bool) -> Tensor:

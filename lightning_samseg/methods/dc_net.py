@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_samseg.losses.consistency import attention_distance, directed_mse, probabilities
 from lightning_samseg.losses.dice_ce import cross_entropy_loss, dice_loss
-from lightning_samseg.losses.ranks import mean_over_ranks
+from lightning_samseg.losses.distributed import mean_over_ranks
 from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.metrics.on_device import agreement, empty_fraction
 from lightning_samseg.models.branched_unet import NetworkConfig, build_unet, take_channels

@@ -42,7 +42,7 @@ class Method(lightning.LightningModule, metaclass=_TakesTables):
     uses_unlabelled = False
     """Whether a training step takes a SemiBatch; the data module asks for it."""
     uses_stream: ClassVar[bool] = False
-    """Whether fitting is one walk through a stream, scored as it goes: no validation, no best weights, no test."""
+    """Whether fitting is one pass through a stream, scored as it goes: no validation, no best weights, no test."""
     held_by_checkpoint: ClassVar[Mapping[str, Any]] = {
         **{"sam.pretrained": False, "sam.checkpoint": None},
         **{"adapter.file": None, "network.encoder_weights": None},
@@ -118,6 +118,18 @@ class Method(lightning.LightningModule, metaclass=_TakesTables):
         checkpoint["class_names"] = self.class_names_of(data)
         checkpoint["precision"] = "32-true" if trainer is None else str(trainer.precision)
         checkpoint["scales_volumes"] = bool(getattr(getattr(data, "layout", None), "scales_volumes", False))
+
+    def as_checkpoint(self, **entries: Any) -> dict[str, Any]:
+        """What a checkpoint of the method holds that is written without a trainer; ``entries`` go into it as well."""
+        checkpoint: dict[str, Any] = {
+            "pytorch-lightning_version": lightning.__version__,
+            "state_dict": self.state_dict(),
+            "hparams_name": "kwargs",
+            "hyper_parameters": dict(self.hparams),
+            **entries,
+        }
+        self.on_save_checkpoint(checkpoint)
+        return checkpoint
 
     @classmethod
     def from_checkpoint(cls: type[M], checkpoint: Mapping[str, Any], path: str | Path, weights: str | None = None) -> M:

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_samseg.errors import UserError
 from lightning_samseg.losses.consistency import probabilities
 from lightning_samseg.losses.dice_ce import dice_ce_loss
-from lightning_samseg.losses.ranks import sum_over_ranks
+from lightning_samseg.losses.distributed import sum_over_ranks
 from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.metrics.on_device import agreement, empty_fraction
 from lightning_samseg.models.backbones import BACKBONES

@@ -11,6 +11,6 @@ __getattr__, __all__ = lazily(
         "fusion": "Fusion fuse optimal_alpha",
         "learner": "OnlineLearner",
         "prompter": "Prompter",
-        "records": "Feedback Prediction",
+        "predictions": "Feedback Prediction",
     },
 )

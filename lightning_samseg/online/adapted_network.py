@@ -12,7 +12,7 @@ from lightning_samseg.errors import UserError
 from lightning_samseg.losses.binary import dice_loss
 from lightning_samseg.online.crop_network import EntryLoss
 from lightning_samseg.online.crops import network_target
-from lightning_samseg.online.records import Look
+from lightning_samseg.online.predictions import Look
 from lightning_samseg.prompts.boxes import Box
 
 

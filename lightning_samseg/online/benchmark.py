@@ -12,7 +12,6 @@ from lightning_samseg.losses.binary import dice_loss
 from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.frozen_sam import FrozenSam
 from lightning_samseg.models.unet import AuxiliaryConfig, build_auxiliary
-from lightning_samseg.online.ahead import Request, SamAhead, sam_ahead
 from lightning_samseg.online.batch import BatchConfig, OnlineBatch
 from lightning_samseg.online.cache import LogitsCache
 from lightning_samseg.online.crop_network import CropNetwork
@@ -20,6 +19,7 @@ from lightning_samseg.online.crops import network_target
 from lightning_samseg.online.expert import Expert
 from lightning_samseg.online.fusion import Fusion, FusionConfig
 from lightning_samseg.online.learner import OnlineLearner
+from lightning_samseg.online.prefetch import Request, SamPrefetcher, sam_prefetcher
 from lightning_samseg.prompts.boxes import Box
 
 
@@ -126,7 +126,7 @@ def benchmark_fill(
     requests = [Request(picture, box) for picture in stream.pictures]
 
     def fill(size: int, start: int = 0) -> tuple[float, list[torch.Tensor]]:
-        ahead = sam_ahead(generalist, "box", size)
+        ahead = sam_prefetcher(generalist, "box", size)
         begin = _now(device)
         passes = [ahead.compute(requests[at : at + size]) for at in range(start, images, size)]
         return _now(device) - begin, [answer for answers in passes for answer in answers]
@@ -168,7 +168,7 @@ class _Stream:
         self.generalist = FrozenSam("tiny", image_size=1024)
         low_res = torch.randn(1, 256, 256, generator=torch.Generator().manual_seed(0))
         cache = LogitsCache(folder, 10**9)
-        self.ahead = SamAhead(lambda requests: [low_res] * len(requests), "benchmark", "box", 1, cache)
+        self.ahead = SamPrefetcher(lambda requests: [low_res] * len(requests), "benchmark", "box", 1, cache)
         for picture in self.pictures:
             self.ahead.logits(Request(picture, np.array([self.box], np.float64)))
 

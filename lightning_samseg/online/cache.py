@@ -161,7 +161,7 @@ def cache_key(identity: str, image: NDArray[np.uint8], prompts: NDArray[Any], ki
 
     All prompts of an image go into one entry, because a network's output for one of them may depend in its last bits on
     which others shared its batch. For the same reason the identity has the number of images in a pass of the encoder,
-    see ``online.ahead``.
+    see ``online.prefetch``.
 
     Args:
         identity: Weights, preprocessing, precision, device and size of a pass, see ``FrozenSam.identity``.

@@ -11,8 +11,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from lightning_samseg.errors import UserError
 from lightning_samseg.losses.binary import dice_loss
 from lightning_samseg.online.crops import CropResize, ExtraChannel, crop_logits, network_input, network_target
-from lightning_samseg.online.ranks import rank_and_size, sum_over_ranks
-from lightning_samseg.online.records import Look
+from lightning_samseg.online.distributed import rank_and_size, sum_over_ranks
+from lightning_samseg.online.predictions import Look
 from lightning_samseg.prompts.boxes import Box
 
 EntryLoss = Callable[[Tensor, Tensor], Tensor]

@@ -11,11 +11,11 @@ from torch import Tensor
 from lightning_samseg.errors import UserError
 from lightning_samseg.losses.binary import SMOOTH
 from lightning_samseg.metrics import functional
-from lightning_samseg.online.records import Feedback, Prediction
+from lightning_samseg.online.predictions import Feedback, Prediction
 from lightning_samseg.prompts.noise import MaskNoise, distort_mask
 from lightning_samseg.types import IGNORED
 
-# Streams of random numbers; with the position in the image stream they make every draw independent of the others.
+# What is drawn for; with the position in the stream they make every draw independent of the others.
 AVAILABLE, NOISE = 1, 2
 
 

@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.online.batch import OnlineBatch
+from lightning_samseg.online.distributed import gather_rows, maxima, rank_and_size
 from lightning_samseg.online.fusion import Fusion, optimal_alpha
-from lightning_samseg.online.ranks import gather_rows, maxima, rank_and_size
-from lightning_samseg.online.records import (
+from lightning_samseg.online.predictions import (
     Feedback,
     Look,
     Prediction,
     PromptOutcome,
     PromptPrediction,
     SamAlone,
-    record,
+    assemble,
     sam_alone,
 )
 from lightning_samseg.prompts.boxes import Box
@@ -84,7 +84,7 @@ class OnlineLearner:
     One step of the stream is ``prediction = predict(...)``, then ``learn(prediction, feedback)``. All prompts of an
     image are predicted before anything of the image's masks is used. The literal order of Listing 1, in which later
     prompts of an image profit from the masks of its earlier ones, is a step per prompt with ``position`` given,
-    joined by ``records.merge``.
+    joined by ``predictions.merge``.
 
     The only wait for the device is at the end of ``predict``, where the caller fetches the mask anyway;
     ``crop_resize="pil"`` waits once more, for SAM's masks.
@@ -99,7 +99,7 @@ class OnlineLearner:
         network: What learns.
         fusion: Weight between SAM and the network.
         batch: What is learned from again.
-        sam_alone: How the column of SAM alone is put together, see ``records.SamAlone``.
+        sam_alone: How the column of SAM alone is put together, see ``predictions.SamAlone``.
         step_per: ``prompt``: one update after every rectified prompt. ``image``: one for all prompts of an image. See
             ``learn_together`` for several images.
         replay_without_feedback: Update on the stored batch also when there is nothing new to learn (authors' code). It
@@ -158,7 +158,7 @@ class OnlineLearner:
         position = self.position if position is None else position
         sam_logits = sam_logits.to(self.device, torch.float32, non_blocking=True)
         if not crops:
-            return record(position, (), sam_alone(sam_logits, self.sam_alone))
+            return assemble(position, (), sam_alone(sam_logits, self.sam_alone))
         looks = self.network.look(image, sam_logits, crops)
         answers = torch.stack([each.network_logits for each in looks])
         if not bool(answers.isfinite().all() & sam_logits.isfinite().all()):
@@ -173,7 +173,7 @@ class OnlineLearner:
             )
             for crop, each, sam in zip(crops, looks, sam_logits, strict=True)
         )
-        return record(position, prompts, sam_alone(sam_logits, self.sam_alone))
+        return assemble(position, prompts, sam_alone(sam_logits, self.sam_alone))
 
     @torch.no_grad()
     def clipped_sam(self, sam_logits: Tensor, crops: Sequence[Box], position: int) -> Prediction:
@@ -188,7 +188,7 @@ class OnlineLearner:
         nothing, alpha = torch.empty(0), torch.ones((), device=self.device)
         inside = [(crop, sam[crop.slices]) for crop, sam in zip(crops, sam_logits, strict=True)]
         prompts = tuple(PromptPrediction(crop, nothing, nothing, sam, sam, alpha) for crop, sam in inside)
-        return record(position, prompts, sam_alone(sam_logits, self.sam_alone))
+        return assemble(position, prompts, sam_alone(sam_logits, self.sam_alone))
 
     def learn(self, prediction: Prediction, feedback: Feedback) -> tuple[PromptOutcome, ...]:
         """Learn from what became known after a prediction (Listing 1, lines 8 to 19; Eq. 3).

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lightning_samseg.metrics.conventions import score_case
 from lightning_samseg.online.columns import CLIPPED, LABELS, SAM
-from lightning_samseg.online.records import Feedback, Prediction, PromptOutcome
+from lightning_samseg.online.predictions import Feedback, Prediction, PromptOutcome
 from lightning_samseg.types import Case
 
 

@@ -5,10 +5,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_samseg.online.ranks import gather_on_first, rank_and_size
-from lightning_samseg.online.records import Prediction
+from lightning_samseg.online.distributed import gather_on_first, rank_and_size
+from lightning_samseg.online.predictions import Prediction
 from lightning_samseg.online.scores import ImageRow, PromptRow, image_row, prompt_rows
-from lightning_samseg.online.walk import Walked
+from lightning_samseg.online.step import ImageOutcome
 from lightning_samseg.types import StreamItem
 
 
@@ -48,17 +48,17 @@ def gather_records(own: list[StreamRecord], sam_seconds: float, seconds: float) 
 
 
 def stream_record(
-    walked: Walked, item: StreamItem, prompts: NDArray[np.float64], convention: str = "aux_ol"
+    outcome: ImageOutcome, item: StreamItem, prompts: NDArray[np.float64], convention: str = "aux_ol"
 ) -> StreamRecord:
     """Score an image and list its prompts; waits for the device.
 
     Args:
-        walked: Its prediction, and what was learned from it.
+        outcome: Its prediction, and what was learned from it.
         item: The image.
         prompts: ``(m, 2)`` points or ``(m, 4)`` boxes.
         convention: See :mod:`lightning_samseg.metrics.conventions`.
     """
     case = item["cases"][0]
-    rows = prompt_rows(walked.prediction, walked.outcomes, prompts, case)
-    image = image_row(walked.prediction, walked.feedback, item["reference"], case, item["set_name"], convention)
-    return StreamRecord(walked.prediction, image, rows, item["original"], item["reference"])
+    rows = prompt_rows(outcome.prediction, outcome.outcomes, prompts, case)
+    image = image_row(outcome.prediction, outcome.feedback, item["reference"], case, item["set_name"], convention)
+    return StreamRecord(outcome.prediction, image, rows, item["original"], item["reference"])

@@ -1,7 +1,8 @@
 """What a model answers to a picture or a volume, and what can be given to it: files, PIL, NumPy, torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,14 @@ class Given:
 
     name: str
     """Of its file, or for messages."""
-    pixels: np.ndarray | None = None
-    """``(H, W)`` or ``(H, W, 3)``; None for a volume, whose slices are read one by one."""
-    volume: Volume | None = None
     path: Path | None = None
+    pixels: np.ndarray | None = None
+    """``(H, W)`` or ``(H, W, 3)``; None for what is read from ``path`` when it is wanted."""
+
+    @cached_property
+    def volume(self) -> Volume | None:
+        """Header of a volume; None for a picture."""
+        return open_volume(self.path) if self.path is not None and is_volume(self.path) else None
 
     @property
     def num_slices(self) -> int:
@@ -35,10 +40,12 @@ class Given:
         return 1 if self.volume is None else self.volume.shape[0]
 
     def read(self, index: int = 0, scaled: bool = False) -> np.ndarray:
-        """Pixels of a picture, or of a slice; of a volume ``scaled`` as a whole, if asked for."""
-        if self.volume is None:
-            assert self.pixels is not None
+        """A picture or a slice: ``(H, W)`` or ``(H, W, 3)``; of a volume ``scaled`` as a whole, if asked for."""
+        if self.pixels is not None:
             return self.pixels
+        if self.volume is None:
+            assert self.path is not None
+            return read_image(self.path)
         return scaled_slice(self.volume, index) if scaled else read_slice(self.volume, index)
 
 
@@ -54,26 +61,27 @@ def given(picture: Any) -> Given:
     """
     if isinstance(picture, str | Path):
         path = Path(picture).expanduser()
-        if is_volume(path):
-            return Given(str(path), None, open_volume(path), path)
-        return Given(str(path), read_image(path), None, path)
+        found = Given(str(path), path)
+        return found if found.volume is not None else replace(found, pixels=read_image(path))
     if isinstance(picture, Image.Image):
         upright = ImageOps.exif_transpose(picture)
-        return Given("a PIL image", np.asarray(upright if upright.mode in _GREY_MODES else upright.convert("RGB")))
+        pixels = np.asarray(upright if upright.mode in _GREY_MODES else upright.convert("RGB"))
+        return Given("a PIL image", pixels=pixels)
     array = picture.detach().cpu().numpy() if hasattr(picture, "detach") else picture
     if isinstance(array, np.ndarray):
         if array.ndim == 3 and array.shape[2] not in (1, 3) and array.shape[0] in (1, 3):
             array = array.transpose(1, 2, 0)
         array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
         if array.ndim in (2, 3) and array.dtype.kind in "buif" and (array.ndim == 2 or array.shape[2] == 3):
-            return Given("an array", np.ascontiguousarray(array.view(np.uint8) if array.dtype == bool else array))
-        found = f"{array.dtype} {array.shape}"
+            pixels = np.ascontiguousarray(array.view(np.uint8) if array.dtype == bool else array)
+            return Given("an array", pixels=pixels)
+        kind = f"{array.dtype} {array.shape}"
     else:
-        found = type(picture).__name__
+        kind = type(picture).__name__
     raise BadValueError(
         "This is no picture.",
         expected="a path, a PIL image, or an array or tensor (H, W), (H, W, 3) or (3, H, W)",
-        found=found,
+        found=kind,
         fix="convert it, for instance by numpy.asarray; several pictures go in as a list",
     )
 

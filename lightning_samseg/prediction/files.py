@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,20 +17,12 @@ from lightning_samseg.errors import MissingFileError, UserError
 from lightning_samseg.io.decoding import IMAGE_SUFFIXES, orientation_of
 from lightning_samseg.io.file_kinds import described
 from lightning_samseg.io.files import atomic_write
-from lightning_samseg.io.images import read_image, to_rgb_uint8, write_image
+from lightning_samseg.io.images import to_rgb_uint8, write_image
 from lightning_samseg.io.orientation import to_displayed, to_stored
 from lightning_samseg.io.tables import write_table
 from lightning_samseg.io.text import escape
-from lightning_samseg.io.volumes import (
-    VOLUME_SUFFIXES,
-    Volume,
-    is_volume,
-    open_volume,
-    read_slice,
-    scaled_slice,
-    stem_of,
-    write_mask_like,
-)
+from lightning_samseg.io.volumes import VOLUME_SUFFIXES, is_volume, stem_of, write_mask_like
+from lightning_samseg.prediction.answers import Given
 
 COLUMNS = (
     "path",
@@ -64,30 +55,12 @@ class Output(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source:
-    """One file to predict."""
+class Source(Given):
+    """One file to predict; ``name`` is the relative name of what is written for it, without ending."""
 
-    path: Path
-    relative: Path
+    path: Path = Path()
+    relative: Path = Path()
     """To the folder that was given."""
-    name: str
-    """Relative name of what is written for it, without ending; no other file's differs in case only."""
-
-    @cached_property
-    def volume(self) -> Volume | None:
-        """Header of a volume; None for a picture."""
-        return open_volume(self.path) if is_volume(self.path) else None
-
-    @property
-    def num_slices(self) -> int:
-        """Slices of a volume; 1 for a picture."""
-        return 1 if self.volume is None else self.volume.shape[0]
-
-    def read(self, index: int, scaled: bool = False) -> np.ndarray:
-        """Read a picture or a slice: ``(H, W)`` or ``(H, W, 3)``; of a volume ``scaled`` as a whole, if asked for."""
-        if self.volume is None:
-            return read_image(self.path)
-        return scaled_slice(self.volume, index) if scaled else read_slice(self.volume, index)
 
     @property
     def mask_name(self) -> str:
@@ -121,7 +94,7 @@ def find_sources(given: Path, output: Path) -> tuple[list[Source], list[str]]:
     """
     known = (*IMAGE_SUFFIXES, *VOLUME_SUFFIXES)
     if given.is_file():
-        return [Source(given, Path(given.name), stem_of(given))], []
+        return [Source(stem_of(given), given, relative=Path(given.name))], []
     if not given.is_dir():
         raise MissingFileError(f"There is no file or folder {given}.", fix="check --input")
     inside = output.resolve()
@@ -147,7 +120,7 @@ def find_sources(given: Path, output: Path) -> tuple[list[Source], list[str]]:
         raise UserError(f"The results of several files would be named {twice[0]}.", fix="rename one of them")
     if others := [path for path in files if path not in set(paths) and path.suffix.lower() not in (".raw", ".zraw")]:
         notes.append(f"{len(others)} files are no images and left alone, such as {described(others[0])}")
-    return [Source(*each) for each in zip(paths, relative, names, strict=True)], notes
+    return [Source(name, path, relative=place) for name, path, place in zip(names, paths, relative, strict=True)], notes
 
 
 def _files(given: Path) -> Iterator[Path]:

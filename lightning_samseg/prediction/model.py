@@ -10,6 +10,7 @@ from lightning_samseg.errors import BadValueError
 from lightning_samseg.methods import Method, ZeroShot
 from lightning_samseg.prediction.answers import Answer, Given, given, joined
 from lightning_samseg.prediction.predictor import Predictor
+from lightning_samseg.prompts.boxes import check_points
 from lightning_samseg.types import PromptKind
 
 _LENGTH = {"box": 4, "point": 2}
@@ -113,14 +114,7 @@ class Model:
     def _query(self, source: Given, index: int, prompts: NDArray[np.float64] | None) -> Any:
         volume, pixels = source.volume, source.read(index, self.predictor.reads_scaled)
         if prompts is not None and prompts.shape[1] == 2:  # boxes are clipped, and refused where nothing is left
-            height, width = pixels.shape[:2]
-            if not ((prompts >= 0) & (prompts <= (width, height))).all():
-                raise BadValueError(
-                    f"A point lies outside of {source.name}.",
-                    expected=f"x in 0..{width}, y in 0..{height}",
-                    found=str(prompts.tolist())[:100],
-                    fix="give (x, y) = (column, row) in pixels of the picture at its own size",
-                )
+            check_points(prompts, (pixels.shape[0], pixels.shape[1]), source.name)
         return self.predictor.query(
             pixels,
             prompts,

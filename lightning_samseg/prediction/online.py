@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from lightning_samseg.adapters.checkpoints import CheckpointFiles, read_checkpoi
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods import AuxOl
 from lightning_samseg.models.sam_config import SamConfig
-from lightning_samseg.online.records import Prediction
+from lightning_samseg.online.predictions import Prediction
 from lightning_samseg.online.scores import ImageRow, image_row
 from lightning_samseg.prediction.answers import Answer, Given, joined
 from lightning_samseg.prediction.model import Model, Sam
@@ -95,13 +94,7 @@ class Online(Model):
     def save(self, path: str | Path) -> Path:
         """Write all that it has learned: a file for :meth:`restore`, ``lightning_samseg.load`` and ``predict``."""
         method, path = self.method, Path(path).expanduser()
-        content: dict[str, Any] = {
-            "pytorch-lightning_version": lightning.__version__,
-            "state_dict": method.state_dict(),
-            "hyper_parameters": dict(method.hparams),
-            "online_optimizer": method.configure_optimizers().state_dict(),
-        }
-        method.on_save_checkpoint(content)
+        content = method.as_checkpoint(online_optimizer=method.configure_optimizers().state_dict())
         CheckpointFiles().save_checkpoint(content, path)
         return path
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_samseg.errors import UserError
+from lightning_samseg.errors import BadValueError, UserError
 from lightning_samseg.prompts.components import largest_component as find_largest_component
 
 
@@ -76,6 +76,25 @@ def crop_of_box(box: Sequence[float], image_size: tuple[int, int], name: str = "
             fix="give the box in pixels of the original image, as x0, y0, x1, y1",
         )
     return clipped
+
+
+def check_points(points: NDArray[Any], size: tuple[int, int], name: str) -> None:
+    """Raise BadValueError unless points lie on the image, its border included.
+
+    Args:
+        points: ``(m, 2)``, (x, y) in pixels of the image.
+        size: ``(H, W)``.
+        name: What to call them in the message.
+    """
+    height, width = size
+    for x, y in points:
+        if not (0 <= x <= width and 0 <= y <= height):
+            raise BadValueError(
+                f"{name}: the point lies outside the image.",
+                expected=f"pixels of the image at its own size, x in 0..{width}, y in 0..{height}",
+                found=f"{x:g}, {y:g}",
+                fix="give (x, y) = (column, row); where a tool has shown the image smaller or larger, scale it",
+            )
 
 
 def crop_of_point(

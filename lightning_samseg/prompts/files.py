@@ -15,6 +15,7 @@ from lightning_samseg.errors import MissingFileError, UserError
 from lightning_samseg.io.tables import read_table
 from lightning_samseg.io.text import escape, nfc, read_text
 from lightning_samseg.log import logger
+from lightning_samseg.prompts.boxes import check_points
 from lightning_samseg.types import PromptKind
 
 COLUMNS: dict[str, tuple[str, ...]] = {"box": ("x0", "y0", "x1", "y1"), "point": ("x", "y")}
@@ -174,16 +175,18 @@ class PromptFile:
             )
 
     def _check_inside(self, prompt: Prompt, height: int, width: int) -> None:
-        x0, y0, x1, y1 = prompt.place if self.kind == "box" else (*prompt.place, *prompt.place)
-        border = min(x0, y0, width - x1, height - y1)
-        if x0 >= width or y0 >= height or (x1 <= 0 or y1 <= 0 if self.kind == "box" else border < 0):
+        if self.kind == "point":
+            check_points(np.array([prompt.place]), (height, width), f"{prompt.where}, {prompt.image}")
+            return
+        x0, y0, x1, y1 = prompt.place
+        if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
             raise UserError(
-                f"{prompt.where}: the {self.kind} lies outside the image {prompt.image}.",
+                f"{prompt.where}: the box lies outside the image {prompt.image}.",
                 expected=f"pixels of the image at its own size, x in 0..{width}, y in 0..{height}",
                 found=", ".join(f"{value:g}" for value in prompt.place),
                 fix="correct it; where an annotation tool has shown the image smaller or larger, scale it",
             )
-        if border < -1 and not self._told:
+        if min(x0, y0, width - x1, height - y1) < -1 and not self._told:
             self._told = True
             logger.info(
                 f"note: {prompt.where}: the box reaches over the border of {prompt.image} ({width} x {height} pixels) "

@@ -209,6 +209,14 @@ def test_a_full_disk(typed: Typed, given: Path, tmp_path: Path) -> None:
         assert typed(given)[0] == 0
 
 
+def test_a_workspace_from_before_arguments_stood_in_groups(typed: Typed, given: Path, tmp_path: Path) -> None:
+    (tmp_path / "w").mkdir()
+    settings = {"model": {"backbone": "tiny", "crop.size": 32}}
+    (tmp_path / "w" / "workspace.json").write_text(json.dumps({"format": 1, "id": "a", "settings": settings}))
+    status, shown = typed(given)
+    assert (status, "expected: model.sam.backbone\n" in shown, "found: model.backbone\n" in shown) == (2, True, True)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lightning_samseg.callbacks import StreamFigures
 from lightning_samseg.callbacks import stream_figures as figures
 from lightning_samseg.io.images import read_image
-from lightning_samseg.online.records import PromptPrediction, record
+from lightning_samseg.online.predictions import PromptPrediction, assemble
 from lightning_samseg.online.row_files import RowFile, image_fields
 from lightning_samseg.online.scores import ImageRow, PromptRow
 from lightning_samseg.online.stream_record import StreamRecord
@@ -42,7 +42,7 @@ def image_row(position: int) -> ImageRow:
 def done(position: int) -> StreamRecord:
     """SAM says the crop's left half, the auxiliary network its upper half; the weight is 0: the network wins."""
     if position == 0:
-        return StreamRecord(record(0, (), torch.zeros(HEIGHT, WIDTH)), image_row(0), [], *shown(0))
+        return StreamRecord(assemble(0, (), torch.zeros(HEIGHT, WIDTH)), image_row(0), [], *shown(0))
     sam, aux = torch.full((2, 20, 20), -5.0)
     sam[:, :10], aux[:10] = 5, 5
     prompt = PromptPrediction(CROP, torch.zeros(3, 32, 32), torch.zeros(32, 32), sam, aux, torch.tensor(0.0))
@@ -50,7 +50,7 @@ def done(position: int) -> StreamRecord:
     whole[CROP.slices] = sam.sigmoid()
     places = (CROP.x0, CROP.y0, CROP.x1, CROP.y1)
     row = PromptRow(position, f"case{position}", 0, 0, "box", math.nan, math.nan, *places, 0.5, 0.6, 0.2, 0)
-    return StreamRecord(record(position, (prompt,), whole), image_row(position), [row], *shown(position))
+    return StreamRecord(assemble(position, (prompt,), whole), image_row(position), [row], *shown(position))
 
 
 class Recording(WandbLogger):
@@ -67,7 +67,7 @@ def write_rows(folder: Path, rounds: list[StreamRecord]) -> None:
     RowFile(folder / "prompts.csv", PromptRow._fields).append([row for each in rounds for row in each.prompts])
 
 
-def walk(callback: StreamFigures, rounds: list[StreamRecord]) -> None:
+def run(callback: StreamFigures, rounds: list[StreamRecord]) -> None:
     for each in rounds:
         callback.on_train_batch_end(None, None, {"records": [each]}, None, 0)  # type: ignore[arg-type]
 
@@ -81,7 +81,7 @@ def test_every_logger_gets_every_figure(tmp_path: Path) -> None:
     write_rows(tmp_path, rounds)
     csv, board, wandb = CSVLogger(tmp_path, "logs"), TensorBoardLogger(tmp_path, "tb", version=""), Recording()
     callback = StreamFigures(tmp_path)
-    walk(callback, rounds)
+    run(callback, rounds)
     assert not (tmp_path / "figures").exists()  # drawn at the end
     callback.on_fit_end(trainer(csv, board, wandb), SimpleNamespace(column="direct_ol"))  # type: ignore[arg-type]
     names = {"alpha", "running_dsc", "gain", "first", "best_gain", "worst_gain"}
@@ -97,10 +97,10 @@ def test_every_logger_gets_every_figure(tmp_path: Path) -> None:
 
 def test_the_cases_are_the_first_the_best_and_the_worst(tmp_path: Path) -> None:
     callback = StreamFigures(tmp_path)
-    walk(callback, [done(position) for position in range(4)])
+    run(callback, [done(position) for position in range(4)])
     resumed = StreamFigures(tmp_path)
     resumed.load_state_dict(callback.state_dict())
-    walk(resumed, [done(position) for position in range(4, len(GAINS))])
+    run(resumed, [done(position) for position in range(4, len(GAINS))])
     assert {name: chosen.position for name, chosen in resumed._chosen.items()} == {
         "first": 1,
         "best_gain": 3,
@@ -110,7 +110,7 @@ def test_the_cases_are_the_first_the_best_and_the_worst(tmp_path: Path) -> None:
 
 def test_a_strip_shows_each_mask_in_its_panel() -> None:
     callback = figures.StreamFigures(Path())
-    walk(callback, [done(2)])
+    run(callback, [done(2)])
     strip = figures.draw_strip(callback._chosen["first"], image_row(2), "SAM + AuxOL")
     assert strip.shape == (HEIGHT + figures.CAPTION_HEIGHT, 5 * WIDTH, 3)
     panels = np.split(strip[figures.CAPTION_HEIGHT :], 5, axis=1)

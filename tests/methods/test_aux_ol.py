@@ -13,7 +13,7 @@ from lightning_samseg.methods.aux_ol import AuxOl
 from lightning_samseg.online.crops import network_target
 from lightning_samseg.online.expert import Expert
 from lightning_samseg.online.learning import LOSSES
-from lightning_samseg.online.walk import walk
+from lightning_samseg.online.step import take_step
 from lightning_samseg.prompts.boxes import Box
 from lightning_samseg.types import IGNORED, Case, StreamItem
 from tests.float64 import learn_in_float64
@@ -40,8 +40,8 @@ def item(position: int = 0, reference: np.ndarray | None = None, **extra: Any) -
 
 def step(module: AuxOl, *items: StreamItem) -> Any:
     arrivals = [module._arrival(each, module.prompter.prompts_of(each)) for each in items]
-    walked = walk(module.learner, module.expert, arrivals, module.prompt_order)
-    return walked if len(items) > 1 else walked[0]
+    done = take_step(module.learner, module.expert, arrivals, module.prompt_order)
+    return done if len(items) > 1 else done[0]
 
 
 def test_prompts_are_one_per_object_smallest_first() -> None:
@@ -165,8 +165,8 @@ def test_what_a_mask_can_reach(order: Any) -> None:
             reference = each["reference"].copy()
             reference[25:28, 40:45] = 0
             arrival = arrival._replace(reference=reference)
-        (walked,) = walk(module.learner, module.expert, [arrival], order)
-        records.append([prompt.network_logits for prompt in walked.prediction.prompts])
+        (done,) = take_step(module.learner, module.expert, [arrival], order)
+        records.append([prompt.network_logits for prompt in done.prediction.prompts])
     (first, second), (changed_first, changed_second) = records
     assert torch.equal(first, changed_first)
     assert torch.equal(second, changed_second) == (order == "image")
@@ -261,12 +261,12 @@ def test_ignored_pixels_are_not_prompted_learned_from_or_scored() -> None:
     assert len(module.prompter.prompts_of(item(reference=mask, instances=instances))) == 1
     mask[5:12, :] = IGNORED  # the upper half of the L, as of its crop
     arrival = module._arrival(item(reference=mask), np.array([[8.0, 5.0, 18.0, 17.0]]))
-    (walked,) = walk(module.learner, module.expert, [arrival], "image")
-    (given,) = walked.feedback.masks
+    (done,) = take_step(module.learner, module.expert, [arrival], "image")
+    (given,) = done.feedback.masks
     np.testing.assert_array_equal(given, mask[5:17, 8:18])
     target = network_target(given, 32)
-    logits = walked.prediction.prompts[0].network_logits
+    logits = done.prediction.prompts[0].network_logits
     known = target[0] >= 0
     left = logits[:, known][None, :, None], target[:, known][None, :, None]
-    torch.testing.assert_close(walked.outcomes[0].loss, LOSSES["bce_dice"](*left)[0])
+    torch.testing.assert_close(done.outcomes[0].loss, LOSSES["bce_dice"](*left)[0])
     assert 0.4 < known.float().mean() < 0.6

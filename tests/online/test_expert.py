@@ -4,7 +4,7 @@ import torch
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.online.expert import Expert, pseudo_labels
-from lightning_samseg.online.records import PromptPrediction, record
+from lightning_samseg.online.predictions import PromptPrediction, assemble
 from lightning_samseg.prompts.boxes import Box
 from lightning_samseg.types import IGNORED
 
@@ -24,7 +24,7 @@ def predicted(position=0, crops=(CROP,), logit=2.0, sam=None):
         )
         for crop in crops
     )
-    return record(position, prompts, torch.zeros(SIZE) if sam is None else sam)
+    return assemble(position, prompts, torch.zeros(SIZE) if sam is None else sam)
 
 
 def reference():

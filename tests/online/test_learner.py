@@ -11,7 +11,7 @@ from lightning_samseg.online.batch import BatchConfig
 from lightning_samseg.online.crops import network_target
 from lightning_samseg.online.expert import Expert
 from lightning_samseg.online.fusion import FusionConfig
-from lightning_samseg.online.records import Feedback, merge
+from lightning_samseg.online.predictions import Feedback, merge
 from lightning_samseg.prompts.boxes import Box
 from tests import float64
 from tests.comparing import assert_equal

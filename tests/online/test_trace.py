@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.online.records import Feedback, PromptOutcome, PromptPrediction, record
+from lightning_samseg.online.predictions import Feedback, PromptOutcome, PromptPrediction, assemble
 from lightning_samseg.online.row_files import RowFile, image_fields, read_prompt_alphas, read_rows
 from lightning_samseg.online.scores import ImageRow, PromptRow, format_summary, image_row, prompt_rows, summary
 from lightning_samseg.prompts.boxes import Box
@@ -28,7 +28,7 @@ def prediction() -> Any:
     prompt = PromptPrediction(
         crop, torch.zeros(3, 32, 32), torch.zeros(1, 32, 32), sam[crop.slices], auxiliary, torch.tensor(0.25)
     )
-    return record(3, (prompt,), sam.sigmoid())
+    return assemble(3, (prompt,), sam.sigmoid())
 
 
 def row(position: int, set_name: str = "a", **changes: Any) -> ImageRow:

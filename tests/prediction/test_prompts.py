@@ -46,7 +46,7 @@ def write_boxes(path: Path, boxes: dict[str, list[tuple[int, int, int, int]]]) -
 
 @pytest.fixture(scope="module")
 def learned(stream: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, AuxOl]:
-    """A checkpoint of AuxOL after a walk, and the method as it was in memory."""
+    """A checkpoint of AuxOL after a stream, and the method as it was in memory."""
     folder = tmp_path_factory.mktemp("aux_ol")
     (folder / "config.yaml").write_text(CONFIG)
     options = ["--config", str(folder / "config.yaml"), "--data.root", str(stream)]

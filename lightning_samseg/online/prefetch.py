@@ -1,4 +1,4 @@
-"""SAM's logits for a stream, computed a few images ahead of the walk. Nothing is learned from them: SAM is frozen."""
+"""SAM's logits for a stream, computed some images ahead of the learner. Nothing is learned from them: SAM is frozen."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_samseg.errors import UserError
+from lightning_samseg.log import logger
 from lightning_samseg.models.generalist import Generalist
 from lightning_samseg.online.cache import LogitsCache, cache_key
 from lightning_samseg.online.prompter import Prompter
@@ -28,7 +29,7 @@ class Request(NamedTuple):
     """``(m, 2)`` points or ``(m, 4)`` boxes in pixels of the image, m at least 1."""
 
 
-class SamAhead:
+class SamPrefetcher:
     """Answers requests from the cache, from what an earlier pass left, or by a new pass over the next images.
 
     Looking ahead leaks nothing into a prediction: prompts are made from the image's own reference or from a file, SAM
@@ -102,7 +103,9 @@ class SamAhead:
             (alone,) = self.compute(requests[-1:])  # in another place, among copies of itself
             self._apart = torch.equal(alone, answers[-1])
             if not self._apart:
-                print(f"SAM's last bits depend on the neighbours in a pass of {self.batch} images: one by one instead.")
+                logger.info(
+                    f"SAM's last bits depend on the neighbours in a pass of {self.batch} images: one by one instead."
+                )
         if len(requests) > 1 and not self._apart:
             answers = [self.compute([request])[0] for request in requests]
         return [answer.half() for answer in answers]
@@ -111,13 +114,13 @@ class SamAhead:
         return cache_key(f"{self.identity} pass {self.batch} float16", request.image, request.prompts, self.kind)
 
 
-def sam_ahead(
+def sam_prefetcher(
     generalist: Generalist,
     kind: Literal["box", "point"],
     batch: int | None = None,
     cache: LogitsCache | None = None,
     precision: str = "32-true",
-) -> SamAhead:
+) -> SamPrefetcher:
     """Let a frozen generalist answer a stream's requests.
 
     Args:
@@ -144,7 +147,7 @@ def sam_ahead(
         embeddings = generalist.encode(torch.cat(filled).to(device))
         return [generalist.answer(embeddings[i : i + 1], geometries[i], *asked[i]) for i in range(len(requests))]
 
-    return SamAhead(one_pass, f"{generalist.identity} {_machine(device)} {precision}", kind, size, cache)
+    return SamPrefetcher(one_pass, f"{generalist.identity} {_machine(device)} {precision}", kind, size, cache)
 
 
 def images_in_pass(generalist: Generalist, batch: int | None = None) -> int:
@@ -152,7 +155,7 @@ def images_in_pass(generalist: Generalist, batch: int | None = None) -> int:
 
     Args:
         generalist: On its device.
-        batch: As of :func:`sam_ahead`.
+        batch: As of :func:`sam_prefetcher`.
 
     Raises:
         UserError: If ``batch`` is below 1.

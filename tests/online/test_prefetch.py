@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.models.frozen_sam import FrozenSam
-from lightning_samseg.online.ahead import Request, SamAhead, requests_of, sam_ahead
 from lightning_samseg.online.cache import LogitsCache
+from lightning_samseg.online.prefetch import Request, SamPrefetcher, requests_of, sam_prefetcher
 from lightning_samseg.online.prompter import Prompter
 from lightning_samseg.types import Case, StreamItem
 from tests.comparing import assert_equal
@@ -39,13 +39,13 @@ class Recorder:
         return [torch.full((2, 4, 4), each.image.mean() + trace, dtype=torch.float32) for each in requests]
 
 
-def walk(ahead: SamAhead, start: int = 0) -> list[Tensor]:
-    return [ahead.logits(STREAM[at], iter(STREAM[at + 1 :])) for at in range(start, len(STREAM))]
+def answers_of(prefetcher: SamPrefetcher, start: int = 0) -> list[Tensor]:
+    return [prefetcher.logits(STREAM[at], iter(STREAM[at + 1 :])) for at in range(start, len(STREAM))]
 
 
 def test_one_pass_serves_the_next_images() -> None:
     recorder = Recorder()
-    answers = walk(SamAhead(recorder, "sam", "box", batch=3))
+    answers = answers_of(SamPrefetcher(recorder, "sam", "box", batch=3))
     assert recorder.passes == [[0, 1, 2], [2], [3, 4, 5], [6]]  # the second is the test of the neighbours
     for each, answer in zip(STREAM, answers, strict=True):
         assert answer.dtype == torch.float16
@@ -57,24 +57,24 @@ def test_one_image_at_a_time_never_looks_ahead() -> None:
         raise AssertionError("read without need")
 
     recorder = Recorder()
-    ahead = SamAhead(recorder, "sam", "box", batch=1)
-    ahead.logits(STREAM[0], (unread() for _ in range(3)))
+    prefetcher = SamPrefetcher(recorder, "sam", "box", batch=1)
+    prefetcher.logits(STREAM[0], (unread() for _ in range(3)))
     assert recorder.passes == [[0]]
 
 
 def test_what_is_cached_is_not_computed(tmp_path: Path) -> None:
-    first = walk(SamAhead(Recorder(), "sam", "box", 3, LogitsCache(tmp_path, 10**7)), start=3)
+    first = answers_of(SamPrefetcher(Recorder(), "sam", "box", 3, LogitsCache(tmp_path, 10**7)), start=3)
     recorder = Recorder()
-    ahead = SamAhead(recorder, "sam", "box", 3, LogitsCache(tmp_path, 10**7))
-    again = walk(ahead)
+    prefetcher = SamPrefetcher(recorder, "sam", "box", 3, LogitsCache(tmp_path, 10**7))
+    again = answers_of(prefetcher)
     assert recorder.passes == [[0, 1, 2], [2]]
     for one, other in zip(first, again[3:], strict=True):
         assert torch.equal(one, other)
     third = Recorder()
-    walk(SamAhead(third, "sam", "box", 3, LogitsCache(tmp_path, 10**7)))
+    answers_of(SamPrefetcher(third, "sam", "box", 3, LogitsCache(tmp_path, 10**7)))
     assert third.passes == []
-    walk(SamAhead(third, "another sam", "box", 3, LogitsCache(tmp_path, 10**7)))
-    walk(SamAhead(third, "sam", "box", 2, LogitsCache(tmp_path, 10**7)))
+    answers_of(SamPrefetcher(third, "another sam", "box", 3, LogitsCache(tmp_path, 10**7)))
+    answers_of(SamPrefetcher(third, "sam", "box", 2, LogitsCache(tmp_path, 10**7)))
     assert third.passes == [[0, 1, 2], [2], [3, 4, 5], [6], [0, 1], [1], [2, 3], [4, 5], [6]]
 
 
@@ -83,7 +83,7 @@ def test_neighbours_that_matter_are_noticed(tmp_path: Path, capsys: pytest.Captu
     expected = [compute([each])[0].half() for each in STREAM for compute in [Recorder(leaky=True)]]
     for cache in (None, LogitsCache(tmp_path, 10**7), LogitsCache(tmp_path, 10**7)):
         for start in (4, 0):
-            answers = walk(SamAhead(Recorder(leaky=True), "sam", "box", 3, cache), start)
+            answers = answers_of(SamPrefetcher(Recorder(leaky=True), "sam", "box", 3, cache), start)
             assert all(torch.equal(one, other) for one, other in zip(answers, expected[start:], strict=True))
     assert "one by one instead" in capsys.readouterr().out
 
@@ -97,8 +97,10 @@ def test_a_real_sam_gives_the_same_bits_in_any_company(kind: str, precision: str
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
         runs = []
         for batch, kept, start in ((3, None, 0), (3, cache, 2), (3, cache, 0), (3, cache, 0), (1, None, 0)):
-            ahead = sam_ahead(generalist, kind, batch, kept, precision)  # type: ignore[arg-type]
-            runs.append([ahead.logits(each, iter(stream[at + 1 :])) for at, each in enumerate(stream) if at >= start])
+            prefetcher = sam_prefetcher(generalist, kind, batch, kept, precision)  # type: ignore[arg-type]
+            runs.append(
+                [prefetcher.logits(each, iter(stream[at + 1 :])) for at, each in enumerate(stream) if at >= start]
+            )
         single = [
             generalist.predict(each.image, **{"boxes" if kind == "box" else "points": each.prompts})[0]  # type: ignore[arg-type]
             for each in stream
@@ -138,4 +140,4 @@ def test_the_images_that_follow() -> None:
 
 def test_a_pass_of_nothing() -> None:
     with pytest.raises(UserError, match="sam_batch 0"):
-        sam_ahead(FrozenSam("tiny"), "box", 0)
+        sam_prefetcher(FrozenSam("tiny"), "box", 0)

@@ -6,10 +6,10 @@ from typing import Any, Literal, NamedTuple
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_samseg.online.distributed import maxima
 from lightning_samseg.online.expert import Expert
 from lightning_samseg.online.learner import OnlineLearner
-from lightning_samseg.online.ranks import maxima
-from lightning_samseg.online.records import Feedback, Prediction, PromptOutcome, merge
+from lightning_samseg.online.predictions import Feedback, Prediction, PromptOutcome, merge
 from lightning_samseg.prompts.boxes import Box
 
 
@@ -32,17 +32,17 @@ class Arrival(NamedTuple):
     """In its set, from 0; None: the stream is one set."""
 
 
-class Walked(NamedTuple):
-    """What became of it."""
+class ImageOutcome(NamedTuple):
+    """An image of a step: what was predicted, what the expert said, what was learned."""
 
     prediction: Prediction
     feedback: Feedback
     outcomes: tuple[PromptOutcome, ...]
 
 
-def walk(
+def take_step(
     learner: OnlineLearner, expert: Expert, images: Sequence[Arrival], order: Literal["prompt", "image"]
-) -> list[Walked]:
+) -> list[ImageOutcome]:
     """Predict the images of one step with what is known before it, and learn from all of them together.
 
     The paper's step has one image. With R of them, in one process or dealt out to several, which must all call this
@@ -74,7 +74,7 @@ def walk(
         for whole, each in zip(wholes, images, strict=True)
     ]
     if turns < 2:
-        return [*map(Walked, wholes, feedbacks, learner.learn_together(wholes, feedbacks))]
+        return [*map(ImageOutcome, wholes, feedbacks, learner.learn_together(wholes, feedbacks))]
 
     parts: list[list[Prediction]] = [[] for _ in images]
     outcomes: list[list[PromptOutcome]] = [[] for _ in images]
@@ -90,6 +90,6 @@ def walk(
         for number, outcome in zip(takers, learned, strict=True):
             outcomes[number] += outcome
     return [
-        Walked(merge(made, whole.sam_probability) if made else whole, feedback, tuple(each))
+        ImageOutcome(merge(made, whole.sam_probability) if made else whole, feedback, tuple(each))
         for made, whole, feedback, each in zip(parts, wholes, feedbacks, outcomes, strict=True)
     ]

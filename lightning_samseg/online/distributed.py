@@ -1,4 +1,4 @@
-"""The processes that walk through one stream together: what each of them finds, all of them know.
+"""The processes that go through one stream together: what each of them finds, all of them know.
 
 Thin functions over ``torch.distributed``'s default group, which all its ranks must call together. A process without
 such a group is alone: it gets back what it gave, without waiting for the device.

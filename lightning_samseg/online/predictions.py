@@ -125,7 +125,7 @@ def sam_alone(sam_logits: Tensor, rule: SamAlone = "sum") -> Tensor:
     return 2 * total if rule == "doubled" else total
 
 
-def record(position: int, prompts: tuple[PromptPrediction, ...], sam_probability: Tensor) -> Prediction:
+def assemble(position: int, prompts: tuple[PromptPrediction, ...], sam_probability: Tensor) -> Prediction:
     """Put the image-size masks of a prediction together.
 
     Args:
@@ -158,7 +158,7 @@ def merge(predictions: Sequence[Prediction], sam_probability: Tensor) -> Predict
         The record.
     """
     prompts = tuple(prompt for prediction in predictions for prompt in prediction.prompts)
-    return record(predictions[0].position, prompts, sam_probability)
+    return assemble(predictions[0].position, prompts, sam_probability)
 
 
 @dataclass(frozen=True)

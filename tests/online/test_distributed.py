@@ -10,10 +10,10 @@ from torch import nn
 
 from lightning_samseg.online.batch import BatchConfig
 from lightning_samseg.online.crop_network import entries_stay_apart
+from lightning_samseg.online.distributed import gather_on_first, gather_rows, maxima, sum_over_ranks
 from lightning_samseg.online.expert import Expert
 from lightning_samseg.online.fusion import FusionConfig
-from lightning_samseg.online.ranks import gather_on_first, gather_rows, maxima, sum_over_ranks
-from lightning_samseg.online.walk import Arrival, walk
+from lightning_samseg.online.step import Arrival, take_step
 from tests.comparing import assert_equal
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -60,7 +60,7 @@ def stroll(learner, expert, images, order, step, rank=0, size=1):
     for first in range(0, len(images), step):
         torch.manual_seed(first)
         mine = [each for each in images[first : first + step] if each.position % size == rank]
-        for each, done in zip(mine, walk(learner, expert, mine, order), strict=True):
+        for each, done in zip(mine, take_step(learner, expert, mine, order), strict=True):
             results[each.position] = {
                 "mask": done.prediction.mask,
                 "logits": [prompt.network_logits for prompt in done.prediction.prompts],
@@ -128,7 +128,7 @@ def test_processes_equal_one(make_stream, make_learner, tmp_path, size, step, or
 
 
 def test_one_image_per_step_is_the_paper(make_stream, make_learner):
-    """``walk`` with several images is not a sequence of single steps; with one it is predict and learn."""
+    """``take_step`` with several images is not a sequence of single steps; with one it is predict and learn."""
     images = arrivals(make_stream)
     whole, _ = stroll(make_learner(), Expert(), images, "image", 1)
     learner = make_learner()
@@ -181,7 +181,9 @@ def test_images_of_a_step_do_not_see_each_others_masks(make_stream, make_learner
     images = arrivals(make_stream)[2:4]
     changed = [images[0]._replace(reference=1 - images[0].reference), images[1]]
     for order, reaches in (("image", []), ("prompt", [1, 2])):
-        first, second = (walk(make_learner(lr=0.02), Expert(), each, order)[1].prediction for each in (images, changed))
+        first, second = (
+            take_step(make_learner(lr=0.02), Expert(), each, order)[1].prediction for each in (images, changed)
+        )
         differ = [
             number
             for number, (a, b) in enumerate(zip(first.prompts, second.prompts, strict=True))
@@ -195,17 +197,17 @@ def test_a_step_is_offered_in_order_and_learned_once(make_stream, make_learner):
     sizes = []
     learner = make_learner(step_per="image")
     learner.network._step = lambda loss: sizes.append(len(learner.batch))
-    first, second = walk(learner, Expert(), images, "image")
+    first, second = take_step(learner, Expert(), images, "image")
     assert [int(o.slot) for o in first.outcomes + second.outcomes] == [0, 1, 2, 3]
     assert sizes == [4]
     learner = make_learner()
     learner.network._step = lambda loss: sizes.append(len(learner.batch))
-    first, second = walk(learner, Expert(), images, "image")
+    first, second = take_step(learner, Expert(), images, "image")
     assert [int(o.slot) for o in first.outcomes] == [0, 2, 3]
     assert [int(o.slot) for o in second.outcomes] == [1]
     assert sizes[1:] == [2, 3, 4]
     assert learner.position == images[1].position + 1
-    assert walk(learner, Expert(), [], "prompt") == []
+    assert take_step(learner, Expert(), [], "prompt") == []
 
 
 def exchange(rank):
