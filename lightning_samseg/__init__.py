@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lightning_samseg.api import test as test
     from lightning_samseg.errors import UserError as UserError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _WHERE = dict.fromkeys(("Answer", "Model", "Online", "Run", "Sam", "fit", "load", "load_sam", "test"), "api")
 _WHERE |= {"UserError": "errors"}
 __all__ = [*_WHERE]
