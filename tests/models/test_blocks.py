@@ -7,11 +7,12 @@ from torch import Tensor, nn
 from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.blocks import Blocks
 from lightning_samseg.models.branched_sam import BranchedSam
+from tests.official import branched_sam
 
 
 def adapted(backbone: BackboneName = "tiny", **arguments: object) -> BranchedSam:
     torch.manual_seed(0)
-    sam = BranchedSam(backbone, 64, 1, pretrained=False, **arguments)  # type: ignore[arg-type]
+    sam = branched_sam(backbone, 64, 1, pretrained=False, **arguments)
     for name, parameter in sam.named_parameters():
         if "lora_B" in name or ".bottleneck.up" in name:  # zero at the start, which would hide a gradient
             nn.init.normal_(parameter, std=0.1)
