@@ -354,7 +354,9 @@ class CpcSam(BaseMethod):
         """One direction's share of the total loss."""
         self.log_dict({f"train/{name}_{branch + 1}": value.detach() for name, value in terms._asdict().items()})
         loss = self.loss
-        ramp = sigmoid_ramp(self.global_step - self.ssl_start, loss.lambda_ramp_iters) if loss.lambda_ramp_iters else 1.0
+        ramp = (
+            sigmoid_ramp(self.global_step - self.ssl_start, loss.lambda_ramp_iters) if loss.lambda_ramp_iters else 1.0
+        )
         return terms.prompted + ramp * (loss.lambda_cross * terms.cross + loss.lambda_consistency * terms.consistency)
 
     def other(self, branch: int) -> int:

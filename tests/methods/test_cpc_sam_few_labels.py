@@ -29,7 +29,7 @@ def test_less_probable_pixels_of_a_pseudo_label_teach_nothing() -> None:
 )
 def test_weights_of_unlabelled_images_rise(step: int, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Laine and Aila's ramp, over 4 iterations from the first with unlabelled images, which is 3."""
-    method = Quiet(lambda_ramp_iters=4, ssl_start_iter=3)
+    method = Quiet(loss={"lambda_ramp_iters": 4}, ssl_start_iter=3)
     monkeypatch.setattr(CpcSam, "global_step", step)
     loss = method.weighted(Terms(torch.tensor(1.0), torch.tensor(2.0), torch.tensor(3.0)), 0)
     assert_equal(loss, torch.tensor(1.0 + factor * (0.4 * 2 + 0.05 * 3)), within=1e-6)

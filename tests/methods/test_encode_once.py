@@ -13,13 +13,14 @@ from lightning_samseg.methods.encode_once import EncodeOnce, encoder_steps, look
 from lightning_samseg.models.branched_sam import BranchedSam
 from lightning_samseg.models.image_encoders import build_image_encoder
 from tests.fakes import write_folder
+from tests.official import branched_sam
 
 CONFIG = """
 trainer: {accelerator: cpu, max_steps: 4, val_check_interval: 2, enable_progress_bar: false,
           enable_model_summary: false, log_every_n_steps: 1}
 checkpoint_every: 2
-model: {class_path: lightning_samseg.methods.CpcSam, init_args: {backbone: tiny, pretrained: false, max_iters: 4,
-        ssl_start_iter: 1, lora_blocks: [-1], encode_once: true, feature_dropout: 0.5}}
+model: {class_path: lightning_samseg.methods.CpcSam, init_args: {sam: {backbone: tiny, pretrained: false}, encode_once: true, feature_dropout: 0.5,
+        ssl_start_iter: 1, optimizer: {max_iters: 4}, adapter: {blocks: [-1]}}}
 data:
   class_path: data_modules.FolderDataModule
   init_args: {image_size: 32, split: random, num_labelled: 3, labelled_batch_size: 2,
@@ -36,7 +37,7 @@ def folder_of_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 def adapted(blocks: list[int] | None, rank: int = 4) -> BranchedSam:
     torch.manual_seed(0)
-    sam = BranchedSam("tiny", 64, 1, lora_rank=rank, lora_blocks=blocks, pretrained=False)
+    sam = branched_sam("tiny", 64, 1, lora_rank=rank, lora_blocks=blocks, pretrained=False)
     for name, parameter in sam.image_encoder.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -108,8 +109,8 @@ def test_endless_versions_of_images_are_refused() -> None:
 
 def test_pooling_averages_cells_and_keeps_the_size_of_the_logits() -> None:
     torch.manual_seed(0)
-    pooled = BranchedSam("tiny", 64, 1, embedding_pool=2, pretrained=False)
-    plain = BranchedSam("tiny", 64, 1, pretrained=False)
+    pooled = branched_sam("tiny", 64, 1, embedding_pool=2, pretrained=False)
+    plain = branched_sam("tiny", 64, 1, pretrained=False)
     plain.load_state_dict(pooled.state_dict())
     image = torch.rand(1, 3, 64, 64)
     cells = plain.encode(image)
@@ -117,7 +118,7 @@ def test_pooling_averages_cells_and_keeps_the_size_of_the_logits() -> None:
     torch.testing.assert_close(pooled.encode(image), expected)
     assert pooled.decode(pooled.encode(image)).shape == plain.decode(cells).shape == (1, 2, 64, 64)
     with pytest.raises(UserError, match="divisor of its side, 4 cells"):
-        BranchedSam("tiny", 64, 1, embedding_pool=3)
+        branched_sam("tiny", 64, 1, embedding_pool=3)
 
 
 def test_a_run_that_goes_on_has_the_same_weights(tmp_path: Path, folder_of_the_cache: Path) -> None:
