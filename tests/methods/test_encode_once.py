@@ -19,8 +19,10 @@ CONFIG = """
 trainer: {accelerator: cpu, max_steps: 4, val_check_interval: 2, enable_progress_bar: false,
           enable_model_summary: false, log_every_n_steps: 1}
 checkpoint_every: 2
-model: {class_path: lightning_samseg.methods.CpcSam, init_args: {sam: {backbone: tiny, pretrained: false}, encode_once: true, feature_dropout: 0.5,
-        ssl_start_iter: 1, optimizer: {max_iters: 4}, adapter: {blocks: [-1]}}}
+model:
+  class_path: lightning_samseg.methods.CpcSam
+  init_args: {sam: {backbone: tiny, pretrained: false}, adapter: {blocks: [-1]}, optimizer: {max_iters: 4},
+              ssl_start_iter: 1, encode_once: true, feature_dropout: 0.5}
 data:
   class_path: data_modules.FolderDataModule
   init_args: {image_size: 32, split: random, num_labelled: 3, labelled_batch_size: 2,
