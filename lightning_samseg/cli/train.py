@@ -19,6 +19,7 @@ from data_modules import SegmentationDataModule
 from lightning_samseg.cli.option_errors import check_configs, reworded
 from lightning_samseg.errors import UserError, explained
 from lightning_samseg.io.text import escape
+from lightning_samseg.methods.groups import check_groups
 from lightning_samseg.runs.filled_in import FILLED_IN, NUM_CLASSES, check_filled_in, check_num_classes, unresolved
 from lightning_samseg.runs.loggers import Wandb
 from lightning_samseg.runs.session import Session
@@ -91,8 +92,7 @@ class SamsegCLI(LightningCLI):
 
     def _method(self) -> Any:
         """The class of the model, which is not built yet."""
-        module, _, name = self.config[self.subcommand].model.class_path.rpartition(".")
-        return getattr(import_module(module), name)
+        return class_of(self.config[self.subcommand].model)
 
     def instantiate_classes(self) -> None:
         """Build everything; a checkpoint that does not fit the model is explained before the run starts."""
@@ -205,6 +205,8 @@ def check_options(argv: Sequence[str], config: Namespace) -> Namespace:
     given: Namespace = parsed[parsed.subcommand]
     check_trainer(given.get("trainer") or {})
     check_filled_in(given, config)
+    if "model.init_args" in config:  # jsonargparse takes a number for a group; a whole group has dotted names here
+        check_groups(class_of(config.model), dict(config.model.init_args.items()))
     if config.trainer.logger is False and (config.wandb or config.tensorboard):
         raise UserError(
             "Without loggers there is nothing to log to W&B or TensorBoard with.",
@@ -212,6 +214,12 @@ def check_options(argv: Sequence[str], config: Namespace) -> Namespace:
             fix="leave it out, or leave out --wandb and --tensorboard",
         )
     return given
+
+
+def class_of(model: Namespace) -> Any:
+    """The class that a configuration names."""
+    module, _, name = model.class_path.rpartition(".")
+    return getattr(import_module(module), name)
 
 
 @lru_cache(maxsize=2)

@@ -5,6 +5,9 @@ from dataclasses import asdict, is_dataclass, replace
 from inspect import signature
 from typing import Any
 
+from lightning_samseg.errors import BadValueError
+from lightning_samseg.moved_arguments import MOVED
+
 
 def defaults(kind: type) -> dict[str, Any]:
     """Defaults of a method's arguments, also of those that it hands on to the classes that it inherits from."""
@@ -17,13 +20,27 @@ def defaults(kind: type) -> dict[str, Any]:
 
 def with_groups(kind: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a method with their groups as it takes them; what a table leaves out has the method's default."""
-    if not any(isinstance(value, Mapping) for value in arguments.values()):
-        return dict(arguments)
+    check_groups(kind, arguments)
     known = defaults(kind)
     return {
         name: replace(known[name], **value) if isinstance(value, Mapping) and is_group(known.get(name)) else value
         for name, value in arguments.items()
     }
+
+
+def check_groups(kind: type, arguments: Mapping[str, Any]) -> None:
+    """Raise UserError where one value is given in the place of a group."""
+    known = defaults(kind)
+    for name, value in arguments.items():
+        group = known.get(name)
+        if is_group(group) and not isinstance(value, Mapping | type(group)):
+            new = MOVED.get(kind.__name__, {}).get(name, f"{name}.{next(iter(vars(group)))}")
+            raise BadValueError(
+                f"{kind.__name__} has {name} in a group now.",
+                expected=f"{name} with {', '.join(vars(group))}",
+                found=f"{name} {value}",
+                fix=f"set --model.{new}, in a config the same under model.init_args",
+            )
 
 
 def as_tables(arguments: Mapping[str, Any]) -> dict[str, Any]:
