@@ -117,7 +117,8 @@ def repeat_key(run: RunRecord) -> dict[str, Any]:
     # A run that went on under other options is no repeat of one that had them from the start.
     if changed := [each for each in run.metrics.get("changes") or () if not is_one_of(each["option"], IGNORED)]:
         options["changed"] = "; ".join(f"{each['option']} at iteration {each['step']}" for each in changed)
-    for name in ("model.sam.checkpoint", "model.sam.adapter", "model.adapter.file"):
+    files = ("checkpoint", "adapter", "sam.checkpoint", "sam.adapter", "adapter.file")
+    for name in (f"model.{each}" for each in files):
         if isinstance(options.get(name), str):
             options[name] = Path(options[name]).name
     # Batch sizes are those of one process, so more devices are another training. A stream's rounds are over all.
@@ -265,8 +266,9 @@ def _by_weights(part: list[RunRecord], group: bool, problems: list[Problem]) -> 
     hashes: dict[str, dict[str, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
     for run in part:
         options = repeat_key(run)
-        names = ("sam.backbone", "sam.checkpoint", "sam.adapter", "adapter.file")
-        declared = json.dumps([options.get(f"model.{name}") for name in names])
+        names = ("backbone", "checkpoint", "adapter")  # alone in runs of before they stood in groups
+        places = [f"{at}{name}" for name in names for at in ("", "sam.")]
+        declared = json.dumps([options.get(f"model.{name}") for name in (*places, "adapter.file")])
         hashes[declared][weights_of(run)].append(run)
     if group:
         return part

@@ -116,7 +116,7 @@ def test_a_file_as_its_training_saves_it(tmp_path: Path) -> None:
     found, case = read.predict(picture, points=point)
     assert torch.equal(found, made.predict(picture, points=point)[0])
     assert read.restore(found, case).shape == (1, 50, 90)
-    with pytest.raises(UserError, match=r"--model\.checkpoint FILE"):
+    with pytest.raises(UserError, match=r"--model\.sam\.checkpoint FILE"):
         FrozenSam("sam_med2d")
 
 

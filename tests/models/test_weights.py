@@ -240,7 +240,7 @@ def test_weights_without_a_hash_are_the_users_own(tmp_path: Path, monkeypatch: p
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "sam-med2d_b.pth").write_bytes(CONTENT)  # it is not taken on trust
     for action in (weights.resolve, weights.verify, weights.fetch):
-        with pytest.raises(UserError, match=r"hash[\s\S]*drive\.google\.com[\s\S]*--model\.checkpoint FILE"):
+        with pytest.raises(UserError, match=r"hash[\s\S]*drive\.google\.com[\s\S]*--model\.sam\.checkpoint FILE"):
             action("sam_med2d")
 
 
