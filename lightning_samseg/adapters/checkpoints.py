@@ -168,13 +168,14 @@ def adapter_of_run(path: str | Path, git_commit: str | None = None) -> Adapter:
     settings: dict[str, Any] = checkpoint.get("hyper_parameters", {})
     places = {key.partition("mask_decoders.")[0] for key in checkpoint["state_dict"] if ".mask_decoders." in key}
     models = sorted(place for place in places if not place.startswith("teacher."))  # what is trained, not its average
-    if len(models) != 1:
+    if len(models) != 1 or not all(isinstance(settings.get(group), Mapping) for group in ("sam", "adapter")):
+        found = settings.get("_class_path", "another network")
+        if "backbone" in settings:
+            found = "a run of a version whose arguments did not stand in groups yet (see CHANGELOG.md)"
         raise UserError(
             f"{path} holds no adapter.",
             expected="a run of one adapted SAM: CpcSam with one or two branches, SAMed, or a method on sam_lora",
-            found="two models that share nothing"
-            if len(models) > 1
-            else settings.get("_class_path", "another network"),
+            found="two models that share nothing" if len(models) > 1 else found,
             fix="give the checkpoint of such a run; use others as they are, with --ckpt_path",
         )
     (place,) = models

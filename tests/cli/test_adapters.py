@@ -146,6 +146,10 @@ class TestExport:
             grouped(CpcSam, backbone="tiny", image_size=64, architecture="two_models"), tmp_path / "two.ckpt"
         )
         assert "two models that share nothing" in fails(capsys, "export", two, "--out", out)
+        samed = write_checkpoint(grouped(SAMed, backbone="tiny"), tmp_path / "samed.ckpt")
+        old = {**torch.load(samed, weights_only=True), "hyper_parameters": {"backbone": "tiny", "lora_rank": 4}}
+        torch.save(old, tmp_path / "old.ckpt")
+        assert "did not stand in groups yet" in fails(capsys, "export", tmp_path / "old.ckpt", "--out", out)
         (tmp_path / "cut.ckpt").write_bytes(two.read_bytes()[:2000])
         assert "not a checkpoint of a run" in fails(capsys, "export", tmp_path / "cut.ckpt", "--out", out)
         assert not out.exists()
