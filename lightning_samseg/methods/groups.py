@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass, replace
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any
 
 from lightning_samseg.errors import BadValueError
@@ -14,8 +14,8 @@ def defaults(kind: type) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for each in reversed(kind.__mro__):
         own = signature(each.__init__).parameters  # type: ignore[misc]
-        found |= {name: option.default for name, option in own.items() if option.default is not option.empty}
-    return found
+        found |= {name: option.default for name, option in own.items()}
+    return {name: default for name, default in found.items() if default is not Parameter.empty}
 
 
 def with_groups(kind: type, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -177,7 +177,7 @@ def refuse_unused(method: Any) -> None:
     usual = flat(as_tables(defaults(type(method))))
     options = {**usual, **flat(method.hparams)}
     for rule in _rules(type(method)):
-        for name in rule.options if rule.when(options) else ():
+        for name in rule.options if usual.keys() >= set(rule.options) and rule.when(options) else ():
             if options[name] != usual[name]:
                 raise UserError(
                     f"--model.{name} has no effect here: {rule.reason}.",
