@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lightning_samseg.losses.dice_ce import cross_entropy_loss, dice_ce_loss, dice_loss
 from lightning_samseg.types import IGNORED
-from tests.online.test_ranks import in_processes
+from tests.online.test_distributed import in_processes
 
 
 @pytest.fixture
