@@ -14,6 +14,7 @@ from lightning_samseg.errors import UserError
 BENCHMARKS: dict[str, tuple[str, str]] = {
     "metrics": ("lightning_samseg.metrics.benchmark", "benchmark_metrics"),
     "cpc_step": ("lightning_samseg.methods.benchmark", "benchmark_cpc_step"),
+    "cheap_step": ("lightning_samseg.methods.benchmark", "benchmark_cheap_step"),
     "semi": ("lightning_samseg.methods.benchmark_semi", "benchmark_semi"),
     "prompts": ("lightning_samseg.prompts.benchmark", "benchmark_prompts"),
     "data": ("data_modules.benchmark", "benchmark_data"),
