@@ -45,7 +45,7 @@ def examine(method: CpcSam, batches: Iterable[Batch]) -> dict[str, float]:
         for branch in method.branches:
             prompting = guesses[method.other(branch)]
             rngs = [np.random.default_rng((method.seed, branch, len(rows), i)) for i in range(len(images))]
-            points = method.choose_points(prompting, rngs)
+            points = method.choose_points(prompting, rngs)()
             outputs = [
                 method.decode(embeddings, branch, place, label).float().softmax(1)
                 for place, label in ((points.center, points.center_labels), (points.random, points.random_labels))
