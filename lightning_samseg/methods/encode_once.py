@@ -35,7 +35,7 @@ def encoder_steps(encoder: nn.Module) -> list[Step]:
     if isinstance(encoder, TinyViT):
         parts: list[nn.Module] = [encoder.patch_embed]
         for stage in encoder.layers:
-            parts += [*stage.blocks, *([] if stage.downsample is None else [stage.downsample])]  # type: ignore[misc]
+            parts += [*stage.blocks, *([] if stage.downsample is None else [stage.downsample])]  # type: ignore[misc, list-item]
         channels_last = Step(lambda x: encoder.patch_embed(x.contiguous(memory_format=torch.channels_last)), parts[0])
         return [channels_last, *(Step(part, part) for part in [*parts[1:], encoder.neck])]
     if isinstance(encoder, ImageEncoderViT):
@@ -73,7 +73,7 @@ class EncodeOnce:
         self.frozen, self.learning = steps[:frozen], steps[frozen:]
         self.cache = LogitsCache(cache_dir() / "encoded", limit_bytes)
         self._weights = ""
-        encoder.register_load_state_dict_post_hook(self._forget)
+        encoder.register_load_state_dict_post_hook(self._forget)  # type: ignore[no-untyped-call]
 
     def __call__(self, images: Tensor) -> Tensor:
         """Encode ``(B, 3, S, S)``; a gradient reaches the steps that learn."""

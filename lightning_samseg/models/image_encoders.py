@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
@@ -83,6 +83,7 @@ def sam_vit(backbone: Backbone, image_size: int) -> SamViT:
         global_attn_indexes=shape.global_blocks,
         out_chans=EMBED_DIM,
     )
+    block: Any
     for block in encoder.blocks:
         block.attn = RelPosAttention(shape.dim, shape.heads, block.window_size or image_size // 16)
     encoder.blocks = Blocks(encoder.blocks)
