@@ -19,6 +19,7 @@ OTHER_VERBS = {
     "report": "lightning_samseg.cli.report",
     "weights": "lightning_samseg.cli.weights",
     "benchmark": "lightning_samseg.cli.benchmark",
+    "plan": "lightning_samseg.cli.plan",
     "doctor": "lightning_samseg.cli.doctor",
 }
 HELP = """\
@@ -36,6 +37,7 @@ annotate your own images
 look after things
   data       list, verify, show, split and prepare data sets, write generated samples of them
   grid       list, run, submit to Slurm, watch and collect the runs of an ablation grid
+  plan       before a run or a grid: parameters, GFLOP, peak memory, disk, hours; no GPU needed
   report     finished runs as tables, figures and a page, beside the papers' numbers
   weights    list, fetch and verify pretrained weights; import, export and merge adapters
   benchmark  measure speed side by side: cpc_step, cheap_step, data, online, sam_fill, prompts, metrics

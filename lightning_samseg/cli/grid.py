@@ -1,7 +1,9 @@
 """``python -m lightning_samseg grid``: many runs from one file. Starts without torch."""
 
 import argparse
+import dataclasses
 import json
+import math
 import shlex
 import sys
 from collections import Counter
@@ -15,9 +17,10 @@ from lightning_samseg.cli.arguments import Parser
 from lightning_samseg.errors import UserError
 from lightning_samseg.grids.grid import Run, read_grid, write_grid_json
 from lightning_samseg.grids.local import check_jobs, work_off
-from lightning_samseg.grids.profile import read_profile
+from lightning_samseg.grids.profile import Profile, read_profile
 from lightning_samseg.grids.progress import TO_DO, standings
 from lightning_samseg.grids.submit import manifest_text, next_manifest, script, submit
+from lightning_samseg.planning.gpus import read_gpus
 from lightning_samseg.reports.paper import Cell, filled_by, paper_values
 from lightning_samseg.runs.folder import live_holder, locked
 from lightning_samseg.runs.options import WITHOUT_INFLUENCE, changes, is_one_of
@@ -38,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             runs would refuse, a run folder that is in use, or where Slurm is missing or refuses.
     """
     arguments = _parser().parse_args(argv)
-    runs = read_grid(arguments.file, _assignments(getattr(arguments, "set", [])), arguments.folder)
+    runs = read_grid(arguments.file, assignments(getattr(arguments, "set", [])), arguments.folder)
     return int(_VERBS[arguments.verb](arguments, runs))
 
 
@@ -110,6 +113,7 @@ def _submit(arguments: argparse.Namespace, runs: Sequence[Run]) -> int:
     if not todo:
         return 0
     check_runs(todo, profile.trainer_options)
+    profile = _planned(todo, profile)
     name = arguments.file.stem
     if arguments.dry_run:
         manifest = next_manifest(Path(runs[0].folder).parent)
@@ -121,6 +125,37 @@ def _submit(arguments: argparse.Namespace, runs: Sequence[Run]) -> int:
     print(f"Submitted {len(todo)} runs as job {done.job}, at most {profile.at_once} at a time.")
     print(f"Follow them with: python -m lightning_samseg grid status {arguments.file}")
     return 0
+
+
+def _planned(runs: Sequence[Run], profile: Profile) -> Profile:
+    """Say what the runs will need, and put a time limit into a profile without one. Imports torch.
+
+    Raises:
+        UserError: If there is neither a limit nor a way to tell how long the runs take.
+    """
+    from lightning_samseg.cli.planned_grid import PlannedGrid
+
+    gpu = read_gpus().get(profile.gpu_type or "") if profile.gpus else None
+    plan = PlannedGrid(runs, further=profile.trainer_options)
+    print("\n".join(f"# {line}" for line in plan.lines([] if gpu is None else [gpu])))
+    if profile.time is not None:
+        return profile
+    hours = None if gpu is None else plan.longest(gpu)
+    if hours is None:
+        raise UserError(
+            "The profile has no time, and nobody can tell how long the runs take.",
+            expected="a gpu_type of the table of `plan`, and runs whose length is known",
+            found=f"gpu_type {profile.gpu_type}",
+            fix="set time in the profile, such as '12:00:00'; sinfo lists partitions with their limits",
+        )
+    limited = dataclasses.replace(profile, time=time_limit(hours))
+    print(f"# The profile has no time: the limit is {limited.time}, twice the estimate and an hour.")
+    return limited
+
+
+def time_limit(hours: float) -> str:
+    """Slurm's limit for a run that is estimated to take so many hours: twice that and an hour, in whole hours."""
+    return f"{math.ceil(2 * hours) + 1}:00:00"
 
 
 def _to_do(runs: Sequence[Run]) -> list[Run]:
@@ -249,7 +284,12 @@ def check_finished(runs: Sequence[Run]) -> None:
             )
 
 
-def _assignments(texts: Sequence[str]) -> dict[str, str]:
+def assignments(texts: Sequence[str]) -> dict[str, str]:
+    """Options given as ``NAME=VALUE``.
+
+    Raises:
+        UserError: If one has no ``=``.
+    """
     for text in texts:
         if "=" not in text:
             raise UserError("--set takes a name and a value.", expected="--set data.root=DIR", found=text, fix="add =")

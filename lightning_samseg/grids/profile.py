@@ -17,8 +17,9 @@ class Profile:
     """What one run of a grid asks of Slurm."""
 
     partition: str
-    time: str
-    """Limit of one stretch, as ``12:00:00`` or ``1-00``; a run that needs longer is put back into the queue."""
+    time: str | None = None
+    """Limit of one stretch, as ``12:00:00`` or ``1-00``; a run that needs longer is put back into the queue. None:
+    twice what is estimated for the GPU, and an hour."""
     nodes: int = 1
     gpus: int = 1
     """GPUs on each node, one process each; 0: on the CPU."""
@@ -77,9 +78,8 @@ def read_profile(path: str | Path) -> Profile:
     for key in content:
         if key not in fields:
             _fail(path, f"unknown key {key!r}", expected=", ".join(fields))
-    for key in ("partition", "time"):
-        if content.get(key) in (None, ""):
-            _fail(path, f"it has no {key}", expected=f"{key}: ...; sinfo lists partitions with their limits")
+    if content.get("partition") in (None, ""):
+        _fail(path, "it has no partition", expected="partition: ...; sinfo lists partitions with their limits")
     return Profile(**{key: _value(path, key, value, str(fields[key].type)) for key, value in content.items()})
 
 

@@ -146,13 +146,8 @@ class Method(lightning.LightningModule, metaclass=_TakesTables):
         require(checkpoint, path, "hyper_parameters")
         arguments = {key: value for key, value in checkpoint["hyper_parameters"].items() if key[0] != "_"}
         check_moved(cls, arguments, path)
-        known = flat(as_tables(defaults(cls)))
-        for name, value in cls.held_by_checkpoint.items():
-            if name in known:
-                group, _, option = name.partition(".")
-                arguments[group] = {**arguments.get(group, {}), option: value} if option else value
         try:
-            method = cls(**arguments)
+            method = cls.without_weights(arguments)
         except TypeError as error:  # an argument that this version does not have
             raise UserError(
                 f"{path} was written by another version of {cls.__module__.partition('.')[0]}.",
@@ -162,3 +157,17 @@ class Method(lightning.LightningModule, metaclass=_TakesTables):
         check_fit(checkpoint, method, path)
         method.load_state_dict(checkpoint["state_dict"])
         return method
+
+    @classmethod
+    def without_weights(cls: type[M], arguments: Mapping[str, Any]) -> M:
+        """Build the method without reading what a checkpoint would bring anyway: pretrained weights, adapters.
+
+        Args:
+            arguments: Of the constructor, groups as plain tables.
+        """
+        given, known = dict(arguments), flat(as_tables(defaults(cls)))
+        for name, value in cls.held_by_checkpoint.items():
+            if name in known:
+                group, _, option = name.partition(".")
+                given[group] = {**given.get(group, {}), option: value} if option else value
+        return cls(**given)

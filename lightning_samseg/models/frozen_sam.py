@@ -50,6 +50,7 @@ class FrozenSam(Generalist):
             LiteMedSAM                longest side S, by area, padded   each image's minimum..maximum to 0..1
             SAM-Med2D                 S x S, nearest neighbour          as SAM
             ========================  ================================  =============================================
+        pretrained: False leaves the weights at random, to see what it costs where they are not there.
 
     Raises:
         UserError: If the image size is impossible, or the weights are missing or of another architecture.
@@ -61,6 +62,7 @@ class FrozenSam(Generalist):
         image_size: int | None = None,
         checkpoint: str | Path | None = None,
         preprocessing: Preprocessing = "own",
+        pretrained: bool = True,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -79,7 +81,7 @@ class FrozenSam(Generalist):
             transformer = TwoWayTransformer(depth=2, embedding_dim=EMBED_DIM, mlp_dim=2048, num_heads=8)
             self.mask_decoder = MaskDecoder(transformer_dim=EMBED_DIM, transformer=transformer)
         self.weights_sha256: str | None = None
-        if BACKBONES[backbone].checkpoint is not None or checkpoint is not None:
+        if pretrained and (BACKBONES[backbone].checkpoint is not None or checkpoint is not None):
             states = load_pretrained(backbone, checkpoint)
             source = str(checkpoint or backbone)
             load_image_encoder(self.image_encoder, states.image_encoder, source)

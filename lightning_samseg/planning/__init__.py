@@ -1,0 +1,15 @@
+"""What a run will need, before anything is rented or queued: real steps on tensors that have a shape and no content."""
+
+from lightning_samseg.lazy import lazily
+
+__getattr__, __all__ = lazily(
+    __name__,
+    {
+        "dry_run": "Cost Load dry_run",
+        "fitting": "Change first_that_fits",
+        "gpus": "Gpu read_gpus",
+        "meter": "Meter",
+        "shapes_only": "shapes_only",
+        "steps": "Steps",
+    },
+)

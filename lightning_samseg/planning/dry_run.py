@@ -1,0 +1,133 @@
+"""What a method needs, found out by running it on tensors without content: no GPU, no memory, no weights."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+from torch import nn
+
+from lightning_samseg.methods import AuxOl, DirectOl, Method, SemiSam
+from lightning_samseg.models.frozen_sam import FrozenSam
+from lightning_samseg.online.ahead import PASS_ON_GPU
+from lightning_samseg.planning.meter import Meter
+from lightning_samseg.planning.shapes_only import shapes_only
+from lightning_samseg.planning.steps import STEPS, Load, Steps
+from lightning_samseg.semi.sam_teacher import SamTeacher
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a method needs, in bytes where nothing else is said."""
+
+    parameters: int
+    """Number of them, a frozen SAM beside the method included."""
+    trained: int
+    """Number of those that are trained."""
+    gflop: float
+    """10^9 operations of a training step; of AuxOL for an image with one prompt, SAM's included."""
+    sam_gflop: float
+    """The part of SAM in AuxOL's, which a cache of logits saves."""
+    training: int
+    """Peak of training: weights, gradients, the optimizer's state, and what a step makes."""
+    prediction: int
+    """Peak of prediction: weights, and what a batch of images makes."""
+
+
+def dry_run(kind: type[Method], arguments: Mapping[str, Any], load: Load, precision: str = "32-true") -> Cost:
+    """Cost of a method by two training steps and a prediction.
+
+    The device is a fake CPU: its operations make what a GPU's make, up to the work spaces of kernels and the rules by
+    which autocast chooses types.
+
+    Args:
+        kind: The method.
+        arguments: Of its constructor; with ``num_classes`` and ``image_size``.
+        load: How much goes into a step.
+        precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
+
+    Raises:
+        UserError: If the method refuses its arguments or the precision.
+    """
+    with shapes_only(int(arguments.get("num_classes", 1))), Meter() as meter:
+        method = build(kind, arguments)
+        sizes = [(each.numel(), each.requires_grad) for each in _parameters(method)]
+        steps = Steps(method, load, precision)
+        meter.start_anew()
+        steps.predict()
+        prediction, watch = meter.peak, Watch(meter)
+        method.train()
+        steps.fit(watch)
+        training = meter.peak
+        gflop, sam_gflop = watch.gflop, 0.0
+        if isinstance(method, AuxOl):
+            sam_gflop, in_pass = _sam_gflop(method, steps, meter)
+            gflop += sam_gflop - in_pass
+    return Cost(
+        sum(size for size, _ in sizes),
+        sum(size for size, trained in sizes if trained),
+        gflop,
+        sam_gflop,
+        training,
+        prediction,
+    )
+
+
+def build(kind: type[Method], arguments: Mapping[str, Any]) -> Method:
+    """Make a method, and the frozen SAM beside it, with random weights where pretrained ones would be read.
+
+    Args:
+        kind: The method.
+        arguments: Of its constructor, groups as plain tables.
+    """
+    given = dict(arguments)
+    if issubclass(kind, AuxOl) and given.get("sam_batch") is None:
+        given["sam_batch"] = PASS_ON_GPU
+    method = kind.without_weights(given)
+    if isinstance(method, SemiSam) and method.sam_consistency > 0:
+        frozen = FrozenSam(method.backbone, method.sam_size, pretrained=False)
+        method.sam = SamTeacher(frozen, method.prompt, method.mask_threshold)
+    if isinstance(method, AuxOl) and not isinstance(method, DirectOl) and method.hparams["sam"]["adapter"] is None:
+        sam = method.hparams["sam"]
+        frozen = FrozenSam(sam["backbone"], sam["size"], None, sam["preprocessing"], pretrained=False)
+        vars(method)["generalist"] = frozen  # not a submodule
+    return method
+
+
+class Watch(lightning.Callback):
+    """Reads a meter around each step: the peak of all of them, and the operations of the last.
+
+    Args:
+        meter: Which is running.
+    """
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter, self.gflop = meter, 0.0
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Begin to count."""
+        if batch_idx == 0:
+            self.meter.start_anew()
+        self._before = self.meter.flops
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Take down."""
+        self.gflop = (self.meter.flops - self._before) / 1e9
+
+
+def _parameters(method: Method) -> Iterator[nn.Parameter]:
+    yield from method.parameters()
+    if isinstance(method, SemiSam) and method.sam is not None:
+        yield from method.sam.sam.parameters()
+    if isinstance(method, AuxOl):
+        yield from method.generalist.parameters()
+
+
+def _sam_gflop(method: AuxOl, steps: Steps, meter: Meter) -> tuple[float, float]:
+    """Of an image, and of a pass of several."""
+    before, query = meter.flops, steps.queries()[0]
+    item: Any = steps.batch(STEPS + 1)
+    method.sam_logits(item["original"], query.prompts)
+    in_pass = (meter.flops - before) / 1e9
+    images = max(method.look_ahead + 1, 1)
+    return in_pass / images, in_pass
