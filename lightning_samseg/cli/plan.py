@@ -166,4 +166,4 @@ def _gib(size: int) -> str:
 
 
 def _hours(hours: float) -> str:
-    return f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:,.1f} min"
+    return f"{hours:,.1f} h" if hours >= 1 else f"{max(1, math.ceil(60 * hours))} min"

@@ -11,7 +11,7 @@ from lightning_samseg.cli.train import parse
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods import Method
 from lightning_samseg.models.backbones import BACKBONES
-from lightning_samseg.planning.dry_run import Cost, dry_run
+from lightning_samseg.planning.cost import Cost, dry_run
 from lightning_samseg.planning.fitting import Change
 from lightning_samseg.planning.gpus import Gpu
 from lightning_samseg.planning.steps import Load, quiet
@@ -22,7 +22,7 @@ _LOGITS = 256 * 256 * 2
 
 
 class Planned:
-    """A run, parsed as the verb would parse it; nothing is written, and no image is opened.
+    """A run, parsed as the verb would parse it; no run folder is touched, and no image is opened.
 
     Args:
         argv: The verb and its options.
@@ -58,8 +58,9 @@ class Planned:
         data = _class(config.class_path)(**given.as_dict())
         try:
             self.arguments["num_classes"] = data.num_classes
-            with quiet():
-                self.images = len(data.stream_items() if self.streams else data.splits.train)
+            if self.streams:
+                with quiet():
+                    self.images = len(data.stream_items())
         except (UserError, OSError) as error:
             self.missing = str(error).partition("\n")[0]
         self.arguments["num_classes"] = self.arguments.get("num_classes") or 1

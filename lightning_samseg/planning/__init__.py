@@ -5,11 +5,11 @@ from lightning_samseg.lazy import lazily
 __getattr__, __all__ = lazily(
     __name__,
     {
-        "dry_run": "Cost Load dry_run",
+        "cost": "Cost dry_run",
         "fitting": "Change first_that_fits",
         "gpus": "Gpu read_gpus",
         "meter": "Meter",
-        "shapes_only": "shapes_only",
-        "steps": "Steps",
+        "fake": "shapes_only",
+        "steps": "Load Steps",
     },
 )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from lightning_samseg.planning.dry_run import Cost
+from lightning_samseg.planning.cost import Cost
 from lightning_samseg.planning.steps import Load
 
 RESERVE = 2**30

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from lightning_samseg.methods import CpcSam
 from lightning_samseg.models.backbones import BACKBONES
-from lightning_samseg.planning.dry_run import dry_run
+from lightning_samseg.planning.cost import dry_run
 from lightning_samseg.planning.steps import Load
 
 SIZES = (256, 512, 1024)

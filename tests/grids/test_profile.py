@@ -32,7 +32,6 @@ def test_lightning_gets_the_numbers_that_slurm_has(tmp_path: Path) -> None:
 
 MISTAKES = {
     "no partition": ('time: "1:00:00"', "has no partition"),
-    "no time": ("partition: gpu", "has no time"),
     "time that YAML reads as a number": ("partition: gpu\ntime: 12:00:00", "in quotes"),
     "unknown key": (GOOD + "gpu: 1", "unknown key 'gpu'"),
     "key given twice": (GOOD + "gpus: 1\ngpus: 2", "given twice"),
