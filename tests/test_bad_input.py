@@ -333,8 +333,8 @@ WRONG: dict[str, tuple[str, str, dict[str, Content]]] = {
     ),
     "grid with half a profile": (
         "grid submit g.yaml --profile p.yaml",
-        "p.yaml: it has no time|time: ...",
-        {"g.yaml": grid(), "p.yaml": "partition: gpu"},
+        "p.yaml: it has no partition|partition: ...",
+        {"g.yaml": grid(), "p.yaml": "gpus: 1"},
     ),
     "grid without Slurm": (
         "grid submit g.yaml --profile p.yaml",

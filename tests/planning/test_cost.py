@@ -1,4 +1,4 @@
-"""Forecasts against real runs: peaks of the CPU's allocator as PyTorch's profiler records them, hand-counted products."""
+"""Forecasts against real runs: peaks of the CPU's allocator as PyTorch's profiler records them."""
 
 from typing import Any
 
