@@ -21,13 +21,15 @@ def shapes_only(num_classes: int) -> Iterator[None]:
     Args:
         num_classes: C, for what stands in for label maps.
     """
-    apply = nn.Module._apply
+    apply, reads = nn.Module._apply, _HostReads(num_classes)
     nn.Module._apply = lambda module, *_, **__: module  # type: ignore[method-assign]
+    FakeTensor.numpy = lambda tensor, **_: reads.array(tensor)  # type: ignore[method-assign] # in other threads
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True), _HostReads(num_classes):
+        with FakeTensorMode(allow_non_fake_inputs=True), reads:
             yield
     finally:
         nn.Module._apply = apply  # type: ignore[method-assign]
+        del FakeTensor.numpy
 
 
 class _HostReads(TorchFunctionMode):
