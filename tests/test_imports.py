@@ -15,7 +15,7 @@ LAYERS = [
     {"adapters"},
     {"semi", "online"},
     {"methods", "callbacks", "runs"},
-    {"prediction", "grids", "reports"},
+    {"prediction", "grids", "reports", "planning"},
     {"annotate"},
 ]
 """From the bottom to the top; what is not named (the command lines) stands above all of them."""

@@ -136,8 +136,6 @@ class Planned:
         change = change or self.change
         if change not in self._costs:
             arguments = dict(self.arguments)
-            if "compile" in arguments:
-                arguments["compile"] = False
             if self.can_checkpoint:
                 arguments["checkpointing"] = change.checkpointing
             self._costs[change] = dry_run(self.kind, arguments, change.load, change.precision)

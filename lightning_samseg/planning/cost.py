@@ -80,7 +80,8 @@ def build(kind: type[Method], arguments: Mapping[str, Any]) -> Method:
         kind: The method.
         arguments: Of its constructor, groups as plain tables.
     """
-    given = dict(arguments)
+    # What neither changes the memory much nor can be done without a compiler, or without data.
+    given = {**arguments, **{name: False for name in ("compile", "encode_once") if name in arguments}}
     if issubclass(kind, AuxOl) and given.get("sam_batch") is None:
         given["sam_batch"] = PASS_ON_GPU
     method = kind.without_weights(given)
