@@ -113,13 +113,15 @@ def _submit(arguments: argparse.Namespace, runs: Sequence[Run]) -> int:
     if not todo:
         return 0
     check_runs(todo, profile.trainer_options)
-    profile = _planned(todo, profile)
+    profile, plan = _planned(todo, profile)
     name = arguments.file.stem
     if arguments.dry_run:
         manifest = next_manifest(Path(runs[0].folder).parent)
         print(script(todo, profile, manifest, name))
         print(f"# {manifest}\n{manifest_text(todo, profile)}", end="")
+        print("".join(f"# {line}\n" for line in plan), end="")
         return 0
+    print("".join(f"{line}\n" for line in plan), end="")
     write_grid_json(arguments.file, runs)
     done = submit(todo, profile, arguments.profile, name)
     print(f"Submitted {len(todo)} runs as job {done.job}, at most {profile.at_once} at a time.")
@@ -127,30 +129,39 @@ def _submit(arguments: argparse.Namespace, runs: Sequence[Run]) -> int:
     return 0
 
 
-def _planned(runs: Sequence[Run], profile: Profile) -> Profile:
-    """Say what the runs will need, and put a time limit into a profile without one. Imports torch.
+def _planned(runs: Sequence[Run], profile: Profile) -> tuple[Profile, list[str]]:
+    """Give a profile that has a time limit, and lines that say what the runs will need. Imports torch.
+
+    Runs on CPUs, which have a limit, are not planned.
 
     Raises:
         UserError: If there is neither a limit nor a way to tell how long the runs take.
     """
+    if not profile.gpus and profile.time is not None:
+        return profile, []
+    gpu = read_gpus().get(profile.gpu_type or "") if profile.gpus else None
+    if gpu is None and profile.time is None:
+        raise _no_limit(profile)
     from lightning_samseg.cli.planned_grid import PlannedGrid
 
-    gpu = read_gpus().get(profile.gpu_type or "") if profile.gpus else None
     plan = PlannedGrid(runs, further=profile.trainer_options)
-    print("\n".join(f"# {line}" for line in plan.lines([] if gpu is None else [gpu])))
-    if profile.time is not None:
-        return profile
-    hours = None if gpu is None else plan.longest(gpu)
+    lines = plan.lines([] if gpu is None else [gpu])
+    if gpu is None or profile.time is not None:
+        return profile, lines
+    hours = plan.longest(gpu)
     if hours is None:
-        raise UserError(
-            "The profile has no time, and nobody can tell how long the runs take.",
-            expected="a gpu_type of the table of `plan`, and runs whose length is known",
-            found=f"gpu_type {profile.gpu_type}",
-            fix="set time in the profile, such as '12:00:00'; sinfo lists partitions with their limits",
-        )
+        raise _no_limit(profile)
     limited = dataclasses.replace(profile, time=time_limit(hours))
-    print(f"# The profile has no time: the limit is {limited.time}, twice the estimate and an hour.")
-    return limited
+    return limited, [*lines, f"The profile has no time: the limit is {limited.time}, twice the estimate and an hour."]
+
+
+def _no_limit(profile: Profile) -> UserError:
+    return UserError(
+        "The profile has no time, and nobody can tell how long the runs take.",
+        expected="a gpu_type of the table of `plan`, and runs whose length is known",
+        found=f"gpus {profile.gpus}, gpu_type {profile.gpu_type}",
+        fix="set time in the profile, such as '12:00:00'; sinfo lists partitions with their limits",
+    )
 
 
 def time_limit(hours: float) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from lightning_samseg.arguments import Parser
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.yaml_files import read_yaml
+from lightning_samseg.models.backbones import BACKBONES
 from lightning_samseg.planning.gpus import Gpu, read_gpus
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ def _parser() -> Parser:
         "--gpu", action="append", default=[], metavar="NAME", help=f"hours on this one: {', '.join(read_gpus())}"
     )
     parser.add_argument("--table", action="store_true", help="print the table of the README: all backbones and sizes")
-    parser.add_argument("--backbone", action="append", metavar="NAME", help="only this one in the table")
+    parser.add_argument(
+        "--backbone", action="append", choices=[*BACKBONES], metavar="NAME", help="only this one in the table"
+    )
     parser.add_argument("--size", action="append", type=int, metavar="PX", help="only this image size in the table")
     return parser
 

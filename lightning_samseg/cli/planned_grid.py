@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lightning_samseg.cli.planned import Planned
-from lightning_samseg.errors import UserError
+from lightning_samseg.errors import UserError, first_line
 from lightning_samseg.grids.grid import Run
 from lightning_samseg.planning.fitting import RESERVE
 from lightning_samseg.planning.gpus import Gpu
@@ -34,8 +34,9 @@ class PlannedGrid:
                 plan = Planned([*run.argv, *further])
                 kind = self.kinds.setdefault(plan.identity, _Kind(plan))
                 kind.plan.cost()
-            except UserError as error:
-                self.unplanned.setdefault(str(error).partition("\n")[0], []).append(run.name)
+            except Exception as error:  # a grid is not to wait for its plan: whatever is wrong is said
+                reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
+                self.unplanned.setdefault(reason.partition("\n")[0], []).append(run.name)
                 continue
             kind.names.append(run.name)
         self.kinds = {key: kind for key, kind in self.kinds.items() if kind.names}

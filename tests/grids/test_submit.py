@@ -9,6 +9,7 @@ import pytest
 
 from lightning_samseg.cli.grid import main
 from lightning_samseg.errors import UserError
+from lightning_samseg.planning import Cost
 from lightning_samseg.runs.folder import Claim
 from lightning_samseg.runs.slurm import job_state
 
@@ -24,6 +25,12 @@ NAMES = ["r2-seed1", "r2-seed2", "r4-seed1", "r4-seed2"]
 PROFILE = (
     'partition: gpu\ntime: "12:00:00"\nmemory: 64G\naccount: me\nextra: [--exclude=node7]\nsetup: [module load cuda]'
 )
+
+
+@pytest.fixture(autouse=True)
+def plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the runs need is told in tests/cli/test_plan.py."""
+    monkeypatch.setattr("lightning_samseg.cli.planned.dry_run", lambda *_: Cost(1, 1, 1.0, 0.0, 1, 1))
 
 
 @pytest.fixture(autouse=True)
