@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_samseg.methods import AuxOl, Bcp, CpcSam, Method, SemiSam
-from lightning_samseg.types import Batch, Case, Query, SemiBatch, StreamItem
+from lightning_samseg.types import Batch, Case, Query, Segmentation, SemiBatch, StreamItem
 
 PICTURE = (528, 620)
 """``(H, W)`` of the pictures of a stream in pixels: the mean of Kvasir's."""
@@ -95,12 +95,12 @@ class Steps:
             trainer.fit(self.method, DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))
         return trainer
 
-    def predict(self) -> None:
-        """Answer pictures as many as are predicted at a time, in the precision of the run."""
+    def predict(self) -> list[Segmentation]:
+        """Answer pictures as many as are predicted at a time, in the precision of the run, where the method is."""
         kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.precision)
         self.method.eval()
         with torch.no_grad(), torch.autocast(self.method.device.type, kind, enabled=kind is not None):
-            self.method.answer(self.queries())
+            return self.method.answer(self.queries())
 
     def batch(self, number: int) -> Batch | SemiBatch | StreamItem:
         """What one step takes."""
