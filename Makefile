@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-online demo-annotate league test test-matrix test-all test-wandb test-label-studio test-slurm test-browser check lint type bench clean
+.PHONY: help install demo demo-online demo-annotate league test test-matrix test-all test-wandb test-label-studio test-slurm test-browser check lint type bench bench-gpu clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +90,9 @@ type: install  ## mypy
 
 bench: install  ## speed, ours and the usual way side by side
 	$(BIN)/python -m lightning_samseg benchmark all
+
+bench-gpu: install  ## what only a GPU can answer, in at most 7 minutes: gpu.md
+	$(BIN)/python -m lightning_samseg benchmark gpu --out gpu.md
 
 clean:  ## remove the environment, caches and runs of the demo
 	rm -rf $(VENV) .venv-oldest .venv-newest build *.egg-info .pytest_cache .mypy_cache .ruff_cache runs/quickstart_*

@@ -32,7 +32,13 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UserError: If a setting is none of the benchmark's.
     """
-    parser = Parser(prog="python -m lightning_samseg benchmark", description=__doc__)
+    if argv[:1] == ["gpu"]:
+        return int(import_module("lightning_samseg.cli.benchmark_gpu").main(argv[1:]))
+    parser = Parser(
+        prog="python -m lightning_samseg benchmark",
+        description=__doc__,
+        epilog="benchmark gpu --out FILE.md has options of its own: benchmark gpu --help",
+    )
     parser.add_argument("name", choices=[*BENCHMARKS, "all"])
     parser.add_argument(
         "settings",
@@ -70,7 +76,8 @@ def _check(benchmark: str, settings: dict[str, Any], defaults: dict[str, Any]) -
                 fix=_FIX,
             )
         own = type(defaults[key])
-        fits = isinstance(value, {tuple: list, float: (float, int)}.get(own, own))
+        kinds: dict[type, Any] = {tuple: list, float: (float, int)}
+        fits = isinstance(value, kinds.get(own, own))
         if (own is not type(None) and not fits) or (isinstance(value, int) and value < 0):
             raise UserError(
                 f"The benchmark {benchmark}: {key} has a wrong value.",

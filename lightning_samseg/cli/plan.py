@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_samseg.arguments import Parser
+from lightning_samseg.cli.arguments import Parser
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.yaml_files import read_yaml
 from lightning_samseg.models.backbones import BACKBONES
