@@ -1,5 +1,7 @@
 """Forecasts against real runs: peaks of the CPU's allocator as PyTorch's profiler records them."""
 
+from functools import cache
+from itertools import product
 from typing import Any
 
 import pytest
@@ -61,6 +63,7 @@ def arguments_of(kind: type[Method], own: dict[str, Any]) -> dict[str, Any]:
     return {**own, **({} if kind is AuxOl else SMALL)}
 
 
+@cache
 def forecast(name: str, precision: str = "32-true") -> Cost:
     kind, own = (METHODS | MORE)[name]
     return dry_run(kind, arguments_of(kind, own), LOAD, precision)
@@ -81,16 +84,15 @@ def measured_peak(name: str, precision: str) -> int:
     return peak
 
 
-@pytest.mark.parametrize("precision", PRECISIONS[:2])
-@pytest.mark.parametrize("name", METHODS)
+FAST = {("cpc_sam", "32-true"), ("unet", "bf16-mixed"), ("aux_ol", "32-true")}
+PAIRS = [
+    pytest.param(*pair, marks=() if pair in FAST else pytest.mark.slow)
+    for pair in product([*METHODS, *MORE], PRECISIONS[:2])
+]
+
+
+@pytest.mark.parametrize(("name", "precision"), PAIRS)
 def test_the_peak_of_training_is_that_of_a_real_run(name: str, precision: str) -> None:
-    assert forecast(name, precision).training == pytest.approx(measured_peak(name, precision), rel=0.1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", PRECISIONS[:2])
-@pytest.mark.parametrize("name", MORE)
-def test_so_it_is_of_every_method(name: str, precision: str) -> None:
     assert forecast(name, precision).training == pytest.approx(measured_peak(name, precision), rel=0.1)
 
 
@@ -110,7 +112,7 @@ def test_operations_are_those_that_torch_counts_in_a_real_step() -> None:
     batch = torch.rand(2, 3, 96, 96)
     with FlopCounterMode(display=False) as counter:
         method(batch).sum().backward()
-    assert forecast("unet").gflop == pytest.approx(counter.get_total_flops() / 1e9, rel=1e-6)
+    assert forecast("unet", "bf16-mixed").gflop == pytest.approx(counter.get_total_flops() / 1e9, rel=1e-6)
 
 
 def test_what_is_trained() -> None:
