@@ -233,7 +233,7 @@ def _cpc_sam(bench: Bench) -> Iterator[Row]:
         for update in ("joint", "sequential"):
             for precision in ("bf16-mixed", "32-true"):
                 for compiled in (False, True):
-                    arguments = {**bench.cpc, "backbone": backbone, "update": update, "compile": compiled}
+                    arguments = {**bench.cpc, "sam": {"backbone": backbone}, "update": update, "compile": compiled}
                     name = f"{backbone}, {update}, {precision}{', compiled' * compiled}"
                     needed = 60.0 if compiled else 15.0
                     yield Row(name, needed, lambda a=arguments, p=precision: _cpc_row(bench, a, p))
@@ -252,7 +252,7 @@ def _waits(bench: Bench) -> Iterator[Row]:
         return
     from lightning_samseg.cli.gpu_checks import waits
 
-    steps = bench.steps(CpcSam, {**bench.cpc, "backbone": bench.backbones[0]}, "bf16-mixed")
+    steps = bench.steps(CpcSam, {**bench.cpc, "sam": {"backbone": bench.backbones[0]}}, "bf16-mixed")
     for place, count in waits(steps).items():
         yield Row(place, 0, lambda count=count: [count])
 

@@ -30,10 +30,10 @@ from lightning_samseg.planning.steps import Load, Steps
 LARGEST_DIFFERENCE = 1e-4
 _SIZE: dict[str, Any] = {"image_size": 64, "num_classes": 2}
 CHECKS: dict[str, tuple[type[Method], dict[str, Any]]] = {
-    "cpc_sam": (CpcSam, {"backbone": "tiny", **_SIZE}),
-    "cpc_sam sequential": (CpcSam, {"backbone": "tiny", "update": "sequential", **_SIZE}),
-    "samed": (SAMed, {"backbone": "tiny", **_SIZE}),
-    "unet": (UNet, {"network": "unet/resnet18", **_SIZE}),
+    "cpc_sam": (CpcSam, {"sam": {"backbone": "tiny"}, **_SIZE}),
+    "cpc_sam sequential": (CpcSam, {"sam": {"backbone": "tiny"}, "update": "sequential", **_SIZE}),
+    "samed": (SAMed, {"sam": {"backbone": "tiny"}, **_SIZE}),
+    "unet": (UNet, {"network": {"name": "unet/resnet18"}, **_SIZE}),
     "uamt": (Uamt, _SIZE),
     "cps": (Cps, _SIZE),
     "urpc": (Urpc, _SIZE),
@@ -41,7 +41,7 @@ CHECKS: dict[str, tuple[type[Method], dict[str, Any]]] = {
     "dc_net": (DcNet, _SIZE),
     "bcp": (Bcp, _SIZE),
     "unimatch": (UniMatch, _SIZE),
-    "semi_sam": (SemiSam, {"backbone": "tiny", **_SIZE}),
+    "semi_sam": (SemiSam, {"sam": {"backbone": "tiny"}, **_SIZE}),
     "aux_ol": (
         AuxOl,
         {"sam": {"backbone": "tiny"}, "auxiliary": {"width": 1 / 16}, "crop": {"size": 32}, "cache_gb": 0},

@@ -86,11 +86,12 @@ def build(kind: type[Method], arguments: Mapping[str, Any]) -> Method:
         given["sam_batch"] = PASS_ON_GPU
     method = kind.without_weights(given)
     if isinstance(method, SemiSam) and method.sam_consistency > 0:
-        frozen = FrozenSam(method.backbone, method.sam_size, pretrained=False)
+        sam = method.sam_config
+        frozen = FrozenSam(sam.backbone, sam.size, None, sam.preprocessing, pretrained=False)
         method.sam = SamTeacher(frozen, method.prompt, method.mask_threshold)
     if isinstance(method, AuxOl) and not isinstance(method, DirectOl) and method.hparams["sam"]["adapter"] is None:
-        sam = method.hparams["sam"]
-        frozen = FrozenSam(sam["backbone"], sam["size"], None, sam["preprocessing"], pretrained=False)
+        own = method.hparams["sam"]
+        frozen = FrozenSam(own["backbone"], own["size"], None, own["preprocessing"], pretrained=False)
         vars(method)["generalist"] = frozen  # not a submodule
     return method
 

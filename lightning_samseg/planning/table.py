@@ -23,7 +23,7 @@ def table(backbones: Sequence[str] | None = None, sizes: Sequence[int] | None = 
     yield "|---|---|---|---|---|---|---|---|"
     for backbone in backbones or [name for name, each in BACKBONES.items() if each.checkpoint is not None]:
         for size in sizes or SIZES:
-            arguments = {"backbone": backbone, "image_size": size, "num_classes": 3}
+            arguments = {"sam": {"backbone": backbone}, "image_size": size, "num_classes": 3}
             full, half = (dry_run(CpcSam, arguments, LOAD, precision) for precision in ("32-true", "bf16-mixed"))
             memory = " | ".join(f"{each / 2**30:.1f} GiB" for each in (full.training, half.training, full.prediction))
             numbers = f"{full.trained / 1e6:.2f} M | {full.parameters / 1e6:.0f} M | {full.gflop:,.0f}"

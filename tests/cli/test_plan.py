@@ -134,7 +134,7 @@ def test_no_limit_can_be_told(grid: Path, tmp_path: Path, capsys: pytest.Capture
         "unknown key": (["--set", "model.no_such=1"], "no option no_such"),
         "no value": (["--set", "model.lr"], "name and a value"),
         "impossible size": (["--set", "data.image_size=100"], "multiple of 16"),
-        "unknown backbone": (["--set", "model.backbone=sam_xl"], "sam_xl"),
+        "unknown backbone": (["--set", "model.sam.backbone=sam_xl"], "sam_xl"),
         "unknown GPU": (["--gpu", "abacus"], "abacus"),
         "no steps": (["--set", "trainer.max_steps=-1"], "steps"),
         "an epoch": (["--set", "trainer.max_epochs=3"], "Epochs"),

@@ -31,12 +31,12 @@ from lightning_samseg.planning.steps import Steps
 LOAD = Load(labelled=2, unlabelled=2, predicted=2)
 SMALL = {"image_size": 96, "num_classes": 2}
 METHODS: dict[str, tuple[type[Method], dict[str, Any]]] = {
-    "cpc_sam": (CpcSam, {"backbone": "tiny"}),
-    "unet": (UNet, {"network": "paper"}),
+    "cpc_sam": (CpcSam, {"sam": {"backbone": "tiny"}}),
+    "unet": (UNet, {"network": {"name": "paper"}}),
     "aux_ol": (
         AuxOl,
         {
-            "sam": {"backbone": "tiny"},
+            "sam": {"sam": {"backbone": "tiny"}},
             "auxiliary": {"width": 0.25},
             "crop": {"size": 64},
             "sam_batch": 1,
@@ -45,8 +45,8 @@ METHODS: dict[str, tuple[type[Method], dict[str, Any]]] = {
     ),
 }
 MORE: dict[str, tuple[type[Method], dict[str, Any]]] = {
-    "sequential": (CpcSam, {"backbone": "tiny", "update": "sequential"}),
-    "samed": (SAMed, {"backbone": "tiny"}),
+    "sequential": (CpcSam, {"sam": {"backbone": "tiny"}, "update": "sequential"}),
+    "samed": (SAMed, {"sam": {"backbone": "tiny"}}),
     "uamt": (Uamt, {}),
     "cps": (Cps, {}),
     "urpc": (Urpc, {}),
@@ -54,7 +54,7 @@ MORE: dict[str, tuple[type[Method], dict[str, Any]]] = {
     "dc_net": (DcNet, {}),
     "bcp": (Bcp, {}),
     "unimatch": (UniMatch, {"threshold": 0.3}),
-    "semi_sam": (SemiSam, {"backbone": "tiny"}),
+    "semi_sam": (SemiSam, {"sam": {"backbone": "tiny"}}),
 }
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
@@ -124,7 +124,7 @@ def test_what_is_trained() -> None:
 
 def test_no_weights_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setenv("SAMSEG_CACHE", str(tmp_path))
-    cost = dry_run(UNet, {"network": "unet/resnet18", "encoder_weights": "imagenet", **SMALL}, LOAD)
+    cost = dry_run(UNet, {"network": {"name": "unet/resnet18", "encoder_weights": "imagenet"}, **SMALL}, LOAD)
     assert cost.trained > 10e6
     assert not list(tmp_path.iterdir())
 
