@@ -40,7 +40,7 @@ look after things
   plan       before a run or a grid: parameters, GFLOP, peak memory, disk, hours; no GPU needed
   report     finished runs as tables, figures and a page, beside the papers' numbers
   weights    list, fetch and verify pretrained weights; import, export and merge adapters
-  benchmark  measure speed side by side: cpc_step, cheap_step, data, online, sam_fill, prompts, metrics
+  benchmark  measure speed side by side: gpu, cpc_step, cheap_step, data, online, sam_fill, prompts, metrics
   doctor     versions, devices, weights, W&B, Slurm; whether a step of both methods runs here
 
 A run starts with a configuration, for example

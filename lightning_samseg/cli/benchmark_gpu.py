@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -216,16 +217,14 @@ def sections(bench: Bench) -> list[Section]:
 
 def _equal(bench: Bench) -> Iterator[Row]:
     for name in CHECKS:
-        yield Row(
-            name, 4, lambda name=name: [_checked(name, bench, each) for each in ("32-true", "bf16-mixed", "16-mixed")]
-        )
+        yield Row(name, 4, partial(_checked, name, bench))
 
 
-def _checked(name: str, bench: Bench, precision: str) -> str:
-    difference = check(name, bench.device, precision)
-    if precision == "32-true":
-        return f"{difference:.1e}{'' if difference <= LARGEST_DIFFERENCE else ' DIFFERS'}"
-    return "finite"
+def _checked(name: str, bench: Bench) -> Measured:
+    difference = check(name, bench.device, "32-true")
+    for precision in ("bf16-mixed", "16-mixed"):
+        check(name, bench.device, precision)
+    return [f"{difference:.1e}{'' if difference <= LARGEST_DIFFERENCE else ' DIFFERS'}", "finite", "finite"]
 
 
 def _cpc_sam(bench: Bench) -> Iterator[Row]:
@@ -236,7 +235,7 @@ def _cpc_sam(bench: Bench) -> Iterator[Row]:
                     arguments = {**bench.cpc, "sam": {"backbone": backbone}, "update": update, "compile": compiled}
                     name = f"{backbone}, {update}, {precision}{', compiled' * compiled}"
                     needed = 60.0 if compiled else 15.0
-                    yield Row(name, needed, lambda a=arguments, p=precision: _cpc_row(bench, a, p))
+                    yield Row(name, needed, partial(_cpc_row, bench, arguments, precision))
 
 
 def _cpc_row(bench: Bench, arguments: dict[str, Any], precision: str) -> Measured:
@@ -254,13 +253,13 @@ def _waits(bench: Bench) -> Iterator[Row]:
 
     steps = bench.steps(CpcSam, {**bench.cpc, "sam": {"backbone": bench.backbones[0]}}, "bf16-mixed")
     for place, count in waits(steps).items():
-        yield Row(place, 0, lambda count=count: [count])
+        yield Row(place, 0, partial(list, [count]))
 
 
 def _aux_ol(bench: Bench) -> Iterator[Row]:
     for batch in (1, 2, 4, 8):
         arguments = {**bench.aux, "sam_batch": batch}
-        yield Row(f"sam_batch {batch}", 20, lambda a=arguments: _aux_row(bench, a))
+        yield Row(f"sam_batch {batch}", 20, partial(_aux_row, bench, arguments))
 
 
 def _aux_row(bench: Bench, arguments: dict[str, Any]) -> Measured:

@@ -55,7 +55,7 @@ class _HostReads(TorchFunctionMode):
     def array(self, tensor: Tensor) -> NDArray[Any]:
         """What a tensor would be as an array."""
         shape, kind = tuple(tensor.shape), tensor.dtype
-        made = np.ones(shape, _NUMPY[kind])
+        made: NDArray[Any] = np.ones(shape, _NUMPY[kind])
         if kind != torch.bool and not kind.is_floating_point and len(shape) > 1:
             made[:] = np.arange(shape[-1]) * (self.num_classes + 1) // shape[-1]
         if kind == torch.bool and len(shape) > 1:

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flo
 _CPU_ATTENTION = "_scaled_dot_product_flash_attention_for_cpu"
 
 
-class Meter(TorchDispatchMode):
+class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Watches every operation of PyTorch while it is entered, those of backward passes and optimizers included.
 
     Memory is that of storages: a view adds nothing, and a storage counts until the last tensor of it is gone. What a
@@ -21,7 +21,7 @@ class Meter(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.alive = 0
         """Bytes of the storages that are alive now."""
         self.peak = 0

@@ -73,7 +73,8 @@ class Steps:
             callbacks: Of the trainer.
             steps: How many.
         """
-        plugins, precision = [], self.precision
+        plugins: list[Any] = []
+        precision = self.precision
         if precision == "16-mixed" and self.accelerator == "cpu":  # Lightning would take bfloat16
             plugins, precision = [MixedPrecision("16-mixed", "cpu", _Scaler("cpu"))], None
         batches: Any = [self.batch(number) for number in range(steps)]
@@ -162,7 +163,9 @@ class _AsInARun(lightning.Callback):
     """What differs in a run on a GPU, and in the middle of a stream."""
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """The optimizer works on all parameters at a time, and needs room for that."""
+        """The optimizer works on all parameters at a time, and needs room for that; SemiSAM's SAM is on the device."""
+        if isinstance(pl_module, SemiSam) and pl_module.sam is not None:
+            pl_module.sam.sam.to(pl_module.device)
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 group["foreach"] = True
