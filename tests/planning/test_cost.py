@@ -84,7 +84,7 @@ def measured_peak(name: str, precision: str) -> int:
     return peak
 
 
-FAST = {("cpc_sam", "32-true"), ("unet", "bf16-mixed"), ("aux_ol", "32-true")}
+FAST = {("samed", "32-true"), ("unet", "bf16-mixed"), ("aux_ol", "32-true")}
 PAIRS = [
     pytest.param(*pair, marks=() if pair in FAST else pytest.mark.slow)
     for pair in product([*METHODS, *MORE], PRECISIONS[:2])
@@ -116,7 +116,7 @@ def test_operations_are_those_that_torch_counts_in_a_real_step() -> None:
 
 
 def test_what_is_trained() -> None:
-    cost, method = forecast("cpc_sam"), build(CpcSam, arguments_of(*METHODS["cpc_sam"]))
+    cost, method = forecast("samed"), build(SAMed, arguments_of(*MORE["samed"]))
     assert cost.parameters == sum(each.numel() for each in method.parameters())
     assert cost.trained == sum(each.numel() for each in method.parameters() if each.requires_grad)
     assert 0 < cost.trained < cost.parameters
