@@ -10,6 +10,7 @@ from typing import Any
 from lightning_samseg.cli.train import parse
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods import Method
+from lightning_samseg.methods.groups import as_tables
 from lightning_samseg.models.backbones import BACKBONES
 from lightning_samseg.planning.cost import Cost, dry_run
 from lightning_samseg.planning.fitting import Change
@@ -40,7 +41,7 @@ class Planned:
         if not self.kind.needs_training:
             raise UserError(f"{name} trains nothing.", fix="leave it out of the plan: it takes what SAM takes")
         arguments = config.model.as_dict().get("init_args", {})
-        self.arguments: dict[str, Any] = json.loads(json.dumps(arguments))
+        self.arguments: dict[str, Any] = json.loads(json.dumps(as_tables(arguments), default=str))
         self.streams = self.kind.uses_stream
         self._trainer = config.trainer
         self._read_data(config.data)
