@@ -36,7 +36,7 @@ METHODS: dict[str, tuple[type[Method], dict[str, Any]]] = {
     "aux_ol": (
         AuxOl,
         {
-            "sam": {"sam": {"backbone": "tiny"}},
+            "sam": {"backbone": "tiny"},
             "auxiliary": {"width": 0.25},
             "crop": {"size": 64},
             "sam_batch": 1,
