@@ -25,6 +25,15 @@ _WHAT_TO_DO = {
     errno.ESTALE: "check that disk or network: the system could not read or write it",
 }
 
+_NO_MEMORY = re.compile(r"t allocate memory|(CUDA|HIP|MPS).* out of memory|CU\w+_STATUS_ALLOC_FAILED")
+"""What PyTorch says of main memory, of a device's, and what a device's libraries say."""
+_LESS_MEMORY = (
+    "in training set --trainer.precision bf16-mixed, --model.checkpointing true (CPC-SAM and SAMed) or a smaller batch "
+    "(--data.labelled_batch_size, --data.unlabelled_batch_size), in evaluation "
+    "--data.eval_batch_size 1; in main memory fewer --data.num_workers, too. What was saved is whole: fit "
+    "--ckpt_path last goes on"
+)
+
 
 names_flags = False
 """Whether messages name options as they are typed (``--data.root``), as the command line has it; else arguments."""
@@ -118,9 +127,8 @@ def _described(error: BaseException) -> UserError | None:
         return UserError("A name has letters that cannot be written here.", found=text, fix=fix)
     if isinstance(error, ModuleNotFoundError) and (package := (error.name or "").partition(".")[0]) not in _OURS:
         return UserError(f"The package {package} is not installed.", fix="install what pyproject.toml names, or make")
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "t allocate memory" in text:
-        fix = "use a smaller batch or image_size, fewer --data.num_workers, or a machine with more memory"
-        return UserError("There is not enough memory.", found=text or type(error).__name__, fix=fix)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _NO_MEMORY.search(text):
+        return UserError("There is not enough memory.", found=text or type(error).__name__, fix=_LESS_MEMORY)
     if library == "omegaconf":
         return UserError(
             "The configuration refers to what is not there.",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -69,6 +70,20 @@ def interpolation() -> None:
         (AuthenticationError("API key must have 40+ characters, has 3."), "Weights & Biases; 40+; WANDB_API_KEY"),
         (ModuleNotFoundError("No module named 'nope.a'", name="nope.a"), "package nope is; pyproject.toml"),
         (MemoryError(), "not enough memory; MemoryError; smaller batch"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
+            "not enough memory; 2.00 GiB; precision bf16-mixed; checkpointing true; smaller batch",
+        ),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory: you tried to "
+                "allocate 99 bytes. Error code 12 (Cannot allocate memory)"
+            ),
+            "not enough memory; 99 bytes; precision bf16-mixed; checkpointing true; num_workers",
+        ),
+        (RuntimeError("CUDA error: out of memory"), "not enough memory; smaller batch"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 5 GB"), "not enough memory; smaller batch"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), "not enough memory; smaller batch"),
     ],
     ids=str,
 )

@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_samseg.io.geometry import resize_labels
 from lightning_samseg.methods.method import Method
 from lightning_samseg.metrics import CaseScores
+from lightning_samseg.metrics.on_device import likeliest
 from lightning_samseg.optim import OptimizerConfig, build_optimizer
 from lightning_samseg.transforms import to_original_size
 from lightning_samseg.types import Batch, Case, Query, Segmentation
@@ -172,4 +173,5 @@ def _answer(probabilities: Tensor, case: Case, how: Restore) -> Segmentation:
 
 
 def _labels(probabilities: Tensor) -> np.ndarray:
-    return probabilities.argmax(0).to(torch.uint8).cpu().numpy()
+    # Labels are made where the probabilities are: a byte a pixel goes to the host, not K numbers.
+    return likeliest(probabilities[None])[0].to(torch.uint8).cpu().numpy()

@@ -8,6 +8,7 @@ touching k: here ``alpha = r``.
 from collections.abc import Sequence
 
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from lightning_samseg.errors import UserError
@@ -49,3 +50,6 @@ def add_lora(encoder: nn.Module, rank: int = 4, alpha: float = 4.0, blocks: Sequ
     if rank and targets:
         config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none", target_modules=targets)
         inject_adapter_in_model(config, encoder)
+        for module in encoder.modules():
+            if isinstance(module, LoraLayer):  # else it casts what autocast has cast back to float32, to be cast again
+                module.cast_input_dtype_enabled = False

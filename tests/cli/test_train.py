@@ -124,7 +124,8 @@ def test_a_killed_run_resumes_bit_for_bit(
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(CpcSam, "training_step", dies)
-    assert bench("fit", "killed", *options) == 2
+    recomputed = ["--model.checkpointing", str(killed_at == 5)]  # also where it is not the same before and after
+    assert bench("fit", "killed", *options, *recomputed) == 2
     assert weights(bench.folder / "killed")["global_step"] == killed_at - 1
     monkeypatch.setattr(CpcSam, "training_step", step)
     torch.manual_seed(99)
@@ -210,6 +211,30 @@ def test_a_logger_of_ones_own_is_one_more(bench: Bench, capsys: pytest.CaptureFi
     assert bench("fit", "silent", "--trainer.logger", "false", *options) == 0
     assert not (bench.folder / "silent" / "logs").exists()
     assert "shorter than trainer.val_check_interval 3: it is validated once, at its end." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"), "can't allocate memory"])
+def test_without_memory_one_message_names_what_helps(
+    error: Any, bench: Bench, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    step = CpcSam.joint_loss
+
+    def needs_more(self: CpcSam, *arguments: Any) -> torch.Tensor:
+        if self.global_step == 3:
+            raise RuntimeError(f"DefaultCPUAllocator: {error}") if isinstance(error, str) else error
+        return step(self, *arguments)
+
+    monkeypatch.setattr(CpcSam, "joint_loss", needs_more)
+    assert bench("fit", "run", "--model.checkpointing", "true") == 2
+    said = capfd.readouterr().err
+    assert "error: There is not enough memory." in said
+    assert "Traceback" not in said
+    for option in ("--trainer.precision bf16-mixed", "--model.checkpointing true", "a smaller batch"):
+        assert option in said
+    state = weights(bench.folder / "run")
+    assert state["global_step"] == 2
+    monkeypatch.setattr(CpcSam, "joint_loss", step)
+    assert bench("fit", "run", "--ckpt_path", "last") == 0
 
 
 def test_nan_keeps_the_last_good_checkpoint(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,20 @@ def test_padding_is_cut_off_before_the_prediction_is_enlarged(how: str) -> None:
     assert (restored != enlarged).mean() <= (0.005 if how == "probabilities" else 0)
 
 
+@pytest.mark.parametrize("how", ["probabilities", "labels"])
+def test_only_labels_go_to_the_host(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte per pixel of an image in evaluation, not the numbers of every class."""
+    copied: list[tuple[torch.dtype, tuple[int, ...]]] = []
+    to_host = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda x: copied.append((x.dtype, tuple(x.shape))) or to_host(x))
+    found = torch.rand(5, 16, 16, generator=torch.Generator().manual_seed(0))
+    labels = restore_size(found, Case("a", "a.png", (32, 64), (8, 16)), how)  # type: ignore[arg-type]
+    assert copied == [(torch.uint8, (8, 16) if how == "labels" else (32, 64))]
+    if how == "labels":
+        expected = found.numpy().argmax(0)[:8].astype(np.uint8)
+        np.testing.assert_array_equal(labels[2::4, 2::4], expected)
+
+
 def test_corner_aligned_labels_are_scipys() -> None:
     from scipy.ndimage import zoom
 

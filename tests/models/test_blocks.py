@@ -63,6 +63,19 @@ def test_only_what_surrounds_the_blocks_is_kept() -> None:
     assert kept_bytes(sam) < plain / 10
 
 
+def test_in_mixed_precision_a_block_keeps_its_input_once() -> None:
+    """Not a copy for each LoRA: of the attention's normalised input there is one, in half precision."""
+    sam = adapted(lora_blocks=[0])
+    attention = sam.image_encoder.blocks[0].attn  # type: ignore[index, union-attr]
+    kept: list[Tensor] = []
+    x = torch.rand(1, 14, 14, 48)
+    keep = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t)
+    with keep, torch.autocast("cpu", dtype=torch.bfloat16):
+        attention(x)
+    inputs = {t.untyped_storage().data_ptr(): t.dtype for t in kept if t.numel() == x.numel() and t.shape[-1] == 48}
+    assert list(inputs.values()) == [torch.bfloat16]
+
+
 def test_dropout_is_drawn_once() -> None:
     torch.manual_seed(0)
     blocks = Blocks(nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5), nn.GELU()) for _ in range(3))
