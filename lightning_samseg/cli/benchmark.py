@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
@@ -13,7 +14,7 @@ from lightning_samseg.errors import UserError
 
 BENCHMARKS: dict[str, tuple[str, str]] = {
     "metrics": ("lightning_samseg.metrics.benchmark", "benchmark_metrics"),
-    "cpc_step": ("lightning_samseg.methods.benchmark", "benchmark_cpc_step"),
+    "cpc_step": ("lightning_samseg.methods.benchmark_ways", "benchmark_cpc_step"),
     "cheap_step": ("lightning_samseg.methods.benchmark", "benchmark_cheap_step"),
     "semi": ("lightning_samseg.methods.benchmark_semi", "benchmark_semi"),
     "prompts": ("lightning_samseg.prompts.benchmark", "benchmark_prompts"),
@@ -46,7 +47,9 @@ def main(argv: Sequence[str]) -> int:
         metavar="KEY=VALUE",
         help="arguments of the benchmark, for example repeats=5 image_size=512",
     )
-    arguments = parser.parse_args(argv)
+    # What is typed as an option is a setting, too: --batch 1+1.
+    joined = re.sub(r"(?:^|\0)--(?!help)([a-z_]+)[\0=]", r"\0\1=", "\0".join(argv)).lstrip("\0")
+    arguments = parser.parse_args(joined.split("\0"))
     settings = dict(map(_setting, arguments.settings))
     for name, (module, function) in BENCHMARKS.items():
         if arguments.name in (name, "all"):

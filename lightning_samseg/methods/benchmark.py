@@ -1,8 +1,8 @@
-"""The speed of CPC-SAM's training step, side by side: its two schedules, and what makes it cheap on a CPU."""
+"""The speed of CPC-SAM's training step, side by side: what makes it cheap on a CPU."""
 
 import statistics
 import time
-from typing import Any, Literal
+from typing import Any
 
 import lightning
 import torch
@@ -13,58 +13,6 @@ from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.branched_sam import AdapterConfig
 from lightning_samseg.models.sam_config import PretrainedSam
 from lightning_samseg.optim import OptimizerConfig
-
-Update = Literal["joint", "sequential"]
-
-
-def benchmark_cpc_step(
-    repeats: int = 3,
-    backbone: BackboneName = "lite_medsam",
-    image_size: int = 112,
-    batch: int = 4,
-    num_classes: int = 3,
-    precision: Any = "bf16-mixed",
-) -> dict[str, Any]:
-    """Seconds per iteration of both schedules on the same generated images, turn by turn in one process.
-
-    Args:
-        repeats: Measured iterations of each schedule, each after one that is not counted.
-        backbone: Any; its pretrained weights are needed but for ``tiny``.
-        image_size: Side of the input in pixels.
-        batch: Images per iteration, half of them labelled.
-        num_classes: Foreground classes.
-        precision: Of Lightning's Trainer.
-
-    Returns:
-        Median seconds of each and their ratio ``sequential / joint``; on a GPU also the peak memory of each in MiB.
-    """
-    seconds: dict[Update, list[float]] = {"joint": [], "sequential": []}
-    memory: dict[str, float] = {}
-    updates: tuple[Update, ...] = ("joint", "sequential")
-    timers = {update: _Timer(backbone, image_size, num_classes, update=update) for update in updates}
-    batches: Any = _batches(image_size, batch, num_classes, 2)
-    data: DataLoader[Any] = DataLoader(batches, batch_size=None)
-    for _ in range(repeats):
-        for update, model in timers.items():
-            if torch.cuda.is_available():
-                torch.cuda.reset_peak_memory_stats()
-            _fit(model, data, precision)
-            seconds[update].append(model.seconds[-1])  # the first iteration of a fit is not counted
-            if torch.cuda.is_available():
-                memory[f"{update}_peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
-    joint, sequential = (statistics.median(seconds[update]) for update in updates)
-    return {
-        "joint_s": joint,
-        "sequential_s": sequential,
-        "speedup": sequential / joint,
-        **memory,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "backbone": backbone,
-        "image_size": image_size,
-        "batch": batch,
-        "precision": str(precision),
-    }
-
 
 CHEAPER: dict[str, dict[str, Any]] = {
     "lora_everywhere": {},
@@ -90,7 +38,7 @@ def benchmark_cheap_step(
 
     Args:
         repeats: Measured iterations of each; a first round, which fills the disk, is not counted.
-        backbone: As in :func:`benchmark_cpc_step`, like the other arguments.
+        backbone: Any; its pretrained weights are needed but for ``tiny``.
         image_size: Side of the input in pixels.
         batch: Images per iteration, half of them labelled.
         num_classes: Foreground classes.
