@@ -1,9 +1,11 @@
 """``python -m lightning_samseg doctor``: is all here that a run needs? A line each, and what to do."""
 
+import mmap
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +17,8 @@ from lightning_samseg.io.files import cache_dir
 from lightning_samseg.models.backbones import CHECKPOINTS
 from lightning_samseg.models.weights import is_verified, locate, verify
 
+SLOW_PAGE = 2e-6
+"""Seconds to get a page of 4 KiB; 0.1 to 0.7 us are usual."""
 LEAST_FREE = 5e9
 """Bytes that a run's checkpoints and pictures, or a download of SAM-H's weights, can take."""
 
@@ -44,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, default=Path("runs"), help="folder for runs to look at (runs)")
     folder = parser.parse_args(argv).root
     problems = 0
-    for examine in (packages, weights, wandb_state, lambda: folders(folder), slurm, devices):
+    for examine in (packages, weights, wandb_state, lambda: folders(folder), slurm, memory, devices):
         for finding in examine():
             problems += finding.what_to_do is not None
             mark = "ok     " if finding.what_to_do is None else "PROBLEM"
@@ -162,6 +166,34 @@ def slurm() -> Iterator[Finding]:
         "its controller answers" if answer.returncode == 0 else "no controller answers: nothing can be submitted"
     )
     yield Finding("Slurm", f"{done.stdout.strip() or 'sbatch'}, {controller}")
+
+
+def memory() -> Iterator[Finding]:
+    """Whether fresh memory is slow, as on a virtual machine or in a container whose memory is being reclaimed.
+
+    A training step on a CPU asks for gigabytes and gives them back, unless the C library keeps them. No problem to be
+    solved before a run, so only said.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    fresh, again = (min(times) for times in zip(*(_touch_pages() for _ in range(5)), strict=True))
+    text = f"{1e6 * fresh:.2f} us to get a page of memory, {1e6 * again:.2f} us to write to it again"
+    if fresh > SLOW_PAGE:
+        text += ", which is slow; on a CPU, MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=2000000000 before `python -m "
+        text += "lightning_samseg fit` keeps memory that was freed"
+    yield Finding("memory", text)
+
+
+def _touch_pages(count: int = 4096) -> tuple[float, float]:
+    """Seconds per page of this thread, which other programs do not disturb: for fresh ones, and for the same again."""
+    import numpy as np
+
+    with mmap.mmap(-1, count * mmap.PAGESIZE) as fresh:
+        start = time.thread_time()
+        np.ndarray(count, np.uint8, fresh, strides=(mmap.PAGESIZE,))[:] = 1
+        middle = time.thread_time()
+        np.ndarray(count, np.uint8, fresh, strides=(mmap.PAGESIZE,))[:] = 2
+        return (middle - start) / count, (time.thread_time() - middle) / count
 
 
 def devices() -> Iterator[Finding]:

@@ -87,11 +87,25 @@ def test_folders_without_space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert all("cannot be written" in finding.text for finding in folders(tmp_path))
 
 
+@pytest.mark.parametrize("seconds", [2e-7, 2e-5])
+def test_slow_pages_are_said(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    monkeypatch.setattr(doctor_cli.sys, "platform", "linux")
+    fresh, again = doctor_cli._touch_pages()
+    assert fresh > again > 0
+    monkeypatch.setattr(doctor_cli, "_touch_pages", lambda: (seconds, 1e-8))
+    (finding,) = doctor_cli.memory()
+    assert finding.what_to_do is None
+    assert f"{1e6 * seconds:.2f} us" in finding.text
+    assert ("MALLOC_MMAP_MAX_=0" in finding.text) is (seconds > 1e-6)
+    monkeypatch.setattr(doctor_cli.sys, "platform", "win32")
+    assert list(doctor_cli.memory()) == []
+
+
 @pytest.mark.parametrize(("what_to_do", "status"), [(None, 0), ("do this", 1)])
 def test_report_and_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what_to_do: str | None, status: int
 ) -> None:
-    for name in ("packages", "weights", "wandb_state", "slurm", "devices"):
+    for name in ("packages", "weights", "wandb_state", "slurm", "memory", "devices"):
         monkeypatch.setattr(doctor_cli, name, lambda: [])
     monkeypatch.setattr(doctor_cli, "folders", lambda root: [Finding("runs", f"in {root}", what_to_do)])
     assert main(["doctor", "--root", "somewhere"]) == status
