@@ -28,11 +28,11 @@ from lightning_samseg.prompts.points import ClassPoints
 Way = Literal["joint", "sequential", "usual"]
 _DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 _OF_CPU: dict[Any, Any] = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(  # type: ignore[no-untyped-call]
         q.shape, k.shape, v.shape
     ),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *_, **__: (
-        sdpa_backward_flop_count(grad.shape, q.shape, k.shape, v.shape)
+        sdpa_backward_flop_count(grad.shape, q.shape, k.shape, v.shape)  # type: ignore[no-untyped-call]
     ),
 }
 """Operations that PyTorch's counter does not know."""
@@ -88,8 +88,10 @@ def benchmark_cpc_step(
                 times[way].append(_time(timer, data, each))
                 if torch.cuda.is_available():
                     rows[way]["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
-        for way, row in rows.items():
-            row["seconds"], row["cpu_seconds"] = (statistics.median(column) for column in zip(*times[way], strict=True))
+        for name, row in rows.items():
+            row["seconds"], row["cpu_seconds"] = (
+                statistics.median(column) for column in zip(*times[name], strict=True)
+            )
             row["share_of_matmul"] = row["gflop"] / row["seconds"] / rate
         usual, ours = rows["usual"], rows["joint"]
         found_at[each] = {
@@ -176,7 +178,7 @@ def _usual_attention(attention: RelPosAttention, x: Tensor) -> Tensor:
     return attention.proj(mixed.permute(0, 2, 3, 1, 4).reshape(batch, height, width, dim))
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sums what PyTorch's formulas say of each operation; its own counter trips over modules under ``no_grad``."""
 
     flop = 0
@@ -190,7 +192,7 @@ class _Counter(TorchDispatchMode):
 
 
 def _count(timer: _Timer, data: list[dict[str, Any]], precision: str) -> dict[str, Any]:
-    with _Counter() as counter:
+    with _Counter() as counter:  # type: ignore[no-untyped-call]
         _fit(timer, data, precision, 1)
     return {"gflop": counter.flop / 1e9}
 
