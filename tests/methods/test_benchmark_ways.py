@@ -1,5 +1,7 @@
 """The benchmark of CPC-SAM's step: what it calls the usual way computes the same, and its numbers fit together."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -31,7 +33,8 @@ def test_operations_are_counted_forward_and_backward() -> None:
 
 
 def test_numbers_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_samseg.methods.benchmark_ways.matmul_gflops", lambda dtype: matmul_gflops(dtype, side=64))
+    small = partial(matmul_gflops, side=64)
+    monkeypatch.setattr("lightning_samseg.methods.benchmark_ways.matmul_gflops", small)
     found = benchmark_cpc_step(repeats=1, backbone="tiny", image_size=32, batch="1+2", precision="32-true")
     at = found["32-true"]
     assert at["sequential"]["gflop"] > 1.1 * at["joint"]["gflop"]  # more passes of the encoder
