@@ -287,11 +287,12 @@ def unimatch_step(accelerator: str, devices: Any, precision: Any) -> float:
     import torch
 
     from lightning_samseg.methods.unimatch import UniMatch
+    from lightning_samseg.optim import OptimizerConfig
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         batch = _semi_batch(unlabelled=4)
-        method = UniMatch(image_size=64, optimizer="sgd", lr=0.01)
+        method = UniMatch(image_size=64, optimizer=OptimizerConfig(name="sgd", lr=0.01))
         trainer = _fit(method, batch, accelerator, devices, precision)
     return float(trainer.callback_metrics["train/loss"])
 
