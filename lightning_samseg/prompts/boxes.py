@@ -79,7 +79,7 @@ def crop_of_box(box: Sequence[float], image_size: tuple[int, int], name: str = "
 
 
 def check_points(points: NDArray[Any], size: tuple[int, int], name: str) -> None:
-    """Raise BadValueError unless points lie on the image, its border included.
+    """Raise BadValueError unless points lie on the image: ``0 <= x < W`` and ``0 <= y < H``.
 
     Args:
         points: ``(m, 2)``, (x, y) in pixels of the image.
@@ -88,10 +88,10 @@ def check_points(points: NDArray[Any], size: tuple[int, int], name: str) -> None
     """
     height, width = size
     for x, y in points:
-        if not (0 <= x <= width and 0 <= y <= height):
+        if not (0 <= x < width and 0 <= y < height):
             raise BadValueError(
                 f"{name}: the point lies outside the image.",
-                expected=f"pixels of the image at its own size, x in 0..{width}, y in 0..{height}",
+                expected=f"pixels of the image at its own size, 0 <= x < {width}, 0 <= y < {height}",
                 found=f"{x:g}, {y:g}",
                 fix="give (x, y) = (column, row); where a tool has shown the image smaller or larger, scale it",
             )
