@@ -89,6 +89,15 @@ def test_an_image_is_encoded_once_and_alone() -> None:
     assert len(seen) == 6
 
 
+def test_what_is_computed_lies_in_memory_as_what_is_looked_up() -> None:
+    """TinyViT's maps are channels-last; the last bits of what is computed from them depend on it."""
+    encoder = build_image_encoder("lite_medsam", 32).requires_grad_(False)
+    once, images = EncodeOnce(encoder), torch.rand(2, 3, 32, 32)
+    computed, looked_up = once(images), once(images)
+    assert torch.equal(computed, looked_up)
+    assert computed.stride() == looked_up.stride()
+
+
 def test_other_frozen_weights_have_entries_of_their_own() -> None:
     sam, images = adapted([-1]), torch.rand(1, 3, 64, 64)
     once = EncodeOnce(sam.image_encoder)
