@@ -53,7 +53,7 @@ class RelPosAttention(nn.Module):
         Returns:
             ``(B, side, side, dim)``.
         """
-        if x.dtype == torch.float32 and torch.is_autocast_enabled(x.device.type):
+        if x.dtype == torch.float32 and not x.is_meta and torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))  # once; else for each projection, and kept by each LoRA
         batch, height, width, dim = x.shape
         tokens, head_dim = height * width, dim // self.num_heads
