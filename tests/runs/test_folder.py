@@ -62,10 +62,10 @@ def test_a_run_says_how_far_it_is_and_how_it_ended(tmp_path: Path) -> None:
 
 def test_the_reason_of_a_failure_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), Claim(tmp_path, "fit"):
-        raise RuntimeError("CUDA out of memory.\nTried to allocate")
+        raise RuntimeError("CUDA error: device-side assert triggered\nCompile with TORCH_USE_CUDA_DSA")
     status = read_status(tmp_path)
     assert status is not None
-    assert status.error == "RuntimeError: CUDA out of memory."
+    assert status.error == "RuntimeError: CUDA error: device-side assert triggered"
 
 
 def _write_on_a_full_disk(disk: Path, path: Path) -> None:
