@@ -3,6 +3,7 @@
 import netrc
 import os
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,13 @@ def has_wandb_key() -> bool:
         except (OSError, netrc.NetrcParseError):
             continue
     return False
+
+
+def finish_wandb(loggers: Iterable[Logger]) -> None:
+    """End the W&B runs that loggers have begun: the next one in this process would go on in them."""
+    for each in loggers:
+        if isinstance(each, WandbLogger) and each._experiment is not None:
+            each.experiment.finish()
 
 
 def default_folder(method: str) -> str:

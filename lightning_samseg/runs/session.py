@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ from lightning_samseg.errors import UserError
 from lightning_samseg.methods.method import Method
 from lightning_samseg.runs.error_log import keep_in
 from lightning_samseg.runs.folder import Claim, results_folder
-from lightning_samseg.runs.loggers import Wandb, build_loggers, default_folder
+from lightning_samseg.runs.loggers import Wandb, build_loggers, default_folder, finish_wandb
 from lightning_samseg.runs.process import is_main_process, say
 from lightning_samseg.runs.record import Record
 from lightning_samseg.runs.requeue import Requeued, requeue
@@ -80,6 +81,8 @@ class Session:
                 fix=f"add --ckpt_path {self.run_dir}/checkpoints/best.ckpt",
             )
         self._claim: Claim | None = None
+        self._loggers: list[Logger] = []
+        """Those whose W&B run is ended here."""
 
     def record(self, options: Mapping[str, Any], allow_changes: bool = False) -> None:
         """Take down what the run is told; where it goes on, compare with what it was told before.
@@ -114,6 +117,8 @@ class Session:
         """Leave the folder."""
         if self._claim is not None:
             self._claim.__exit__(kind, error, trace)
+        if error is None:
+            finish_wandb(self._loggers)
         if isinstance(error, Requeued) and is_main_process():
             requeue()
         elif isinstance(error, SIGTERMException):  # it would end the process with status 0, as if the run had finished
@@ -151,10 +156,10 @@ class Session:
         if arguments.get("logger") is not False:
             folder, name = self.results_dir, self.run_dir.name
             writes = is_main_process() and not arguments.get("fast_dev_run")
-            loggers = [
-                *build_loggers(folder, name, self.verb, wandb, tensorboard, writes),
-                *as_list(arguments.get("logger")),
-            ]
+            built = build_loggers(folder, name, self.verb, wandb, tensorboard, writes)
+            if getattr(sys.modules.get("wandb"), "run", None) is None:  # one that the user has begun goes on
+                self._loggers = built
+            loggers = [*built, *as_list(arguments.get("logger"))]
         arguments["logger"] = loggers
         around = build_callbacks(
             self.verb,

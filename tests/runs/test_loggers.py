@@ -204,3 +204,10 @@ def test_missing_tensorboard_is_a_message(clean: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(loggers, "TensorBoardLogger", absent)
     with pytest.raises(UserError, match="pip install tensorboard"):
         build_loggers(clean, "n", "fit", None, tensorboard=True, is_main_process=True)
+
+
+def test_the_next_run_of_a_process_is_another_one_of_wandb(cpc_run: Path) -> None:
+    """What a run has begun in W&B ends with it: in a notebook a second one would go on in the first."""
+    import wandb
+
+    assert wandb.run is None
