@@ -71,7 +71,11 @@ def test_embedding_and_gradients_are_those_of_the_encoder(blocks: list[int] | No
         torch.testing.assert_close(ours, expected)
         if trained:
             gradients = torch.autograd.grad(ours.square().sum(), trained)
-            torch.testing.assert_close(gradients, torch.autograd.grad(expected.square().sum(), trained))
+            theirs = torch.autograd.grad(expected.square().sum(), trained)
+            # Sums over other batches round otherwise: by a share of the largest terms, not of each small sum.
+            largest = max(float(gradient.abs().max()) for gradient in theirs)
+            for one, other in zip(gradients, theirs, strict=True):
+                torch.testing.assert_close(one, other, rtol=0, atol=1e-4 * largest)
 
 
 def test_an_image_is_encoded_once_and_alone() -> None:
