@@ -4,10 +4,9 @@ import inspect
 import json
 from collections.abc import Sequence
 from functools import cached_property
-from importlib import import_module
 from typing import Any
 
-from lightning_samseg.cli.train import parse
+from lightning_samseg.cli.train import class_of, parse
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods import Method
 from lightning_samseg.methods.groups import as_tables
@@ -34,7 +33,7 @@ class Planned:
 
     def __init__(self, argv: Sequence[str]) -> None:
         config = parse(argv)
-        self.kind = _class(config.model.class_path)
+        self.kind = class_of(config.model)
         name = config.model.class_path.rpartition(".")[2]
         if not (isinstance(self.kind, type) and issubclass(self.kind, Method)):
             raise UserError(f"{name} is no method of this package's contract.", fix="plan one that is a methods.Method")
@@ -56,7 +55,7 @@ class Planned:
         self.image_size, self.cache_gb = given.image_size, given.cache_gb
         self.images: int | None = None
         self.missing: str | None = None
-        data = _class(config.class_path)(**given.as_dict())
+        data = class_of(config)(**given.as_dict())
         try:
             self.arguments["num_classes"] = data.num_classes
             if self.streams:
@@ -93,9 +92,7 @@ class Planned:
     @property
     def uses_unlabelled(self) -> bool:
         """Whether a step takes unlabelled images."""
-        if self.kind.__name__ == "CpcSam":
-            return bool(self.arguments.get("cross") != "none")
-        return bool(self.kind.uses_unlabelled)
+        return bool(self.kind.uses_unlabelled and self.arguments.get("cross") != "none")
 
     @property
     def backbone(self) -> str | None:
@@ -170,11 +167,6 @@ class Planned:
 def _precision(given: Any) -> str:
     names = {"None": "32-true", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
     return names.get(str(given), str(given))
-
-
-def _class(path: str) -> Any:
-    module, _, name = path.rpartition(".")
-    return getattr(import_module(module), name)
 
 
 def _entries(table: Any, name: str) -> Any:

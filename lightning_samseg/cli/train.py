@@ -216,9 +216,9 @@ def check_options(argv: Sequence[str], config: Namespace) -> Namespace:
     return given
 
 
-def class_of(model: Namespace) -> Any:
+def class_of(config: Namespace) -> Any:
     """The class that a configuration names."""
-    module, _, name = model.class_path.rpartition(".")
+    module, _, name = config.class_path.rpartition(".")
     return getattr(import_module(module), name)
 
 

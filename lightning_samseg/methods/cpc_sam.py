@@ -103,6 +103,8 @@ class CpcSam(BaseMethod):
         base: Arguments of :class:`BaseMethod`.
     """
 
+    uses_unlabelled = True
+
     def __init__(
         self,
         sam: PretrainedSam = PretrainedSam(),

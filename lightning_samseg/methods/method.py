@@ -24,6 +24,12 @@ M = TypeVar("M", bound="Method")
 class _TakesTables(type):
     """Lets the groups of a method's arguments be plain tables, too."""
 
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """That of the constructor, which ``__call__`` would hide."""
+        own = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return own.replace(parameters=list(own.parameters.values())[1:])
+
     def __call__(cls, *args: Any, **arguments: Any) -> Any:
         return super().__call__(*args, **with_groups(cls, arguments))
 

@@ -68,6 +68,15 @@ def test_what_makes_it_fit(memory: str, status: int, said: str, capsys: pytest.C
     assert said in capsys.readouterr().out
 
 
+def test_recomputed_blocks_are_offered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def cost(kind: Any, arguments: dict[str, Any], load: Load, precision: str = "32-true") -> Cost:
+        return Cost(1, 1, 1.0, 0.0, (1 if arguments["checkpointing"] else 4) * GIB, GIB)
+
+    monkeypatch.setattr(planned, "dry_run", cost)
+    assert main(["plan", "--config", QUICK, "--memory", "3", "--gpu", "t4"]) == 0
+    assert "into 3 GiB with --model.checkpointing true: 1.00 GiB" in capsys.readouterr().out
+
+
 def test_the_order_of_changes() -> None:
     tried = []
 

@@ -1,5 +1,6 @@
 """Groups of arguments as dataclasses and as plain tables."""
 
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -42,6 +43,12 @@ def test_a_users_own_argument_may_be_called_as_a_group() -> None:
         "momentum": 0.1,
         "seed": 3,
     }
+
+
+def test_a_method_shows_its_own_arguments() -> None:
+    shown = signature(AuxOl).parameters
+    assert next(iter(shown)) != "self"
+    assert shown["sam"].default == SamConfig()
 
 
 def test_one_value_is_no_group() -> None:
