@@ -14,15 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 
 from lightning_samseg.cli.arguments import Parser
-from lightning_samseg.cli.gpu_checks import CHECKS, LARGEST_DIFFERENCE, check
+from lightning_samseg.cli.gpu_checks import CHECKS, LARGEST_DIFFERENCE, check, waits
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.files import atomic_write
 from lightning_samseg.methods import AuxOl, CpcSam, Method
+from lightning_samseg.methods.timing import StepTimer, matmul_gflops, now
 from lightning_samseg.planning.cost import build, dry_run
 from lightning_samseg.planning.steps import Load, Steps
+from lightning_samseg.planning.table import LOAD
 from lightning_samseg.prompts.points import class_points
 
 Measured = Sequence[Any]
@@ -138,21 +141,6 @@ def head(device: str) -> list[str]:
     ]
 
 
-class Timer(lightning.Callback):
-    """Seconds of each step, from its batch to the next, when the device has done all of it."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Start."""
-        self._start = _now()
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Stop."""
-        self.seconds.append(_now() - self._start)
-
-
 class Bench:
     """What is measured, at the papers' sizes or at tiny ones.
 
@@ -164,7 +152,7 @@ class Bench:
     def __init__(self, device: str, small: bool) -> None:
         self.device, self.small = device, small
         self.accelerator = "gpu" if device == "cuda" else "cpu"
-        self.load = Load(2, 2, 2) if small else Load(6, 6, 12)
+        self.load = Load(2, 2, 2) if small else LOAD
         self.backbones = ("tiny",) if small else ("sam_vit_b", "sam_vit_l", "sam_vit_h")
         self.cpc = {"image_size": 64 if small else 512, "num_classes": 3}
         self.aux = (
@@ -183,21 +171,15 @@ class Bench:
         if self.device == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        timer = Timer()
+        timer = StepTimer()
         self.steps(kind, arguments, precision).fit(timer, steps=steps)
         peak = torch.cuda.max_memory_allocated() if self.device == "cuda" else 0
-        return statistics.median(timer.seconds[1:]), peak
+        return statistics.median(wall for wall, _ in timer.seconds[1:]), peak
 
     def rate(self, precision: str) -> float:
-        """TFLOP/s of a large product of matrices."""
+        """10^9 operations per second of a large product of matrices."""
         kind = torch.float32 if precision == "32-true" else torch.bfloat16
-        side = 512 if self.small else 8192
-        a = torch.rand(side, side, device=self.device).to(kind)
-        a @ a
-        start = _now()
-        for _ in range(5):
-            a @ a
-        return 5 * 2 * side**3 / (_now() - start) / 1e12
+        return matmul_gflops(kind, 512 if self.small else 8192, self.device)
 
 
 def sections(bench: Bench) -> list[Section]:
@@ -241,7 +223,7 @@ def _cpc_sam(bench: Bench) -> Iterator[Row]:
 def _cpc_row(bench: Bench, arguments: dict[str, Any], precision: str) -> Measured:
     seconds, peak = bench.timed(CpcSam, arguments, precision)
     cost = dry_run(CpcSam, arguments, bench.load, precision)
-    share = cost.gflop / 1e3 / seconds / bench.rate(precision)
+    share = cost.gflop / seconds / bench.rate(precision)
     return [f"{seconds:.3f}", _gib(peak), _gib(cost.training), f"{cost.gflop:,.0f}", f"{share:.0%}"]
 
 
@@ -249,8 +231,6 @@ def _waits(bench: Bench) -> Iterator[Row]:
     if bench.device != "cuda":
         yield Row("none on a CPU", 0, lambda: ["-"])
         return
-    from lightning_samseg.cli.gpu_checks import waits
-
     steps = bench.steps(CpcSam, {**bench.cpc, "sam": {"backbone": bench.backbones[0]}}, "bf16-mixed")
     for place, count in waits(steps).items():
         yield Row(place, 0, partial(list, [count]))
@@ -268,24 +248,16 @@ def _aux_row(bench: Bench, arguments: dict[str, Any]) -> Measured:
 
 
 def _points(bench: Bench) -> Iterator[Row]:
-    import numpy as np
-
     side, count = bench.cpc["image_size"], bench.load.labelled + bench.load.unlabelled
     labels = torch.randint(0, 4, (count, 8, 8)).repeat_interleave(side // 8, 1).repeat_interleave(side // 8, 2)
 
     def chosen() -> Measured:
-        start = _now()
+        start = now()[0]
         class_points(labels.to(bench.device), 4, [np.random.default_rng(i) for i in range(count)])
-        return [f"{_now() - start:.4f}"]
+        return [f"{now()[0] - start:.4f}"]
 
     yield Row(f"{count} images of {side} px, 4 classes, {torch.get_num_threads()} threads", 2, chosen)
 
 
 def _gib(size: int) -> str:
     return f"{size / 2**30:.2f}" if size else "-"
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()

@@ -1,14 +1,10 @@
 """The speed of CPC-SAM's training step, side by side: what makes it cheap on a CPU."""
 
 import statistics
-import time
 from typing import Any
 
-import lightning
-import torch
-from torch.utils.data import DataLoader
-
 from lightning_samseg.methods.cpc_sam import CpcSam
+from lightning_samseg.methods.timing import StepTimer, fit, semi_batches
 from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.branched_sam import AdapterConfig
 from lightning_samseg.models.sam_config import PretrainedSam
@@ -47,15 +43,24 @@ def benchmark_cheap_step(
     Returns:
         Median seconds of each, and how many times as fast it is as LoRA in all blocks.
     """
-    batches: Any = _batches(image_size, batch, num_classes, 2)
-    data: DataLoader[Any] = DataLoader(batches, batch_size=None)
+    batches = semi_batches(image_size, batch // 2, batch // 2, num_classes)
     seconds: dict[str, list[float]] = {name: [] for name in CHEAPER}
-    timers = {name: _Timer(backbone, image_size, num_classes, **options) for name, options in CHEAPER.items()}
+    models = {
+        name: CpcSam(
+            sam=PretrainedSam(backbone),
+            image_size=image_size,
+            num_classes=num_classes,
+            ssl_start_iter=0,
+            optimizer=OptimizerConfig(lr=1e-4),
+            **options,
+        )
+        for name, options in CHEAPER.items()
+    }
     for _ in range(repeats + 1):
-        for name, model in timers.items():
-            model.clock = time.process_time
-            _fit(model, data, precision)
-            seconds[name].append(model.seconds[-1])
+        for name, model in models.items():
+            timer = StepTimer()
+            fit(model, batches, precision, timer)
+            seconds[name].append(timer.seconds[-1][1])
     medians = {name: statistics.median(each[1:]) for name, each in seconds.items()}
     dearest = medians["lora_everywhere"]
     return {
@@ -63,55 +68,3 @@ def benchmark_cheap_step(
         **{f"{name}_speedup": dearest / value for name, value in medians.items()},
         **{"backbone": backbone, "image_size": image_size, "batch": batch, "precision": str(precision)},
     }
-
-
-def _fit(model: CpcSam, data: DataLoader[Any], precision: Any) -> None:
-    """Two iterations."""
-    trainer = lightning.Trainer(
-        max_steps=2,
-        precision=precision,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(model, data)
-
-
-class _Timer(CpcSam):
-    """Measures whole iterations, from batch to batch."""
-
-    def __init__(self, backbone: BackboneName, image_size: int, num_classes: int, **arguments: Any) -> None:
-        super().__init__(
-            sam=PretrainedSam(backbone),
-            image_size=image_size,
-            num_classes=num_classes,
-            ssl_start_iter=0,
-            optimizer=OptimizerConfig(lr=1e-4),
-            **arguments,
-        )
-        self.seconds: list[float] = []
-        self.clock = time.perf_counter
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self._start = self._now()
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.seconds.append(self._now() - self._start)
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        return self.clock()
-
-
-def _batches(image_size: int, batch: int, num_classes: int, count: int) -> list[dict[str, Any]]:
-    generator = torch.Generator().manual_seed(0)
-    half = batch // 2
-
-    def images() -> torch.Tensor:
-        return torch.rand(half, 3, image_size, image_size, generator=generator)
-
-    coarse = torch.randint(0, num_classes + 1, (half, 4, 4), generator=generator)
-    mask = coarse.repeat_interleave(image_size // 4, 1).repeat_interleave(image_size // 4, 2)
-    return [{"labelled": {"image": images(), "mask": mask}, "unlabelled": {"image": images()}} for _ in range(count)]

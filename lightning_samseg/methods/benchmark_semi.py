@@ -5,17 +5,14 @@ import gc
 import os
 import statistics
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.methods.bcp import Bcp
@@ -24,6 +21,7 @@ from lightning_samseg.methods.dc_net import DcNet
 from lightning_samseg.methods.mc_net_plus import McNetPlus
 from lightning_samseg.methods.semi_sam import SemiSam
 from lightning_samseg.methods.supervised import UNet
+from lightning_samseg.methods.timing import StepTimer, fit
 from lightning_samseg.methods.uamt import Uamt
 from lightning_samseg.methods.unimatch import UniMatch
 from lightning_samseg.methods.urpc import Urpc
@@ -81,7 +79,9 @@ def benchmark_semi(
     for _ in range(repeats):
         for name, method in methods.items():
             with _peak_memory() as peak:
-                times[name].append(_time(method, _batches(name, image_size, batch, num_classes), precision))
+                timer = StepTimer()
+                fit(method, _batches(name, image_size, batch, num_classes), precision, timer)
+            times[name].append(timer.seconds[-1])
             # What was freed once may stay with the process, so that later repeats need less anew.
             memory[name] = max(filter(None, (memory.get(name), peak[0])), default=None)
     seconds, cpu_seconds = (
@@ -123,40 +123,6 @@ def _build(name: str, image_size: int, num_classes: int, backbone: str) -> BaseM
         picture = np.random.default_rng(0).integers(0, 255, (image_size, image_size, 3), dtype=np.uint8)
         method.picture = lambda _: picture  # type: ignore[method-assign, assignment]
     return method
-
-
-def _time(method: BaseMethod, batches: Any, precision: Any) -> tuple[float, float]:
-    """Seconds, and the processor's, of the second of two iterations, from batch to batch."""
-    timer = _Timer()
-    trainer = lightning.Trainer(
-        max_steps=2,
-        precision=precision,
-        devices=1,
-        callbacks=[timer],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(method, DataLoader(batches, batch_size=None))
-    return timer.seconds[-1]
-
-
-class _Timer(lightning.Callback):
-    def __init__(self) -> None:
-        self.seconds: list[tuple[float, float]] = []
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        self._start = self._now()
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        wall, cpu = self._now()
-        self.seconds.append((wall - self._start[0], cpu - self._start[1]))
-
-    def _now(self) -> tuple[float, float]:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter(), time.process_time()
 
 
 @contextmanager

@@ -2,24 +2,21 @@
 
 import re
 import statistics
-import time
 from collections.abc import Callable
 from types import MethodType
 from typing import Any, Literal
 
-import lightning
 import numpy as np
 import torch
 from segment_anything.modeling.image_encoder import add_decomposed_rel_pos
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.data import DataLoader
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods.cpc_sam import CpcSam
+from lightning_samseg.methods.timing import StepTimer, fit, matmul_gflops, semi_batches
 from lightning_samseg.models.attention import RelPosAttention
 from lightning_samseg.models.backbones import BackboneName
+from lightning_samseg.models.meter import Meter
 from lightning_samseg.models.sam_config import PretrainedSam
 from lightning_samseg.optim import OptimizerConfig
 from lightning_samseg.prompts.benchmark import per_region_points
@@ -27,15 +24,6 @@ from lightning_samseg.prompts.points import ClassPoints
 
 Way = Literal["joint", "sequential", "usual"]
 _DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-_OF_CPU: dict[Any, Any] = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(  # type: ignore[no-untyped-call]
-        q.shape, k.shape, v.shape
-    ),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *_, **__: (
-        sdpa_backward_flop_count(grad.shape, q.shape, k.shape, v.shape)  # type: ignore[no-untyped-call]
-    ),
-}
-"""Operations that PyTorch's counter does not know."""
 
 
 def benchmark_cpc_step(
@@ -75,17 +63,17 @@ def benchmark_cpc_step(
         found = ", ".join(sorted(unknown))
         raise UserError("That is no precision.", expected=", ".join(_DTYPES), found=found, fix="correct it")
     ways: tuple[Way, ...] = ("joint", "sequential", "usual")
-    timers = {way: _Timer(way, backbone, image_size, num_classes) for way in ways}
-    data = _batches(image_size, labelled, unlabelled, num_classes, 2)
+    models = {way: _Way(way, backbone, image_size, num_classes) for way in ways}
+    batches = semi_batches(image_size, labelled, unlabelled, num_classes)
     found_at: dict[str, Any] = {}
     for each in precisions:
-        rows: dict[str, Any] = {way: _count(timer, data, each) for way, timer in timers.items()}
+        rows: dict[str, Any] = {way: _count(model, batches, each) for way, model in models.items()}
         times: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
         rate = 0.0
         for _ in range(repeats):
             rate = max(rate, matmul_gflops(_DTYPES[each]))
-            for way, timer in timers.items():
-                times[way].append(_time(timer, data, each))
+            for way, model in models.items():
+                times[way].append(_time(model, batches, each))
                 if torch.cuda.is_available():
                     rows[way]["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
         for name, row in rows.items():
@@ -110,20 +98,8 @@ def benchmark_cpc_step(
     }
 
 
-def matmul_gflops(dtype: torch.dtype, side: int = 1536) -> float:
-    """Rate of a product of two square matrices, in 10^9 operations per second of the clock; the best of three."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    a = torch.rand(side, side, device=device).to(dtype)
-    seconds = []
-    for _ in range(3):
-        start = _now(device)[0]
-        a @ a
-        seconds.append(_now(device)[0] - start)
-    return 2 * side**3 / min(seconds) / 1e9
-
-
-class _Timer(CpcSam):
-    """Measures whole iterations, from batch to batch."""
+class _Way(CpcSam):
+    """CPC-SAM as it is updated one way or another."""
 
     def __init__(self, way: Way, backbone: BackboneName, image_size: int, num_classes: int) -> None:
         super().__init__(
@@ -135,7 +111,6 @@ class _Timer(CpcSam):
             optimizer=OptimizerConfig(lr=1e-4),
         )
         self.is_usual = way == "usual"
-        self.seconds: list[tuple[float, float]] = []
         for module in self.modules() if self.is_usual else ():
             if isinstance(module, RelPosAttention):
                 module.forward = MethodType(_usual_attention, module)  # type: ignore[method-assign]
@@ -154,13 +129,6 @@ class _Timer(CpcSam):
         points = ClassPoints(center[..., :2], center[..., 2].long(), random[..., :2], random[..., 2].long())
         return lambda: points
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self._start = _now(self.device.type)
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        wall, cpu = _now(self.device.type)
-        self.seconds.append((wall - self._start[0], cpu - self._start[1]))
-
 
 def _usual_attention(attention: RelPosAttention, x: Tensor) -> Tensor:
     """As ``segment_anything.modeling.image_encoder.Attention`` computes it, with all scores and biases in memory."""
@@ -178,51 +146,19 @@ def _usual_attention(attention: RelPosAttention, x: Tensor) -> Tensor:
     return attention.proj(mixed.permute(0, 2, 3, 1, 4).reshape(batch, height, width, dim))
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sums what PyTorch's formulas say of each operation; its own counter trips over modules under ``no_grad``."""
-
-    flop = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        formula = {**flop_registry, **_OF_CPU}.get(func.overloadpacket)
-        if formula is not None:
-            self.flop += int(formula(*args, **(kwargs or {}), out_val=result))
-        return result
+def _count(model: _Way, batches: list[dict[str, Any]], precision: str) -> dict[str, Any]:
+    with Meter() as meter:
+        fit(model, batches[:1], precision)
+    return {"gflop": meter.flops / 1e9}
 
 
-def _count(timer: _Timer, data: list[dict[str, Any]], precision: str) -> dict[str, Any]:
-    with _Counter() as counter:  # type: ignore[no-untyped-call]
-        _fit(timer, data, precision, 1)
-    return {"gflop": counter.flop / 1e9}
-
-
-def _time(timer: _Timer, data: list[dict[str, Any]], precision: str) -> tuple[float, float]:
+def _time(model: _Way, batches: list[dict[str, Any]], precision: str) -> tuple[float, float]:
     """Seconds, and the processor's, of the second of two iterations: the first of a fit is not counted."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    _fit(timer, data, precision, 2)
+    timer = StepTimer()
+    fit(model, batches, precision, timer)
     return timer.seconds[-1]
-
-
-def _fit(timer: _Timer, data: list[dict[str, Any]], precision: Any, steps: int) -> None:
-    batches: Any = data
-    trainer = lightning.Trainer(
-        max_steps=steps,
-        precision=precision,
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(timer, DataLoader(batches, batch_size=None))
-
-
-def _now(device: str) -> tuple[float, float]:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter(), time.process_time()
 
 
 def _sizes(batch: str) -> tuple[int, int]:
@@ -231,17 +167,3 @@ def _sizes(batch: str) -> tuple[int, int]:
         expected = "labelled and unlabelled images, such as batch=1+1"
         raise UserError("That is no batch of CPC-SAM's.", expected=expected, found=batch, fix="correct it")
     return int(match[1]), int(match[2])
-
-
-def _batches(size: int, labelled: int, unlabelled: int, num_classes: int, count: int) -> list[dict[str, Any]]:
-    generator = torch.Generator().manual_seed(0)
-
-    def images(number: int) -> Tensor:
-        return torch.rand(number, 3, size, size, generator=generator)
-
-    coarse = torch.randint(0, num_classes + 1, (labelled, 4, 4), generator=generator)
-    mask = coarse.repeat_interleave(size // 4, 1).repeat_interleave(size // 4, 2)
-    return [
-        {"labelled": {"image": images(labelled), "mask": mask}, "unlabelled": {"image": images(unlabelled)}}
-        for _ in range(count)
-    ]

@@ -8,7 +8,6 @@ __getattr__, __all__ = lazily(
         "cost": "Cost dry_run",
         "fitting": "Change first_that_fits",
         "gpus": "Gpu read_gpus",
-        "meter": "Meter",
         "fake": "shapes_only",
         "steps": "Load Steps",
     },

@@ -9,9 +9,9 @@ from torch import nn
 
 from lightning_samseg.methods import AuxOl, DirectOl, Method, SemiSam
 from lightning_samseg.models.frozen_sam import FrozenSam
+from lightning_samseg.models.meter import Meter
 from lightning_samseg.online.prefetch import PASS_ON_GPU
 from lightning_samseg.planning.fake import shapes_only
-from lightning_samseg.planning.meter import Meter
 from lightning_samseg.planning.steps import STEPS, Load, Steps
 from lightning_samseg.semi.sam_teacher import SamTeacher
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.methods.benchmark_ways import _Counter, _Timer, benchmark_cpc_step, matmul_gflops
+from lightning_samseg.methods.benchmark_ways import _Way, benchmark_cpc_step
+from lightning_samseg.methods.timing import matmul_gflops
 
 
 def test_the_usual_attention_computes_the_same() -> None:
     torch.manual_seed(0)
-    ours, usual = (_Timer(way, "tiny", 64, 1) for way in ("joint", "usual"))
+    ours, usual = (_Way(way, "tiny", 64, 1) for way in ("joint", "usual"))
     for name, table in ours.named_parameters():
         if "rel_pos" in name:
             torch.nn.init.normal_(table.data, std=0.3)
@@ -19,17 +20,6 @@ def test_the_usual_attention_computes_the_same() -> None:
     image = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(usual.sam.encode(image), ours.sam.encode(image), atol=1e-5, rtol=1e-4)
-
-
-def test_operations_are_counted_forward_and_backward() -> None:
-    a, b = torch.rand(64, 32, requires_grad=True), torch.rand(32, 16)
-    with _Counter() as products:
-        (a @ b).sum().backward()  # and one for the gradient of a
-    assert products.flop == 2 * (2 * 64 * 32 * 16)
-    q = torch.rand(1, 2, 50, 8, requires_grad=True)
-    with _Counter() as attention:
-        torch.nn.functional.scaled_dot_product_attention(q, q, q).sum().backward()
-    assert attention.flop == (2 + 5) * (2 * 2 * 50 * 50 * 8)  # products of 50 x 50 x 8 in each of two heads
 
 
 def test_numbers_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
