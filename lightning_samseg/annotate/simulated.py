@@ -26,7 +26,7 @@ class Waited(NamedTuple):
     """To the answer of an accept."""
 
 
-def prompts_of(mask: NDArray[Any], kind: PromptKind) -> list[dict[str, Any]]:
+def prompts_of(mask: NDArray[Any], kind: PromptKind = "box") -> list[dict[str, Any]]:
     """A prompt per object of a mask, as ``Prompter`` makes them, in the form that the server takes."""
     return [{kind: list(found.box if kind == "box" else found.point("centroid"))} for found in find_objects(mask)]
 

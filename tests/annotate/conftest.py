@@ -13,11 +13,12 @@ from lightning_samseg.__main__ import main
 from lightning_samseg.annotate import rle
 from lightning_samseg.annotate.engine import Engine
 from lightning_samseg.annotate.images import list_images
+from lightning_samseg.annotate.simulated import prompts_of
 from lightning_samseg.annotate.workspace import Workspace
 from lightning_samseg.methods import AuxOl
 from lightning_samseg.methods.method import with_groups
-from lightning_samseg.prompts.objects import find_objects
 from lightning_samseg.runs.options import nested
+from lightning_samseg.types import PromptKind
 
 LENGTH = 6
 TWO_OBJECTS, EMPTY = 1, 3
@@ -63,12 +64,6 @@ def reference(data: Path, name: str) -> np.ndarray:
     return (np.asarray(Image.open(data / "masks" / f"{name}.png")) > 0).astype(np.uint8)
 
 
-def prompts_of(mask: np.ndarray, kind: str = "box") -> list[dict[str, Any]]:
-    """Prompts as ``Prompter`` makes them, as a client sends them."""
-    found = find_objects(mask)
-    return [{kind: list(each.box if kind == "box" else each.point("centroid"))} for each in found]
-
-
 def fit(folder: Path, data: Path, *more: str, **model: Any) -> Path:
     """Let ``fit`` walk through the stream; gives the run folder."""
     options = [f"--model.{name}={value}" for name, value in {**MODEL, **model}.items()]
@@ -107,7 +102,7 @@ def workspace_engine(data: Path) -> Callable[..., Any]:
     return opened
 
 
-def annotate(engine: Engine, data: Path, image_id: str, tab: str = "a", kind: str = "box") -> dict[str, Any]:
+def annotate(engine: Engine, data: Path, image_id: str, tab: str = "a", kind: PromptKind = "box") -> dict[str, Any]:
     """Do with an image what an expert does who knows its reference."""
     opened = engine.open(image_id, tab, "")
     mask = reference(data, opened["image"]["name"])

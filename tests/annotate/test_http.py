@@ -13,7 +13,8 @@ from starlette.testclient import TestClient
 from lightning_samseg.annotate import rle
 from lightning_samseg.annotate.http import create_app
 from lightning_samseg.annotate.security import HEADERS, local_hosts
-from tests.annotate.conftest import prompts_of, reference
+from lightning_samseg.annotate.simulated import prompts_of
+from tests.annotate.conftest import reference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TOKEN, OTHER = "t" * 43, "u" * 43

@@ -16,8 +16,9 @@ from lightning_samseg.annotate import label_studio_rle
 from lightning_samseg.annotate.drawn import merged
 from lightning_samseg.annotate.http import create_app
 from lightning_samseg.annotate.label_studio import CONFIG, LabelStudio, mask_of, prompt_of, write_tasks
+from lightning_samseg.annotate.simulated import prompts_of
 from lightning_samseg.errors import UserError
-from tests.annotate.conftest import prompts_of, reference
+from tests.annotate.conftest import reference
 from tests.annotate.test_parity import assert_same
 
 pytestmark = pytest.mark.usefixtures("one_thread")

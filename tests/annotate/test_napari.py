@@ -1,7 +1,5 @@
 """napari's client, on napari's own model of a viewer where it is installed, and on a stand-in for it everywhere."""
 
-import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,14 +65,7 @@ def viewer(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Serving]:
     with serving(write_images(tmp_path / "images", "a.png", "b.png", size=(60, 84)), tmp_path / "w") as server:
-        while not listens(server.port):
-            time.sleep(0.02)
         yield server
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as trial:
-        return trial.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture

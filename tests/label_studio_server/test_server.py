@@ -127,7 +127,7 @@ def test_a_stream_ends_in_the_bits_of_fit(
         for count, task in enumerate(listed, 1):
             name = task["data"]["image"].rpartition("=")[2]
             mask = reference(name)
-            for prompt in prompts_of(mask, "box"):
+            for prompt in prompts_of(mask):
                 asked = {"task": task["id"], "context": {"result": [rectangle(prompt["box"])]}}
                 answer = studio.call("POST", f"/api/ml/{connected}/interactive-annotating", asked)
                 (region,) = answer["data"]["result"]

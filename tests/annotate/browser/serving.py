@@ -100,6 +100,8 @@ def serving(images: Path, folder: Path, port: int = 0, **options: Any) -> Iterat
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, name="server")
     thread.start()
+    while thread.is_alive() and not server.started:
+        time.sleep(0.02)
     try:
         yield Serving(engine, folder, number)
     finally:
