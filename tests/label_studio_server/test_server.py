@@ -1,13 +1,9 @@
 """A real Label Studio: boxes are answered, what is submitted is learned from. ``make test-label-studio``."""
 
 import json
-import os
-import socket
-import subprocess
 import time
 import urllib.error
 import urllib.request
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +20,7 @@ from lightning_samseg.runs.options import nested
 from tests.annotate.conftest import LENGTH, MODEL, fit, write_stream
 from tests.annotate.test_label_studio import SIZE, brush, rectangle
 from tests.annotate.test_parity import assert_same
+from tests.foreign_server import environment_of, free_port, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.usefixtures("one_thread")]
 STUDIO = "label-studio==1.23.2"
@@ -58,18 +55,8 @@ class Studio:
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator[Studio]:
     folder = tmp_path_factory.mktemp("studio")
-    # It pins other versions than ours: it gets an environment of its own, or the one that is named.
-    given = os.environ.get("SAMSEG_LABEL_STUDIO_ENV")
-    environment = Path(given) if given else folder / "env"
-    if not given:
-        venv.create(environment, with_pip=True)
-        command = [environment / "bin" / "python", "-m", "pip", "install", "--quiet", STUDIO]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=900)
-        if done.returncode:
-            pytest.skip(f"{STUDIO} cannot be installed here: {done.stderr.strip().splitlines()[-1]}")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    programs = environment_of(STUDIO, "SAMSEG_LABEL_STUDIO_ENV", folder, seconds=900)
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     options = ["--no-browser", "--data-dir", str(folder / "data"), "--internal-host", "127.0.0.1", "--port", str(port)]
     options += ["--host", url, "--username", "anna@example.com", "--password", "a-pass-word", "--user-token", TOKEN]
@@ -78,29 +65,9 @@ def studio(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator[Stu
         "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
         "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(data / "images"),
     }
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [environment / "bin" / "label-studio", "start", *options],
-            stdout=log,
-            stderr=log,
-            env={**os.environ, **QUIET, **LOCAL, **files},
-            cwd=folder,
-        )
-    try:
-        deadline = time.monotonic() + 900
-        while True:
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=5).close()
-                break
-            except OSError:
-                said = (folder / "log").read_text()[-3000:]
-                assert process.poll() is None, said
-                assert time.monotonic() < deadline, said
-                time.sleep(1)
+    command = [programs / "label-studio", "start", *options]
+    with running(command, f"{url}/health", folder, {**QUIET, **LOCAL, **files}, seconds=900):
         yield Studio(url)
-    finally:
-        process.terminate()
-        process.wait(60)
 
 
 def test_a_stream_ends_in_the_bits_of_fit(

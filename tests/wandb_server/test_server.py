@@ -3,14 +3,10 @@
 import json
 import os
 import re
-import socket
 import sqlite3
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +15,7 @@ import pytest
 import yaml
 
 from tests.fakes import write_busi
+from tests.foreign_server import environment_of, free_port, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 SERVER = "openwandb==0.5.25"  # takes what a client sends and keeps it in SQLite; has neither sweeps nor groups
@@ -75,43 +72,12 @@ class Server(NamedTuple):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("openwandb")
-    # It pins other versions than ours: it gets an environment of its own, or the one that is named.
-    given = os.environ.get("SAMSEG_OPENWANDB_ENV")
-    environment = Path(given) if given else folder / "env"
-    if not given:
-        venv.create(environment, with_pip=True)
-        command = [environment / "bin" / "python", "-m", "pip", "install", "--quiet", SERVER]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=400)
-        if done.returncode:
-            pytest.skip(f"{SERVER} cannot be installed here: {done.stderr.strip().splitlines()[-1]}")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [environment / "bin" / "openwandb", "serve", "--host", "127.0.0.1", "--port", str(port)]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, "--data-dir", str(folder)],
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "OPENWANDB_DATA_DIR": str(folder)},
-        )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 90
-        while True:
-            try:
-                urllib.request.urlopen(url, timeout=5).close()
-                break
-            except urllib.error.HTTPError:
-                break  # it answers
-            except OSError:
-                assert process.poll() is None, (folder / "log").read_text()
-                assert time.monotonic() < deadline, (folder / "log").read_text()
-                time.sleep(0.3)
+    programs = environment_of(SERVER, "SAMSEG_OPENWANDB_ENV", folder, seconds=400)
+    port = free_port()
+    command = [programs / "openwandb", "serve", "--host", "127.0.0.1", "--port", str(port), "--data-dir", str(folder)]
+    url = f"http://127.0.0.1:{port}"
+    with running(command, url, folder, {"OPENWANDB_DATA_DIR": str(folder)}, seconds=90):
         yield Server(url, folder / "openwandb.db")
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 @pytest.fixture(scope="module")
