@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import bootstrap, rankdata
+from scipy.stats import bootstrap, rankdata, wilcoxon
 
 from lightning_samseg.reports.statistics import (
     bootstrap_interval,
@@ -37,6 +37,30 @@ def test_wilcoxon_is_the_exact_test(seed: int) -> None:
     sums = [sum(r for r, s in zip(ranks, signs, strict=True) if s) for signs in itertools.product((0, 1), repeat=9)]
     expected = np.mean([abs(total - centre) >= abs(observed - centre) - 1e-9 for total in sums])
     assert wilcoxon_p(differences) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "differences",
+    [
+        [0.1],
+        [0.0, 0.0, 2.0],
+        [0.5, 0.5, -0.5, 1.0, 2.0, 2.0],
+        [0.0, 0.0, -1.0, -1.0, 3.0],
+        [1.0, 1.0, 1.0, 1.0],
+        [1.0, -1.0],
+    ],
+)
+def test_wilcoxon_with_ties_is_scipys(differences: list[float]) -> None:
+    expected = wilcoxon(differences, zero_method="wilcox", method="auto").pvalue
+    assert wilcoxon_p(np.array(differences)) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("size", [13, 14])
+def test_the_last_number_of_pairs_that_is_enumerated(size: int) -> None:
+    """Without ties SciPy has the same distribution by another way."""
+    differences = np.random.default_rng(size).normal(0.3, 1.0, size)
+    expected = wilcoxon(differences, method="exact").pvalue
+    assert wilcoxon_p(differences) == pytest.approx(expected, abs=1e-12)
 
 
 def test_wilcoxon_without_differences() -> None:
