@@ -1,6 +1,7 @@
 """Every shipped config and grid through the real parser; every method built once, small."""
 
 import importlib
+import json
 import re
 from collections.abc import Iterator
 from inspect import signature
@@ -171,12 +172,14 @@ def test_the_code_preset_is_the_recorded_trainer() -> None:
 def test_grid_runs_parse_and_differ(grid: str) -> None:
     seen: list[str] = []
     runs = read_grid(grid)
-    for run in runs if any(run.overrides for run in runs) else runs[:1]:  # configs alone are parsed above
+    first = {json.dumps([run.configs, {**run.overrides, "seed_everything": 0}]): run for run in reversed(runs)}
+    for run in first.values() if any(run.overrides for run in runs) else runs[:1]:  # configs alone are parsed above
         config = parse(run.argv)
-        content = f"{config.model} {config.data} {config.seed_everything}"
+        content = f"{config.model} {config.data}"
         assert content not in seen, run.name  # what a choice sets is not what stands there anyway
         seen.append(content)
         assert config.trainer.default_root_dir == run.folder
+    assert len({tuple(run.argv) for run in runs}) == len({run.folder for run in runs}) == len(runs)  # seeds, too
     for cell in [cell for run in runs if run.cell for cell in filled_by(run.cell)]:
         assert paper_values(cell) or (cell.paper == "aux_ol" and cell.table.startswith("Fig."))
 

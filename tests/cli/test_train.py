@@ -110,29 +110,28 @@ def test_the_saved_config_repeats_the_run(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("update", ["joint", "sequential"])
-@pytest.mark.parametrize("killed_at", [3, 5])
-def test_a_killed_run_resumes_bit_for_bit(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, update: str, killed_at: int
-) -> None:
+def test_a_killed_run_resumes_bit_for_bit(bench: Bench, monkeypatch: pytest.MonkeyPatch, update: str) -> None:
     options = ["--model.update", update]
     assert bench("fit", "whole", *options) == 0
     step = CpcSam.training_step
+    for killed_at in (3, 5):
 
-    def dies(self: CpcSam, batch: Any, batch_idx: int) -> torch.Tensor:
-        if self.global_step == killed_at:
-            raise MemoryError("killed")
-        return step(self, batch, batch_idx)
+        def dies(self: CpcSam, batch: Any, batch_idx: int, killed_at: int = killed_at) -> torch.Tensor:
+            if self.global_step == killed_at:
+                raise MemoryError("killed")
+            return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(CpcSam, "training_step", dies)
-    recomputed = ["--model.checkpointing", str(killed_at == 5)]  # also where it is not the same before and after
-    assert bench("fit", "killed", *options, *recomputed) == 2
-    assert weights(bench.folder / "killed")["global_step"] == killed_at - 1
-    monkeypatch.setattr(CpcSam, "training_step", step)
-    torch.manual_seed(99)
-    assert bench("fit", "killed", "--ckpt_path", "last", *options) == 0
-    assert_equal_states(weights(bench.folder / "whole"), weights(bench.folder / "killed"))
-    results = [json.loads((bench.folder / run / "metrics.json").read_text())["summary"] for run in ("whole", "killed")]
-    assert results[0] == results[1]
+        run = f"killed_at_{killed_at}"
+        monkeypatch.setattr(CpcSam, "training_step", dies)
+        recomputed = ["--model.checkpointing", str(killed_at == 5)]  # also where it is not the same before and after
+        assert bench("fit", run, *options, *recomputed) == 2
+        assert weights(bench.folder / run)["global_step"] == killed_at - 1
+        monkeypatch.setattr(CpcSam, "training_step", step)
+        torch.manual_seed(99)
+        assert bench("fit", run, "--ckpt_path", "last", *options) == 0
+        assert_equal_states(weights(bench.folder / "whole"), weights(bench.folder / run))
+        results = [json.loads((bench.folder / each / "metrics.json").read_text())["summary"] for each in ("whole", run)]
+        assert results[0] == results[1]
 
 
 def test_resuming_before_the_first_checkpoint_starts_from_the_beginning(
