@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-online demo-annotate league test test-matrix test-all test-wandb test-label-studio test-slurm test-browser check lint type bench bench-gpu clean
+.PHONY: help install demo demo-online demo-annotate league test test-matrix test-all test-benchmarks test-wandb test-label-studio test-slurm test-browser check lint type bench bench-gpu clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ test-matrix: test  ## the same with the oldest and newest Python and torch, othe
 
 test-all: install  ## every test this machine can run
 	$(BIN)/python -m pytest -m 'not gpu or gpu'
+
+test-benchmarks: install  ## each benchmark but that of GPUs at a tiny size: what it says fits together; a minute
+	$(BIN)/python -m pytest -m slow -k "benchmark and not gpu" --durations=5
 
 test-wandb: install  ## runs against a local W&B server, which gets an environment of its own from PyPI; minutes
 	$(BIN)/python -m pytest -m slow tests/wandb_server --durations=5

@@ -55,6 +55,7 @@ def test_a_whole_stream_and_a_kill_in_the_middle(data: Path, fitted: Path, confi
     assert_same(tmp_path / "w", fitted)
 
 
+@pytest.mark.slow
 def test_the_benchmark(data: Path, config: Path, tmp_path: Path) -> None:
     kept = tmp_path / "w"
     measured = benchmark_annotate(

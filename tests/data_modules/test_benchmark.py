@@ -16,6 +16,7 @@ def test_same_geometry_as_the_authors_at_the_same_draw(tmp_path):
     assert difference > 1e-3
 
 
+@pytest.mark.slow
 def test_both_pipelines_are_timed_on_the_same_slices():
     """Whether ours is the faster one is for the benchmark to say: a busy machine must not fail a test."""
     result = benchmark_data(repeats=1, batches=2)

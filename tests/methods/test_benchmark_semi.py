@@ -7,6 +7,7 @@ from lightning_samseg.methods import benchmark_semi
 from lightning_samseg.methods.benchmark_semi import METHODS
 
 
+@pytest.mark.slow
 def test_every_method_beside_the_unet() -> None:
     result = benchmark_semi.benchmark_semi(repeats=1, image_size=32, batch=4, num_classes=1, backbone="tiny")
     assert list(result["methods"]) == list(METHODS)

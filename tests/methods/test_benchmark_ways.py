@@ -22,6 +22,7 @@ def test_the_usual_attention_computes_the_same() -> None:
         torch.testing.assert_close(usual.sam.encode(image), ours.sam.encode(image), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_numbers_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
     small = partial(matmul_gflops, side=64)
     monkeypatch.setattr("lightning_samseg.methods.benchmark_ways.matmul_gflops", small)
