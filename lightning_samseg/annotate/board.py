@@ -46,6 +46,11 @@ class Board:
             if image_id in self.workspace.failed:
                 failed = self.workspace.failed[image_id]
                 raise UserError(f"{failed.name} cannot be read.", found=failed.reason, fix="skip it, or mend the file")
+            if image_id in self.workspace.known:
+                raise UserError(
+                    f"{self.describe(image_id)['name']} is no longer in the folder; what was accepted of it stays.",
+                    fix="put the file back and start annotate again to correct it",
+                )
             raise NotFoundError(image_id)
         return image
 

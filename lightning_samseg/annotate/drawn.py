@@ -42,8 +42,7 @@ class Drawn:
         engine, workspace = self.engine, self.engine.workspace
         image = engine.board.image(image_id)
         size = workspace.pixels.size(image)
-        known = workspace.known[image_id]
-        prompts = merged(known.draft.prompts if known.draft else known.prompts, new)
+        prompts = merged(workspace.begun(image_id, size).prompts, new)
         answer = engine.ask(image_id, prompts)
         if keep and new:
             with workspace.lock:
@@ -74,9 +73,10 @@ class Drawn:
             UserError, OSError: As ``Engine.accept``.
         """
         workspace, kind = self.engine.workspace, self.engine.method.prompter.config.kind
+        height, width = mask.shape
         while True:
+            drawn = workspace.begun(image_id, (height, width)).prompts
             known = workspace.known[image_id]
-            drawn = known.draft.prompts if known.draft else known.prompts
             options: dict[str, Any] = {"author": author, "source": self.source}
             options["extra"] = {"derived": bool(mask.any() and not drawn), **(extra or {})}
             prompts = drawn or derived(mask, kind)

@@ -58,7 +58,7 @@ class Engine:
         self.board = Board(workspace, blind, method.seed)
         self.notes: list[str] = []
         self.events = Events()
-        self._tell_terminal = tell
+        self._tell_terminal, workspace.tell = tell, self.tell  # what it has to say is for the page, too
         self.stream = LearningStream(method, workspace.folder, data, class_name, self._learned, self.tell)
         self.answers = Answers(method, workspace.pixels)
         self.records = Records(self.stream, self.answers, patience)
@@ -140,14 +140,14 @@ class Engine:
             if self.board.leases.take(image_id, tab, author, take_over):
                 self.workspace.save_draft(image_id, self.workspace.known[image_id].draft)
             known = self.workspace.known[image_id]
-            draft = known.draft or Draft(known.prompts if known.accepted else [])
+            draft = self.workspace.begun(image_id, (height, width))
             opened: dict[str, Any] = {
                 "image": self.board.describe(image_id),
                 "revision": known.revision,
                 "prompts": draft.prompts,
                 "mask": draft.mask,
                 "effort": draft.effort,
-                "accepted": known.accepted,
+                "accepted": self.workspace.accepted(image_id, (height, width)),
                 "blind": self.board.is_blind(image),
                 "size": [height, width],
             }

@@ -164,7 +164,8 @@ def write_mask(folder: Path, images: Sequence[WorkImage], masks: Mapping[str, ND
     Args:
         folder: ``masks`` of the workspace.
         images: All images of one file.
-        masks: uint8 ``(H, W)`` by id; slices without one are background.
+        masks: uint8 ``(H, W)`` by id; slices without one are background, and those whose mask is of an earlier file of
+            another size.
 
     Returns:
         The file.
@@ -187,7 +188,7 @@ def volume_labels(images: Sequence[WorkImage], masks: Mapping[str, NDArray[np.ui
     assert volume is not None
     labels = np.zeros(volume.shape, np.uint8)
     for image in images:
-        if image.id in masks:
+        if image.id in masks and masks[image.id].shape == volume.shape[1:]:
             labels[image.index] = masks[image.id]
     return labels
 

@@ -95,7 +95,7 @@ def annotate(options: Options) -> None:
             patience=options.patience,
             blind=settings.blind,
         )
-        claim.progress = lambda: (len(workspace.accepts), len(workspace.images))
+        claim.progress = lambda: (len(workspace.accepts), len(workspace.known))
         for note in [*notes, *(f"{each.name} cannot be read: {each.reason}" for each in failed)]:
             engine.tell(note)
         seconds = lesson_seconds(method)
@@ -126,7 +126,7 @@ def annotate(options: Options) -> None:
                     print("No browser could be started: open the address above.")
                 serve(app, engine, port)
         left = engine.stream.pending
-        done = f"{len(workspace.accepts)} of {len(workspace.images)} images accepted"
+        done = f"{len(workspace.accepts)} of {len(workspace.known)} images accepted"
         later = f"; {left} lessons will be learned at the next start" if left else ""
         print(f"\n{done}; masks in {options.output / 'masks'}{later}")
 

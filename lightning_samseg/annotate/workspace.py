@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from lightning_samseg.annotate import rle
 from lightning_samseg.annotate.images import Failed, Pixels, WorkImage, write_mask
 from lightning_samseg.annotate.journal import Journal
-from lightning_samseg.errors import UserError
+from lightning_samseg.errors import UserError, described
 from lightning_samseg.io.files import atomic_write, remove_leftovers
 from lightning_samseg.io.images import read_image
 from lightning_samseg.io.volumes import open_volume, read_volume
@@ -189,8 +189,41 @@ class Workspace:
         known.draft = draft
         return known.revision
 
+    def begun(self, image_id: str, size: tuple[int, int]) -> Draft:
+        """What an expert goes on with: the draft, or the prompts that the image was accepted with.
+
+        What was drawn on an earlier file of another size does not count: such a draft is set aside, and said.
+
+        Args:
+            image_id: The image.
+            size: ``(H, W)`` of its file now.
+        """
+        with self.lock:
+            known = self.known[image_id]
+            if known.draft is not None and not _fits(known.draft.mask, size):
+                assert known.draft.mask is not None
+                height, width = known.draft.mask["size"]
+                kept = self.folder / "drafts" / f"{image_id}.{width}x{height}.json"
+                (self.folder / "drafts" / f"{image_id}.json").replace(kept)
+                self.save_draft(image_id, None)
+                self.tell(
+                    f"The draft of {self.images[image_id].name} was drawn on a file of {width} x {height} pixels, "
+                    f"which was replaced by one of {size[1]} x {size[0]}: it is kept in {kept}, and the image is begun "
+                    "anew."
+                )
+            if known.draft is not None:
+                return known.draft
+            return Draft(known.prompts if known.accepted and _fits(known.accepted, size) else [])
+
+    def accepted(self, image_id: str, size: tuple[int, int]) -> dict[str, Any] | None:
+        """The mask accepted of an image, unless it belongs to an earlier file of another size than ``(H, W)``."""
+        mask = self.known[image_id].accepted
+        return mask if _fits(mask, size) else None
+
     def _load_drafts(self) -> None:
         for path in (self.folder / "drafts").glob("*.json"):
+            if path.suffixes != [".json"]:
+                continue  # of an earlier file, see begun
             known = self.known.get(path.stem)
             try:
                 content = json.loads(path.read_text(encoding="utf-8"))
@@ -225,8 +258,8 @@ class Workspace:
         for path, images, masks in work:
             try:
                 write_mask(self.folder / "masks", images, masks)
-            except (OSError, UserError) as error:
-                reason = str(error) if isinstance(error, UserError) else error.strerror
+            except Exception as error:  # of whatever kind: the thread that writes masks would swallow it
+                reason = str(error) if isinstance(error, UserError) else described(error) or repr(error)
                 self.tell(f"The mask of {path} is not written yet: {reason}. It is safe in {self.journal.path}.")
                 continue
             with self.lock:
@@ -237,6 +270,10 @@ class Workspace:
         sources = {self.images[each["id"]].source.path for each in self.accepts if each["id"] in self.images}
         for source in sorted(sources):
             images, masks = self.masks_of(source)
+            if (volume := images[0].source.volume) is not None and not all(
+                mask.shape == volume.shape[1:] for mask in masks.values()
+            ):
+                continue  # they belong to an earlier file; nothing of them is lost by leaving it alone
             path = self.folder / "masks" / images[0].source.mask_name
             if not _shows(path, images, masks):
                 self.write_masks(source)
@@ -261,6 +298,11 @@ class Workspace:
         if image_id in self.failed:
             return self.failed[image_id].name
         return next((str(each["name"]) for each in self.events if each.get("id") == image_id), image_id)
+
+
+def _fits(mask: Mapping[str, Any] | None, size: tuple[int, int]) -> bool:
+    """Whether a mask may be one of an image of ``(H, W)``."""
+    return mask is None or tuple(mask["size"]) == size
 
 
 def _shows(path: Path, images: Sequence[WorkImage], masks: Mapping[str, NDArray[np.uint8]]) -> bool:

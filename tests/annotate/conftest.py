@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lightning_samseg.__main__ import main
-from lightning_samseg.annotate import rle
+from lightning_samseg.annotate import rle, start
 from lightning_samseg.annotate.engine import Engine
 from lightning_samseg.annotate.images import list_images
 from lightning_samseg.annotate.simulated import prompts_of
@@ -110,3 +110,49 @@ def annotate(engine: Engine, data: Path, image_id: str, tab: str = "a", kind: Pr
     engine.ask(image_id, prompts)
     revision = engine.draft(image_id, opened["revision"], prompts, rle.encode(mask), {"strokes": 1})
     return engine.accept(image_id, revision, prompts, rle.encode(mask), {"strokes": 2, "seconds": 1.5}, tab=tab)
+
+
+class Typed:
+    """Types the command; in the place of the server stands what a test does with the engine."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.capsys = folder, capsys
+        self.work: Any = lambda engine: None
+        monkeypatch.setattr(start, "serve", lambda app, engine, port: (port.close(), self.work(engine)))
+
+    def __call__(self, given: Path, *options: str, work: Any = lambda engine: None) -> tuple[int, str]:
+        self.work = work
+        fixed = ["--output", str(self.folder / "w"), "--backbone", "tiny", "--no_browser", "--port", "0"]
+        status = main(["annotate", "--input", str(given), *fixed, *options])
+        shown = self.capsys.readouterr()
+        return status, shown.out + shown.err
+
+
+@pytest.fixture
+def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
+    return Typed(tmp_path, monkeypatch, capsys)
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Path:
+    """Three grey images: 8 bits, 16 bits, and turned by EXIF."""
+    folder = tmp_path / "images"
+    (folder / "deep").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (40, 56), np.uint8)).save(folder / "a.png")
+    Image.fromarray(rng.integers(0, 4000, (30, 20)).astype(np.uint16)).save(folder / "deep" / "b.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(rng.integers(0, 255, (24, 32, 3), np.uint8)).save(folder / "c.png", exif=exif)
+    return folder
+
+
+def accept_all(engine: Any) -> None:
+    """Accept a mask that has no symmetry for every image."""
+    for image_id, image in engine.workspace.images.items():
+        if engine.workspace.known[image_id].state == "open":
+            height, width = engine.workspace.pixels.size(image)
+            mask = np.zeros((height, width), np.uint8)
+            mask[2:7, 3 : 5 + image.index] = 1
+            engine.accept(image_id, 0, [{"box": [1, 1, width - 2, height - 3]}], rle.encode(mask))
+    engine.finish()

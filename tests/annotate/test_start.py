@@ -1,7 +1,6 @@
-"""From the command line to a server, and mistakes on the way; serving itself is over at once."""
+"""From the command line to a server; serving itself is over at once."""
 
 import json
-import socket
 import threading
 import time
 from pathlib import Path
@@ -13,62 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_samseg.__main__ import main
-from lightning_samseg.annotate import images, rle, start
+from lightning_samseg.annotate import rle
 from lightning_samseg.annotate.events import Events
 from lightning_samseg.annotate.leases import HeldError, Leases
 from lightning_samseg.io.images import read_image
 from lightning_samseg.io.volumes import open_volume, read_volume
-from tests import disks
+from tests.annotate.conftest import Typed, accept_all
 from tests.comparing import assert_equal
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-class Typed:
-    """Types the command; in the place of the server stands what a test does with the engine."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.folder, self.capsys = folder, capsys
-        self.work: Any = lambda engine: None
-        monkeypatch.setattr(start, "serve", lambda app, engine, port: (port.close(), self.work(engine)))
-
-    def __call__(self, given: Path, *options: str, work: Any = lambda engine: None) -> tuple[int, str]:
-        self.work = work
-        fixed = ["--output", str(self.folder / "w"), "--backbone", "tiny", "--no_browser", "--port", "0"]
-        status = main(["annotate", "--input", str(given), *fixed, *options])
-        shown = self.capsys.readouterr()
-        return status, shown.out + shown.err
-
-
-@pytest.fixture
-def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
-    return Typed(tmp_path, monkeypatch, capsys)
-
-
-@pytest.fixture
-def given(tmp_path: Path) -> Path:
-    """Three grey images: 8 bits, 16 bits, and turned by EXIF."""
-    folder = tmp_path / "images"
-    (folder / "deep").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 255, (40, 56), np.uint8)).save(folder / "a.png")
-    Image.fromarray(rng.integers(0, 4000, (30, 20)).astype(np.uint16)).save(folder / "deep" / "b.png")
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(rng.integers(0, 255, (24, 32, 3), np.uint8)).save(folder / "c.png", exif=exif)
-    return folder
-
-
-def accept_all(engine: Any) -> None:
-    """Accept a mask that has no symmetry for every image."""
-    for image_id, image in engine.workspace.images.items():
-        if engine.workspace.known[image_id].state == "open":
-            height, width = engine.workspace.pixels.size(image)
-            mask = np.zeros((height, width), np.uint8)
-            mask[2:7, 3 : 5 + image.index] = 1
-            engine.accept(image_id, 0, [{"box": [1, 1, width - 2, height - 3]}], rle.encode(mask))
-    engine.finish()
 
 
 def test_masks_lie_on_their_images(typed: Typed, given: Path) -> None:
@@ -109,106 +61,6 @@ def test_volumes_go_slice_by_slice(typed: Typed, tmp_path: Path) -> None:
     assert sums == [10, 15, 20]
 
 
-def test_an_unreadable_image_in_the_middle(typed: Typed, given: Path) -> None:
-    (given / "b.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
-    (given / "bb.nii.gz").write_bytes(b"no volume")
-
-    def work(engine: Any) -> None:
-        broken = next(image for image in engine.workspace.images.values() if image.name == "b")
-        with pytest.raises(images.UserError):
-            engine.open(broken.id, "a", "")
-        assert engine.board.describe(broken.id)["state"] == "failed"
-        upcoming = {image.name for image in engine.board.upcoming(None, 9)}
-        assert upcoming == {"a", "c", "deep/b"}
-
-    status, shown = typed(given, work=work)
-    assert status == 0, shown
-    assert "b cannot be annotated" in shown
-    assert "bb cannot be read" in shown
-
-
-def test_an_image_over_the_limits(typed: Typed, given: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "MOST_PIXELS", 1000)
-
-    def work(engine: Any) -> None:
-        with pytest.raises(images.UserError, match="too large for the page"):
-            engine.open(engine.board.next_image(), "a", "")
-
-    assert typed(given, work=work)[0] == 0
-
-
-def test_input_that_changed(typed: Typed, given: Path) -> None:
-    typed(given, work=accept_all)
-    kept = read_image(typed.folder / "w" / "masks" / "a.png")
-    (given / "a.png").unlink()
-    Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(given / "c.png")
-    Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(given / "d.png")
-
-    def work(engine: Any) -> None:
-        states = {engine.board.describe(name)["name"]: known.state for name, known in engine.workspace.known.items()}
-        assert states == {"a": "gone", "c": "accepted", "d": "open", "deep/b": "accepted"}
-
-    status, shown = typed(given, work=work)
-    assert status == 0, shown
-    assert "1 files are no longer there, such as a.png" in shown
-    assert "1 files have changed since the last start, such as c.png" in shown
-    assert "1 files are new, such as d.png" in shown
-    assert np.array_equal(read_image(typed.folder / "w" / "masks" / "a.png"), kept)
-
-
-def test_other_weights(typed: Typed, given: Path) -> None:
-    typed(given)
-    path = typed.folder / "w" / "workspace.json"
-    content = json.loads(path.read_text())
-    content["settings"]["weights_sha256"] = "0" * 64
-    path.write_text(json.dumps(content))
-    status, shown = typed(given)
-    assert (status, "made with other weights of SAM" in shown) == (2, True)
-
-
-def test_a_broken_line_in_the_middle(typed: Typed, given: Path) -> None:
-    typed(given, work=accept_all)
-    path = typed.folder / "w" / "journal.jsonl"
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(lines[0] + lines[1].replace(b'"box":[1', b'"box":[2') + lines[2])
-    before = path.read_bytes()
-    status, shown = typed(given)
-    assert (status, "line 2, is damaged" in shown) == (2, True)
-    path.write_bytes(lines[0] + lines[2])
-    status, shown = typed(given)
-    assert (status, "lines are missing or twice" in shown) == (2, True)
-    path.write_bytes(lines[0])
-    status, shown = typed(given)
-    assert (status, "ends before its checkpoint" in shown) == (2, True)
-    path.write_bytes(before)
-
-
-def test_a_full_disk(typed: Typed, given: Path, tmp_path: Path) -> None:
-    from starlette.testclient import TestClient
-
-    from lightning_samseg.annotate.http import create_app
-
-    def work(engine: Any) -> None:
-        client = TestClient(create_app(engine, ["testserver"], {"t": ""}), headers={"Authorization": "Bearer t"})
-        image_id = engine.board.next_image()
-        height, width = engine.workspace.pixels.size(engine.workspace.images[image_id])
-        body = {"revision": 0, "prompts": [], "mask": rle.encode(np.eye(height, width))}
-        ballast = disks.fill(engine.workspace.folder)
-        for call, path in ((client.put, "draft"), (client.post, "accept")):
-            answer = call(f"/api/images/{image_id}/{path}", json=body)
-            assert (answer.status_code, "disk is full" in answer.json()["error"]) == (507, True)
-        assert engine.workspace.known[image_id].state == "open"
-        ballast.unlink()
-        answer = client.post(f"/api/images/{image_id}/accept", json=body)
-        assert (answer.status_code, answer.json()["position"]) == (200, 0)
-        engine.finish()
-
-    with disks.disk(tmp_path / "w", 60_000):
-        status, shown = typed(given, work=work)
-        assert status == 0, shown
-        assert typed(given)[0] == 0
-
-
 def test_a_workspace_from_before_arguments_stood_in_groups(typed: Typed, given: Path, tmp_path: Path) -> None:
     (tmp_path / "w").mkdir()
     settings = {"model": {"backbone": "tiny", "crop.size": 32}}
@@ -232,21 +84,6 @@ def test_a_workspace_from_before_arguments_stood_in_groups(typed: Typed, given: 
 def test_options_that_cannot_work(typed: Typed, given: Path, options: tuple[str, ...], words: str) -> None:
     status, shown = typed(given, *options)
     assert (status, words in shown) == (2, True), shown
-
-
-def test_places_that_cannot_work(typed: Typed, given: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    assert "No images found" in typed(tmp_path / "empty")[1]
-    assert "There is no file or folder" in typed(tmp_path / "nowhere")[1]
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        status, shown = typed(given, "--port", str(other.getsockname()[1]))
-        assert (status, "taken by another program" in shown) == (2, True)
-    assert not (tmp_path / "w").exists()
-    (tmp_path / "w").mkdir()
-    (tmp_path / "w" / "thesis.tex").touch()
-    assert "is no workspace and not empty" in typed(given)[1]
 
 
 def test_leases_end() -> None:

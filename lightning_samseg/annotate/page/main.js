@@ -19,6 +19,7 @@ function tabName() {
 }
 
 async function main() {
+  if (window.start.missing.length) return; // browser.js has said so
   const token = takeToken() ?? (await askToken());
   window.sessionStorage.setItem("samseg-token", token);
   const app = new App(token, tabName(), await Store.open());
@@ -26,12 +27,16 @@ async function main() {
   for (;;) {
     try {
       await app.start();
+      window.start.begun = true;
       return;
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
       if (error.status === 401)
         restart(await askToken("The server does not know this token. Paste the address that it has printed."));
-      else if (!error.unreachable) throw error;
+      else if (!error.unreachable) {
+        window.start.say(error.message);
+        return;
+      }
       app.screen.say("The server does not answer. Is annotate still running?", "bad");
       await new Promise((resolve) => setTimeout(resolve, 2000));
     }
