@@ -41,6 +41,20 @@ export class Answers {
     return answer && !answer.early ? decode(answer.fused ?? answer.sam) : null;
   }
 
+  /** Where the network looked for each prompt, as far as that is known. @param {object[]} prompts */
+  crops(prompts) {
+    return prompts.map((prompt) => this.of(prompt)?.crop);
+  }
+
+  /** Take out of a mask what came by one prompt and by none of the others. @param {Uint8Array} data */
+  takeOut(data, prompt, others) {
+    const gone = this.start(prompt);
+    const kept = others.map((other) => this.start(other)).filter(Boolean);
+    for (let i = 0; gone && i < data.length; i += 1) {
+      if (gone.data[i] && !kept.some((other) => other.data[i])) data[i] = 0;
+    }
+  }
+
   /** All masks of a kind in one; null if there is none. @param {object[]} prompts @param {"sam"|"fused"} kind */
   union(prompts, kind) {
     let all = null;

@@ -210,6 +210,7 @@ export class App {
     smaller: () => this.tools.resize(1 / 1.25),
     larger: () => this.tools.resize(1.25),
     remove: () => this.session.removePrompt(this.chosen < 0 ? this.session.draft.prompts.length - 1 : this.chosen),
+    enlarge: () => this.session.enlarge(this.chosen),
     choose: () => {
       const { length } = this.session.draft.prompts;
       this.chosen = length ? (this.chosen + 1) % length : -1;

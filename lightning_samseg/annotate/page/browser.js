@@ -54,7 +54,8 @@
     "error",
     function (event) {
       var file = event.target && (event.target.src || event.target.href);
-      if (file && !start.begun) say(file + " could not be loaded. Is annotate still running? Load the page again.");
+      if (file && !start.begun)
+        say(file + ", or what it needs, could not be loaded. Is annotate still running? Load the page again.");
       else failed(event.message + ".");
     },
     true,

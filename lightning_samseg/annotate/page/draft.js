@@ -11,7 +11,7 @@
  *   waits: the answer to its new prompt is not here yet
  */
 
-import { copyRect, emptyMask, unite } from "./mask.js";
+import { copyRect, emptyMask, reach, unite } from "./mask.js";
 import { decode, encode, runLengths } from "./rle.js";
 
 const MOST_STEPS = 300;
@@ -85,6 +85,21 @@ export class Draft {
     this.nothing = nothing;
     if (kind === "stroke") this.effort.strokes += 1;
     return step;
+  }
+
+  /**
+   * Prompts whose boxes take in what is painted across the border of their crop.
+   *
+   * @param {(Rect|null|undefined)[]} crops  of the prompts @param {number} chosen  the only one; -1: all
+   * @returns {Prompt[]} the very prompts if nothing is painted there
+   */
+  enlarged(crops, chosen = -1) {
+    const larger = this.prompts.map((prompt, i) => {
+      if (!prompt.box || !crops[i] || (chosen >= 0 && i !== chosen)) return prompt;
+      const box = reach(this.base, crops[i]);
+      return box.join() === crops[i].join() ? prompt : { box };
+    });
+    return larger.every((prompt, i) => prompt === this.prompts[i]) ? this.prompts : larger;
   }
 
   /** Put another mask in the place of this one, as a step; null: an empty one. */

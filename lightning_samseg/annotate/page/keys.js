@@ -18,6 +18,7 @@ export const TABLE = [
   ["Draft", "sam", ["Digit2"], "Start from SAM's mask"],
   ["Draft", "empty", ["Digit3"], "Start from an empty mask"],
   ["Draft", "remove", ["Delete"], "Remove the chosen object, or the last"],
+  ["Draft", "enlarge", ["KeyM"], "Larger box: take in what is painted across its border"],
   ["Draft", "choose", ["KeyN"], "Choose the next object"],
   ["Draft", "undo", ["Ctrl+KeyZ"], "Undo"],
   ["Draft", "redo", ["Ctrl+Shift+KeyZ", "Ctrl+KeyY"], "Redo"],

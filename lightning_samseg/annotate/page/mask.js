@@ -151,3 +151,34 @@ export function areaOutside(mask, rects) {
   }
   return area(rest);
 }
+
+/**
+ * The rectangle around one and all set pixels that are connected with it, by edges or corners.
+ *
+ * @param {Mask} mask @param {Rect} rect  inside the mask @returns {Rect}
+ */
+export function reach({ width, height, data }, rect) {
+  let [left, top, right, bottom] = rect;
+  const seen = new Uint8Array(data.length);
+  const waiting = [];
+  const visit = (x0, y0, x1, y1) => {
+    for (let y = Math.max(0, y0); y < Math.min(height, y1); y += 1) {
+      for (let x = Math.max(0, x0), i = y * width + x; x < Math.min(width, x1); x += 1, i += 1) {
+        if (!data[i] || seen[i]) continue;
+        seen[i] = 1;
+        waiting.push(i);
+        left = Math.min(left, x);
+        right = Math.max(right, x + 1);
+        top = Math.min(top, y);
+        bottom = Math.max(bottom, y + 1);
+      }
+    }
+  };
+  visit(...rect);
+  while (waiting.length) {
+    const i = waiting.pop();
+    const [x, y] = [i % width, Math.floor(i / width)];
+    visit(x - 1, y - 1, x + 2, y + 2);
+  }
+  return [left, top, right, bottom];
+}

@@ -124,14 +124,15 @@ export class Screen {
     clearTimeout(this.counting);
     this.counting = setTimeout(() => {
       const { session } = this.app;
-      const crops = session.draft.prompts.map((prompt) => session.answers.of(prompt)?.crop);
+      const crops = session.answers.crops(session.draft.prompts);
       const place = $("outside");
       const known = session.state === "ready" && crops.length > 0 && crops.every(Boolean) && !this.app.tools.busy;
       const pixels = known ? areaOutside(session.draft.base, crops) : 0;
       place.hidden = !pixels;
       place.textContent = pixels
-        ? `${pixels.toLocaleString("en")} pixels outside of the crops are saved, but not learned from. A larger box would take them in.`
+        ? `${pixels.toLocaleString("en")} pixels outside of the crops are saved, but not learned from.`
         : "";
+      $("enlarge").hidden = !pixels || session.draft.enlarged(crops) === session.draft.prompts;
     }, 250);
   }
 

@@ -22,7 +22,7 @@ export class Session {
     /** @type {State} */
     this.state = "empty";
     this.reason = "";
-    this.say = (text) => told.say(text);
+    this.say = told.say;
     this.workspace = "";
     this.image = null;
     this.draft = new Draft(0, 0);
@@ -205,13 +205,18 @@ export class Session {
     const [prompt, rest] = [draft.prompts[index], draft.prompts.filter((_, i) => i !== index)];
     if (!prompt || !this.editable()) return;
     const mask = { ...draft.mask, data: draft.mask.data.slice() };
-    const gone = answers.start(prompt);
-    const others = rest.map((other) => answers.start(other)).filter(Boolean);
-    for (let i = 0; gone && i < mask.data.length; i += 1) {
-      if (gone.data[i] && !others.some((other) => other.data[i])) mask.data[i] = 0;
-    }
+    answers.takeOut(mask.data, prompt, rest);
     draft.replace("delete", mask, { prompts: rest });
     this.#replaced();
+  }
+
+  /** Larger boxes where paint crosses the border of a crop: what is outside cannot be learned. */
+  async enlarge(chosen) {
+    const { draft, answers } = this;
+    if (!this.editable()) return;
+    const prompts = draft.enlarged(answers.crops(draft.prompts), chosen);
+    if (this.commit("prompt", null, { prompts })) await this.refresh();
+    else this.told.say("No paint crosses the border of a box.");
   }
 
   #replaced() {

@@ -186,3 +186,31 @@ def test_blind_images_start_from_sam(expert: Callable[..., Expert], tmp_path: Pa
         page.key("Enter")
         page.ready("b")
         page.wait("annotate.numbers.blind.accepted === 1")
+
+
+def test_a_larger_box_by_one_key(expert: Callable[..., Expert], server: Serving) -> None:
+    page = expert().go(server.url)
+    page.box(*BOX)
+    (before,) = page.get("session.draft.prompts")
+    page.key("m")
+    page.page.get_by_text("No paint crosses").wait_for()
+    page.key("d")
+    page.drag((200, 150), (350, 150))
+    drawn = page.mask()
+    page.page.get_by_text("saved, but not learned from").wait_for()
+    page.page.get_by_role("button", name="Larger box").wait_for()
+    page.key("m")
+    page.answered()
+    (larger,) = page.get("session.draft.prompts")
+    assert larger["box"][:2] == before["box"][:2]
+    assert larger["box"][2] == np.nonzero(drawn[150])[0].max() + 1
+    assert page.get("session.answers.crops(annotate.session.draft.prompts)") == [larger["box"]]
+    np.testing.assert_array_equal(page.mask(), drawn)  # the drawing stays
+    page.wait("document.getElementById('enlarge').hidden")
+    page.key("Control+z")
+    assert page.get("session.draft.prompts") == [before]
+    page.key("Control+y", "Enter")
+    page.ready("case1")
+    page.wait("annotate.numbers.accepted === 1")
+    assert server.engine.workspace.accepts[0]["prompts"] == [larger]
+    server.assert_mask("case0.png", drawn)

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Draft } from "../../../lightning_samseg/annotate/page/draft.js";
-import { area, areaOutside, capsule, emptyMask, polygon } from "../../../lightning_samseg/annotate/page/mask.js";
+import { area, areaOutside, capsule, emptyMask, polygon, reach } from "../../../lightning_samseg/annotate/page/mask.js";
 import { reconcile } from "../../../lightning_samseg/annotate/page/reconcile.js";
 import { decode, encode, runLengths } from "../../../lightning_samseg/annotate/page/rle.js";
 
@@ -174,4 +174,23 @@ test("which draft goes on when an image is opened", () => {
   assert.deepEqual(reconcile(undefined, done), { draft: { ...theirs, mask: runs(3) }, state: "accepted" });
   assert.equal(reconcile(undefined, { ...done, mask: runs(1) }).state, "ready", "it is being corrected");
   assert.equal(reconcile(kept({ revision: 3, accept: true, draft: { ...mine, mask: runs(3) } }), done).state, "accepted");
+});
+
+test("a larger box takes in what is painted across the border of its crop", () => {
+  const draft = new Draft(40, 30);
+  const crop = [10, 10, 20, 20];
+  draft.prompts = [{ box: crop }, { box: [30, 22, 34, 26] }, { point: [3, 3] }];
+  const crops = [crop, [30, 22, 34, 26], [0, 0, 6, 6]];
+  assert.equal(draft.enlarged(crops), draft.prompts);
+  draft.commit("stroke", capsule(draft.mask, [15, 15], [25.5, 8.5], 1, 1));
+  draft.commit("stroke", capsule(draft.mask, [5, 25], [7, 27], 1, 1)); // touches nothing
+  const [larger, ...others] = draft.enlarged(crops);
+  assert.deepEqual(larger, { box: [10, 7, 27, 20] });
+  assert.deepEqual(others, draft.prompts.slice(1));
+  assert.equal(draft.enlarged(crops, 1), draft.prompts);
+  const corner = emptyMask(5, 5);
+  for (const [x, y] of [[1, 1], [2, 2], [4, 3]]) corner.data[5 * y + x] = 1;
+  assert.deepEqual(reach(corner, [0, 0, 2, 2]), [0, 0, 3, 3]); // by its corner; the last is one pixel away
+  corner.data[5 * 3 + 3] = 1;
+  assert.deepEqual(reach(corner, [0, 0, 2, 2]), [0, 0, 5, 4]);
 });
