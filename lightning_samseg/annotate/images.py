@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.decoding import orientation_of
 from lightning_samseg.io.images import to_rgb_uint8, write_mask_beside
 from lightning_samseg.io.text import escape, nfc
 from lightning_samseg.io.volumes import write_mask_like
@@ -191,8 +190,3 @@ def volume_labels(images: Sequence[WorkImage], masks: Mapping[str, NDArray[np.ui
         if image.id in masks and masks[image.id].shape == volume.shape[1:]:
             labels[image.index] = masks[image.id]
     return labels
-
-
-def orientation(image: WorkImage) -> int:
-    """EXIF orientation of a picture's file; 1 for a volume."""
-    return orientation_of(image.source.path) if image.source.volume is None else 1

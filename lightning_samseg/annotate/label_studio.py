@@ -5,40 +5,35 @@ Connected as ``http://127.0.0.1:PORT/ls/TOKEN``; Label Studio appends ``/health`
 journal, is answered, and then worked on; what a kill leaves undone is done at the next start.
 
 Pictures are those of ``--input``: tasks name them as ``/data/local-files/?d=...``, and nothing is fetched or opened by
-a name that came from outside.
+a name that came from outside. With ``--label_studio_url`` pictures that were uploaded to the project are fetched into
+``--input`` at the start, and annotations whose web hook never came, because nobody listened, are taken then and
+whenever somebody presses Start Training.
 """
 
-import base64
-import binascii
-import io
 import json
-import math
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
-from xml.etree import ElementTree
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from lightning_samseg.annotate import label_studio_rle, rle
+from lightning_samseg.annotate import rle
 from lightning_samseg.annotate.drawn import Drawn
 from lightning_samseg.annotate.engine import Engine
 from lightning_samseg.annotate.http import json_body
-from lightning_samseg.errors import UserError
+from lightning_samseg.annotate.label_studio_client import Studio
+from lightning_samseg.annotate.label_studio_regions import mask_of, names_of, prompt_of, region_of
+from lightning_samseg.errors import UserError, described
 from lightning_samseg.io.text import write_text
 
 VERSION = "AuxOl"
 """Constant: with another one Label Studio would make new rows of predictions after every lesson."""
-MASKS = {"brushlabels", "bitmasklabels"}
 CONFIG = """\
 <View><Image name="image" value="$image"/>
   <BrushLabels name="mask" toName="image"><Label value="{name}"/></BrushLabels>
@@ -50,19 +45,24 @@ class LabelStudio:
 
     Args:
         engine: Does the work.
+        studio: The project, where it may be asked.
+        tasks: Its tasks at the start.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, studio: Studio | None = None, tasks: Sequence[dict[str, Any]] = ()) -> None:
         self.engine, self.drawn = engine, Drawn(engine, "label_studio")
+        self.studio, self._tasks = studio, tasks
         self._worker = ThreadPoolExecutor(1, "label-studio")
-        self._seen = {str(each["hook"]): each["id"] for each in engine.workspace.events if each["event"] == "hook"}
+        hooks = [each for each in engine.workspace.events if each["event"] == "hook"]
+        self._seen: dict[str, str] = {known_as(*str(each["hook"]).split("@", 1)): each["id"] for each in hooks}
 
     def start(self) -> None:
-        """Work on what was confirmed but not done when the last start ended."""
+        """Work on what was confirmed but not done when the last start ended, then on what was missed since."""
         done = {each.get("hook") for each in self.engine.workspace.events if each["event"] in ("accept", "correct")}
         for entry in self.engine.workspace.events:
             if entry["event"] == "hook" and entry["hook"] not in done and entry["id"] in self.engine.workspace.images:
                 self._worker.submit(self._work, entry)
+        self._worker.submit(self._take_missed, self._tasks)
 
     def close(self) -> None:
         """Finish what was confirmed."""
@@ -115,6 +115,8 @@ class LabelStudio:
             return JSONResponse({"status": await run_in_threadpool(self._note, body, author)}, 201)
         if body.get("action") == "ANNOTATIONS_DELETED":
             await run_in_threadpool(self._say_deleted, body)
+        if body.get("action") == "START_TRAINING" and self.studio is not None:
+            self._worker.submit(self._ask_for_missed, self.studio)
         return JSONResponse({"status": "ok"})
 
     def instructions(self, address: str, token: str, author: str) -> str:
@@ -174,32 +176,86 @@ class LabelStudio:
             "A task shows a picture that is not in --input.",
             expected="/data/local-files/?d=NAME, as in the workspace's label_studio_tasks.json",
             found=str(names)[:200],
-            fix="import that file; uploads to Label Studio are not fetched",
+            fix="import that file; uploads are fetched at the start where --label_studio_url names the project",
         )
 
     # Annotations
 
     def _note(self, body: Mapping[str, Any], author: str) -> str:
         """Write an annotation into the journal; a body that cannot be used is told and confirmed, or it comes never."""
-        engine, annotation = self.engine, body.get("annotation")
+        annotation = body.get("annotation")
         try:
             if not isinstance(annotation, dict):
                 raise UserError("A web hook of Label Studio has no annotation.", fix="check its version")
             image_id = self.image_of(body.get("task"))
-            size = engine.workspace.pixels.size(engine.board.image(image_id))
-            key = f"{annotation.get('id')}@{annotation.get('updated_at')}"
-            mask = mask_of(annotation.get("result"), size)
+            if annotation.get("was_cancelled"):
+                return self._skip(image_id, author)
+            entry = self._entry(image_id, annotation, author)
         except UserError as error:
-            engine.tell(f"Label Studio: {error}")
+            self.engine.tell(f"Label Studio: {error}")
             return "not used"
-        with engine.workspace.lock:
-            if key in self._seen:  # a backend that is connected twice calls twice
-                return "known"
-            facts = {"hook": key, "id": image_id, "mask": rle.encode(mask), "seconds": annotation.get("lead_time")}
-            entry = engine.workspace.journal.append("hook", facts | {"author": author})
-            self._seen[key] = image_id
+        if entry is None:
+            return "known"
         self._worker.submit(self._work, entry)
         return "accepted"
+
+    def _entry(self, image_id: str, annotation: Mapping[str, Any], author: str) -> dict[str, Any] | None:
+        """The journal's line of an annotation; None where it has one: a backend that is connected twice calls twice.
+
+        Raises:
+            UserError: If its masks cannot be read.
+        """
+        workspace = self.engine.workspace
+        mask = mask_of(annotation.get("result"), workspace.pixels.size(self.engine.board.image(image_id)))
+        number, changed = str(annotation.get("id")), str(annotation.get("updated_at"))
+        with workspace.lock:
+            if known_as(number, changed) in self._seen:
+                return None
+            facts: dict[str, Any] = {"hook": f"{number}@{changed}", "id": image_id, "mask": rle.encode(mask)}
+            facts |= {"seconds": annotation.get("lead_time"), "author": author}
+            entry = workspace.journal.append("hook", facts)
+            self._seen[known_as(number, changed)] = image_id
+        return entry
+
+    def _skip(self, image_id: str, author: str) -> str:
+        """A task that was skipped there says nothing about its picture."""
+        known = self.engine.workspace.known[image_id]
+        if known.state in ("open", "draft"):
+            self.engine.skip(image_id, known.revision, "skipped in Label Studio", author)
+        return "skipped"
+
+    def _ask_for_missed(self, studio: Studio) -> None:
+        try:
+            self._take_missed(studio.tasks())
+        except UserError as error:
+            self.engine.tell(f"Label Studio: {error}")
+
+    def _take_missed(self, tasks: Sequence[dict[str, Any]]) -> None:
+        """Take annotations whose web hook never came; a mask that is accepted already is none, whoever sent it."""
+        taken, foreign = 0, 0
+        for task in tasks:
+            made = [each for each in task.get("annotations") or () if isinstance(each, dict)]
+            for annotation in sorted(made, key=lambda each: str(each.get("updated_at"))):
+                if annotation.get("was_cancelled"):
+                    continue
+                try:
+                    entry = self._entry(self.image_of(task), annotation, "")
+                except UserError:
+                    foreign += 1
+                    continue
+                except OSError as error:  # a full disk
+                    self.engine.tell(f"Label Studio: annotations wait for the next start: {described(error) or error}")
+                    return
+                if entry is not None and self.engine.workspace.known[entry["id"]].accepted != entry["mask"]:
+                    self._work(entry)
+                    taken += 1
+        if taken:
+            self.engine.tell(f"Label Studio: {taken} annotations are taken whose web hook did not come.")
+        if foreign:
+            self.engine.tell(
+                f"Label Studio: {foreign} annotations of the project cannot be used: their pictures are not in --input "
+                "or of another size. Pictures uploaded since the start are fetched at the next one."
+            )
 
     def _say_deleted(self, body: Mapping[str, Any]) -> None:
         """What has been learned cannot be unlearned, and nothing accepted is thrown away: say so."""
@@ -223,132 +279,13 @@ class LabelStudio:
             self.engine.tell(f"Label Studio: annotation {entry['hook']} waits for the next start: {error}")
 
 
-def prompt_of(region: Any, size: tuple[int, int]) -> dict[str, Any] | None:
-    """The prompt that a region of Label Studio is; percent become whole pixels, so that drawn boxes come back exactly.
-
-    Args:
-        region: Of a context's ``result``.
-        size: ``(H, W)``.
-
-    Returns:
-        None for a region that is no prompt, or a point that is on no object.
-
-    Raises:
-        UserError: If the picture is of another size, or numbers are missing.
-    """
-    kind = region.get("type") if isinstance(region, dict) else None
-    if kind not in ("rectanglelabels", "rectangle", "keypointlabels", "keypoint"):
-        return None
-    height, width = size
-    check_size(region, size)
+def known_as(number: str, changed: str = "") -> str:
+    """An annotation and when it was changed, however the time is written."""
     try:
-        value = region["value"]
-        x, y = float(value["x"]) * width / 100, float(value["y"]) * height / 100
-        if kind.startswith("keypoint"):
-            on_image = {"point": [min(width - 1, math.floor(x)), min(height - 1, math.floor(y))]}
-            return None if region.get("is_positive") is False else on_image
-        w, h = float(value["width"]) * width / 100, float(value["height"]) * height / 100
-        angle = math.radians(float(value.get("rotation", 0)))
-        corners = [
-            (x + dx * math.cos(angle) - dy * math.sin(angle), y + dx * math.sin(angle) + dy * math.cos(angle))
-            for dx, dy in ((0, 0), (w, 0), (0, h), (w, h))
-        ]
-        columns, rows = zip(*corners, strict=True)
-        return {"box": [round(min(columns)), round(min(rows)), round(max(columns)), round(max(rows))]}
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UserError("A region of Label Studio cannot be read.", found=str(error), fix="draw it again") from error
-
-
-def check_size(region: Mapping[str, Any], size: tuple[int, int]) -> None:
-    """Raise UserError unless a region was drawn on a picture of ``(H, W)`` pixels."""
-    shown = (region.get("original_height"), region.get("original_width"))
-    if shown != size:
-        raise UserError(
-            "Label Studio shows a picture of another size.",
-            expected=f"{size[1]} x {size[0]}",
-            found=f"{shown[1]} x {shown[0]}",
-            fix="let both read the same file",
-        )
-
-
-def mask_of(regions: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Union of an annotation's brush and bitmask regions; none: nothing is there.
-
-    Raises:
-        UserError: If a region cannot be read.
-    """
-    mask = np.zeros(size, np.uint8)
-    for region in regions if isinstance(regions, list) else []:
-        kind = region.get("type") if isinstance(region, dict) else None
-        if kind not in MASKS:
-            continue
-        check_size(region, size)
-        value = region.get("value")
-        value = value if isinstance(value, dict) else {}
-        mask |= _bitmap(value, size) if kind == "bitmasklabels" else label_studio_rle.decode(value.get("rle"), size)
-    return mask
-
-
-def _bitmap(value: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.uint8]:
-    try:
-        head, _, data = str(value.get("imageDataURL", "")).partition(",")
-        if head != "data:image/png;base64":
-            raise ValueError("no PNG")
-        with Image.open(io.BytesIO(base64.b64decode(data, validate=True)), formats=["PNG"]) as image:
-            if image.size != (size[1], size[0]):  # before it is decoded
-                raise ValueError(f"{image.size[0]} x {image.size[1]} pixels")
-            channel = image.getchannel("A") if "A" in image.getbands() else image.convert("L")
-            return (np.asarray(channel) >= label_studio_rle.FOREGROUND).astype(np.uint8)
-    except (OSError, ValueError, binascii.Error, SyntaxError) as error:
-        raise UserError("A bitmask of Label Studio cannot be read.", found=str(error), fix="draw it again") from error
-
-
-def region_of(mask: NDArray[np.uint8], name: str, image: str, label: str, number: str | None = None) -> dict[str, Any]:
-    """A brush region that Label Studio draws.
-
-    Args:
-        mask: uint8 ``(H, W)``.
-        name: Of the control that has brush masks.
-        image: Of the object that it belongs to.
-        label: The class.
-        number: Id of the region; None: made of the mask.
-    """
-    height, width = mask.shape
-    return {
-        "id": number or f"{abs(hash(mask.tobytes())):x}"[:10],
-        "from_name": name,
-        "to_name": image,
-        "type": "brushlabels",
-        "original_width": width,
-        "original_height": height,
-        "image_rotation": 0,
-        "value": {"format": "rle", "rle": label_studio_rle.encode(mask), "brushlabels": [label]},
-    }
-
-
-def names_of(config: str, class_name: str) -> tuple[str, str, str]:
-    """Control and object of the first brush labels of a labelling configuration, and the label to give.
-
-    Raises:
-        UserError: If there are none.
-    """
-    problem = "no XML"
-    if not re.search(r"<!(DOCTYPE|ENTITY)", config, re.IGNORECASE):
-        try:
-            for element in ElementTree.fromstring(config).iter():
-                if element.tag == "BrushLabels":
-                    labels = [each.get("value", "") for each in element.iter("Label")]
-                    label = class_name if class_name in labels or not labels else labels[0]
-                    return element.get("name", "mask"), element.get("toName", "image"), label
-            problem = "no BrushLabels"
-        except ElementTree.ParseError:
-            pass
-    raise UserError(
-        "The labelling configuration has nothing to draw masks with.",
-        expected="BrushLabels, as in the configuration that annotate prints",
-        found=problem,
-        fix="add them",
-    )
+        moment = datetime.fromisoformat(changed.replace("Z", "+00:00"))
+        return f"{number}@{moment.astimezone(timezone.utc).isoformat()}"
+    except (ValueError, OverflowError):
+        return f"{number}@{changed}"
 
 
 def write_tasks(engine: Engine) -> Path:

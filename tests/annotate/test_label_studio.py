@@ -15,7 +15,8 @@ from starlette.testclient import TestClient
 from lightning_samseg.annotate import label_studio_rle
 from lightning_samseg.annotate.drawn import merged
 from lightning_samseg.annotate.http import create_app
-from lightning_samseg.annotate.label_studio import CONFIG, LabelStudio, mask_of, prompt_of, write_tasks
+from lightning_samseg.annotate.label_studio import CONFIG, LabelStudio, write_tasks
+from lightning_samseg.annotate.label_studio_regions import mask_of, prompt_of
 from lightning_samseg.annotate.simulated import prompts_of
 from lightning_samseg.errors import UserError
 from tests.annotate.conftest import reference

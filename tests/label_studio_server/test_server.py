@@ -14,7 +14,9 @@ import yaml
 
 from lightning_samseg.annotate.benchmark import References, served
 from lightning_samseg.annotate.client import Client
-from lightning_samseg.annotate.label_studio import CONFIG, mask_of
+from lightning_samseg.annotate.label_studio import CONFIG, known_as
+from lightning_samseg.annotate.label_studio_client import Studio as Project
+from lightning_samseg.annotate.label_studio_regions import mask_of
 from lightning_samseg.annotate.simulated import prompts_of
 from lightning_samseg.runs.options import nested
 from tests.annotate.conftest import LENGTH, MODEL, fit, write_stream
@@ -42,8 +44,11 @@ class Studio:
         self.url = url
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        headers = {"Authorization": f"Token {TOKEN}", "Content-Type": "application/json"}
         data = None if body is None else json.dumps(body).encode()
+        return self.send(method, path, data, "application/json")
+
+    def send(self, method: str, path: str, data: bytes | None, kind: str) -> Any:
+        headers = {"Authorization": f"Token {TOKEN}", "Content-Type": kind}
         request = urllib.request.Request(f"{self.url}{path}", data, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=120) as answer:
@@ -111,3 +116,26 @@ def test_a_stream_ends_in_the_bits_of_fit(
             time.sleep(0.1)
         client.close()
     assert_same(workspace, fit(tmp_path, data))
+
+
+def test_uploads_and_annotations_that_nobody_heard_of(studio: Studio, data: Path, tmp_path: Path) -> None:
+    labels = CONFIG.format(kind="Rectangle", name="disc")
+    project = studio.call("POST", "/api/projects/", {"title": "uploads", "label_config": labels})["id"]
+    picture = (data / "images" / "case0.png").read_bytes()
+    head = 'Content-Disposition: form-data; name="file"; filename="one lesion.png"\r\nContent-Type: image/png\r\n\r\n'
+    form = b"--xyz\r\n" + head.encode() + picture + b"\r\n--xyz--\r\n"
+    studio.send("POST", f"/api/projects/{project}/import", form, "multipart/form-data; boundary=xyz")
+    asked = Project(f"{studio.url}/projects/{project}/data", TOKEN)
+    (task,) = asked.tasks()
+    (path,) = asked.fetch_uploads(tmp_path, [task])
+    assert path.read_bytes() == picture
+    assert asked.fetch_uploads(tmp_path, [task]) == []
+    mask = References(data / "masks")("case0")
+    drawn = brush(mask) | {"id": "r1", "from_name": "mask", "to_name": "image"}
+    drawn["value"]["brushlabels"] = ["disc"]
+    made = studio.call("POST", f"/api/tasks/{task['id']}/annotations/", {"result": [drawn], "lead_time": 3.5})
+    ((found,),) = (each["annotations"] for each in asked.tasks())
+    told = studio.call("GET", f"/api/annotations/{made['id']}/")  # as a web hook has it
+    assert known_as(str(found["id"]), found["updated_at"]) == known_as(str(told["id"]), told["updated_at"])
+    assert found["was_cancelled"] is False
+    np.testing.assert_array_equal(mask_of(found["result"], SIZE), mask)
