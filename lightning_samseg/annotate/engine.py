@@ -22,6 +22,7 @@ from lightning_samseg.annotate.inputs import effort_of, is_repeated, places_of
 from lightning_samseg.annotate.learning import LearningStream
 from lightning_samseg.annotate.lessons import Lesson, lesson_path, load_record, save_record
 from lightning_samseg.annotate.pins import Records
+from lightning_samseg.annotate.settings import Learn
 from lightning_samseg.annotate.workspace import Draft, Known, Workspace
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods.aux_ol import AuxOl
@@ -40,6 +41,7 @@ class Engine:
         patience: Longest wait in seconds of an answer for lessons that are not yet learned; ``inf``: as long as it
             takes, as a stream of ``fit``.
         blind: Share of the images whose fused mask stays hidden until they are accepted.
+        learn, catch_up: See ``LearningStream``.
         tell: Called with what a user should know.
     """
 
@@ -52,6 +54,8 @@ class Engine:
         *,
         patience: float = 1.5,
         blind: float = 0.0,
+        learn: Learn = "all",
+        catch_up: int | None = None,
         tell: Callable[[str], None] = print,
     ) -> None:
         self.workspace, self.method, self.class_name = workspace, method, class_name
@@ -59,7 +63,18 @@ class Engine:
         self.notes: list[str] = []
         self.events = Events()
         self._tell_terminal, workspace.tell = tell, self.tell  # what it has to say is for the page, too
-        self.stream = LearningStream(method, workspace.folder, data, class_name, self._learned, self.tell)
+        self.stream = LearningStream(
+            method,
+            workspace.folder,
+            data,
+            class_name,
+            self._learned,
+            self.tell,
+            learn=learn,
+            catch_up=catch_up,
+            steps={each["first"]: each["count"] for each in workspace.events if each["event"] == "step"},
+            begins=self._begins,
+        )
         self.answers = Answers(method, workspace.pixels)
         self.records = Records(self.stream, self.answers, patience)
         self._masks = ThreadPoolExecutor(1, "masks")
@@ -279,6 +294,7 @@ class Engine:
                 "alpha": float(np.mean([float(each.alpha) for each in prediction.prompts])) if len(places) else None,
                 "blind": self.board.is_blind(image),
                 "shown": shown,  # whether the record is what the expert saw
+                "taught": self.stream.teaches(prediction, pixels),
             }
             with self.workspace.lock:
                 known = self.workspace.check_revision(image_id, revision)
@@ -359,6 +375,10 @@ class Engine:
         size = (height, width)
         case = Case(entry["name"], "", size, size) if image is None else case_of(image, size)
         return Lesson(prediction, self.places(entry["prompts"]), rle.decode(entry["mask"], size), case)
+
+    def _begins(self, first: int, count: int) -> None:
+        with self.workspace.lock:
+            self.workspace.journal.append("step", {"first": first, "count": count})
 
     def _learned(self) -> None:
         snapshot = self.stream.snapshot

@@ -1,19 +1,29 @@
-"""The learner's thread: it alone changes the network, lesson by lesson in the order of the stream."""
+"""The learner's thread: it alone changes the network, step by step in the order of the stream.
+
+A step is one lesson, or with ``catch_up`` all that wait where these have become too many: the R images of a step of
+``fit``. Which lessons were learned together hangs on time, so that each step is told before it begins: learned again
+from their files, lessons make the same steps, and end in the same bits.
+"""
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_samseg.adapters.checkpoints import LAST, WORKSPACE, CheckpointFiles, read_checkpoint
 from lightning_samseg.annotate.lessons import Lesson
+from lightning_samseg.annotate.settings import Learn
 from lightning_samseg.errors import UserError, described, explained
 from lightning_samseg.methods.aux_ol import AuxOl
 from lightning_samseg.online.expert import Expert
+from lightning_samseg.online.predictions import Prediction
 from lightning_samseg.online.row_files import RowFile, image_fields
 from lightning_samseg.online.scores import PromptRow, image_row, prompt_rows
 from lightning_samseg.runs.resume import check_fit, find_checkpoint
@@ -42,9 +52,15 @@ class LearningStream:
         class_name: What is annotated.
         learned: Called after every lesson, in the learner's thread.
         tell: Called with what a user should know.
+        learn: ``all`` accepted masks, or those that the expert has ``corrected``: a pixel differs from the network's.
+        catch_up: Lessons that may wait; more are learned together, as many as the online batch holds. None: each is
+            learned alone.
+        steps: Number of lessons by position of the first, of steps that were begun at earlier starts.
+        begins: Called with position and number before each step if there is ``catch_up``, in the learner's thread.
 
     Raises:
-        UserError: If the workspace's checkpoint is of other weights or another network.
+        UserError: If the workspace's checkpoint is of other weights or another network; if lessons cannot be learned
+            together.
     """
 
     def __init__(
@@ -55,9 +71,20 @@ class LearningStream:
         class_name: str,
         learned: Callable[[], None] = lambda: None,
         tell: Callable[[str], None] = print,
+        *,
+        learn: Learn = "all",
+        catch_up: int | None = None,
+        steps: Mapping[int, int] | None = None,
+        begins: Callable[[int, int], None] = lambda first, count: None,
     ) -> None:
+        if catch_up is not None and method.learner.batch.policy == "single":
+            raise UserError(
+                "batch.policy single learns from one crop at a time.", fix="leave --catch_up out, or change the policy"
+            )
         self.method, self.folder, self.data, self.class_name = method, folder, data, class_name
         self._learned, self._tell = learned, tell
+        self._expert = Expert() if learn == "all" else Expert(below_dice=1.0, dice_of="fused")
+        self._catch_up, self._steps, self._begins = catch_up, dict(steps or {}), begins
         self._changed = threading.Condition()
         self._lessons: deque[Lesson] = deque()
         self._stopping = False
@@ -85,6 +112,10 @@ class LearningStream:
         with self._changed:
             return len(self._lessons)
 
+    def teaches(self, prediction: Prediction, mask: NDArray[np.uint8]) -> bool:
+        """Whether the network learns from an accepted mask uint8 ``(H, W)``."""
+        return self._expert.feedback(prediction, mask).source == "expert"
+
     def start(self) -> None:
         """Begin to learn."""
         self._thread.start()
@@ -111,7 +142,7 @@ class LearningStream:
             return self.snapshot
 
     def close(self) -> None:
-        """Finish the lesson at work, write a checkpoint and stop. Lessons that wait are learned at the next start."""
+        """Finish the step at work, write a checkpoint and stop. Lessons that wait are learned at the next start."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -123,9 +154,9 @@ class LearningStream:
             while True:
                 with self._changed:
                     self._changed.wait_for(lambda: self._stopping or bool(self._lessons), self._until_due())
-                    lesson = self._lessons[0] if self._lessons and not self._stopping else None
-                if lesson is not None:
-                    self._learn(lesson)
+                    lessons = [] if self._stopping else self._step()
+                if lessons:
+                    self._learn(lessons)
                 if self._saved != self.count and (self._stopping or self._until_due() == 0):
                     self._save()
                 if self._stopping:
@@ -145,19 +176,34 @@ class LearningStream:
             return None
         return max(0.0, self._saved_at + CHECKPOINT_EVERY - time.monotonic())
 
-    def _learn(self, lesson: Lesson) -> None:
-        prediction, method = lesson.prediction, self.method
-        method.seed_step(prediction.position)
-        feedback = Expert().feedback(prediction, lesson.mask, lesson.case.source)
-        outcomes = method.learner.learn(prediction, feedback)
-        row = image_row(prediction, feedback, lesson.mask, lesson.case, SET_NAME, method.convention)
-        self._prompts.append(prompt_rows(prediction, outcomes, lesson.prompts, lesson.case))
-        self._images.append([row])
-        method.add_up([row])
+    def _step(self) -> list[Lesson]:
+        """The lessons of the next step: those that were begun together, all if too many wait, or the first."""
+        if not self._lessons:
+            return []
+        count = self._steps.get(self._lessons[0].prediction.position, 0)
+        if not count:
+            late = self._catch_up is not None and len(self._lessons) > self._catch_up
+            count = self.method.learner.batch.capacity if late else 1
+        return list(islice(self._lessons, count))
+
+    def _learn(self, lessons: list[Lesson]) -> None:
+        method, first = self.method, lessons[0].prediction.position
+        if self._catch_up is not None and first not in self._steps:
+            self._begins(first, len(lessons))
+        method.seed_step(first)
+        predictions = [each.prediction for each in lessons]
+        feedbacks = [self._expert.feedback(each.prediction, each.mask, each.case.source) for each in lessons]
+        outcomes = method.learner.learn_together(predictions, feedbacks)
+        for lesson, feedback, learned in zip(lessons, feedbacks, outcomes, strict=True):
+            row = image_row(lesson.prediction, feedback, lesson.mask, lesson.case, SET_NAME, method.convention)
+            self._prompts.append(prompt_rows(lesson.prediction, learned, lesson.prompts, lesson.case))
+            self._images.append([row])
+            method.add_up([row])
         snapshot = self._snapshot()
         with self._changed:
             self.snapshot = snapshot
-            self._lessons.popleft()
+            for _ in lessons:
+                self._lessons.popleft()
             self._changed.notify_all()
         self._learned()
 

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning_samseg.annotate.images import WorkImage, fingerprint
 from lightning_samseg.errors import UserError
@@ -15,6 +15,10 @@ NAME = "workspace.json"
 FORMAT = 1
 
 
+Learn = Literal["all", "corrected"]
+"""From which accepted masks the network learns."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """What must stay as it is while a workspace is filled."""
@@ -22,6 +26,7 @@ class Settings:
     class_name: str = "object"
     order: str = "sorted"
     blind: float = 0.0
+    learn: Learn = "all"
     model: dict[str, Any] = field(default_factory=dict)
     """Arguments of ``AuxOl``, those of groups by dotted name."""
     weights_sha256: str | None = None
