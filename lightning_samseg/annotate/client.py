@@ -25,7 +25,7 @@ class Client:
 
     def __init__(self, url: str, tab: str = "client", timeout: float = 600.0) -> None:
         parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname or not parts.fragment.startswith("t="):
+        if parts.scheme not in ("http", "https") or not parts.hostname or not parts.fragment.startswith("t="):
             raise UserError(
                 f"{url} is no address of a workspace.",
                 expected="http://127.0.0.1:8765/#t=TOKEN",
@@ -34,7 +34,8 @@ class Client:
         self.base = parts.path.rstrip("/")
         self.headers = {"Authorization": f"Bearer {parts.fragment[2:]}", "Tab": tab}
         self.tab = tab
-        self.connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=timeout)
+        kind = http.client.HTTPConnection if parts.scheme == "http" else http.client.HTTPSConnection  # behind a proxy
+        self.connection = kind(parts.hostname, parts.port, timeout=timeout)
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """Say something; gives the answer, empty where there is none.
@@ -67,15 +68,13 @@ class Client:
 
     def draft(self, image_id: str, revision: int, prompts: Any, mask: Any, effort: dict[str, Any] | None = None) -> int:
         """Keep what is on the screen; gives the new revision."""
-        body = {"revision": revision, "prompts": prompts, "mask": mask, "effort": effort or {}}
-        return int(self.call("PUT", f"images/{image_id}/draft", body)["revision"])
+        return int(self.call("PUT", f"images/{image_id}/draft", _work(revision, prompts, mask, effort))["revision"])
 
     def accept(
         self, image_id: str, revision: int, prompts: Any, mask: Any, effort: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         """Accept a mask."""
-        body = {"revision": revision, "prompts": prompts, "mask": mask, "effort": effort or {}}
-        return self.call("POST", f"images/{image_id}/accept", body)
+        return self.call("POST", f"images/{image_id}/accept", _work(revision, prompts, mask, effort))
 
     def skip(self, image_id: str, revision: int, reason: str = "") -> dict[str, Any]:
         """Leave an image out."""
@@ -104,6 +103,11 @@ class Client:
                 fix="open the image anew; what was accepted is kept",
             )
         return answer, content
+
+
+def _work(revision: int, prompts: Any, mask: Any, effort: dict[str, Any] | None) -> dict[str, Any]:
+    """The body of a draft and of an accept."""
+    return {"revision": revision, "prompts": prompts, "mask": mask, "effort": effort or {}}
 
 
 def _reason(content: bytes) -> str:

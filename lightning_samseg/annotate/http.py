@@ -212,7 +212,8 @@ class Api:
                     data = json.dumps(event.data, separators=(",", ":"))
                     yield f"id: {event.number}\nevent: {event.name}\ndata: {data}\n\n"
 
-        return StreamingResponse(lines(), media_type="text/event-stream")
+        unbuffered = {"X-Accel-Buffering": "no"}  # or nginx would keep events back
+        return StreamingResponse(lines(), media_type="text/event-stream", headers=unbuffered)
 
     def _who(self, request: Request) -> tuple[str, str | None]:
         """Author and tab; a tab that speaks is alive."""
@@ -230,7 +231,7 @@ class Api:
 
 def create_app(
     engine: Engine,
-    hosts: Iterable[str],
+    addresses: Iterable[str],
     tokens: Mapping[str, str],
     facts: Mapping[str, Any] | None = None,
     adapters: Iterable[BaseRoute] = (),
@@ -240,7 +241,7 @@ def create_app(
 
     Args:
         engine: Does the work.
-        hosts: See ``security.Guard``.
+        addresses: See ``security.Guard``.
         tokens: Author by token.
         facts: See ``Api``.
         adapters: Routes of other programs' protocols, below ``ls/`` and ``monai/``.
@@ -252,7 +253,7 @@ def create_app(
             *adapters,
             Mount("/", StaticFiles(directory=PAGE, html=True)),
         ],
-        middleware=[Middleware(Guard, hosts=hosts, tokens=tokens, most_bytes=most_bytes)],
+        middleware=[Middleware(Guard, addresses=addresses, tokens=tokens, most_bytes=most_bytes)],
         exception_handlers=HANDLERS,
     )
 

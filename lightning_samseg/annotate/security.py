@@ -5,18 +5,30 @@
 * Below ``api/`` a token in the header Authorization. No cookies are used, so that another site cannot borrow any.
   Adapters of other programs have the token in their path, ``ls/TOKEN/...`` and ``monai/TOKEN/...``.
 * Bodies are counted while they are read.
+
+Behind a proxy the page has an address of its own, ``https://hub.test/user/anna/``, that ``--allow_host`` names: its
+Host and its Origin are ours then, and its path is cut off where the proxy has left it.
 """
 
 import hmac
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lightning_samseg.errors import UserError
+
 MOST_BYTES = 64_000_000
 ADAPTERS = ("ls", "monai")
+KEPT = ("api", *ADAPTERS)
+"""First parts of paths that need a token."""
+OTHER_SITE = (
+    "The request comes from another site. Behind a proxy: start annotate with --allow_host and the address that the "
+    "browser shows."
+)
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -25,6 +37,60 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+
+
+STANDARD = {"http": 80, "https": 443}
+"""Ports that browsers do not show."""
+
+
+class Address(NamedTuple):
+    """Where browsers find the page."""
+
+    scheme: str
+    netloc: str
+    """Name, and port where it is not the scheme's."""
+    path: str
+    """Without a slash at its end; empty: it has a server of its own."""
+
+    @property
+    def origin(self) -> str:
+        """As browsers send it."""
+        return f"{self.scheme}://{self.netloc}"
+
+    def __str__(self) -> str:
+        """Without a slash at its end."""
+        return self.origin + self.path
+
+
+def address_of(text: str, port: int | None = None) -> Address:
+    """Read a name, ``name:port``, or a whole address.
+
+    Args:
+        text: As ``--allow_host`` gives it.
+        port: Of a name that comes without one; None: the standard one.
+
+    Raises:
+        UserError: If it is none.
+    """
+    whole = text if "://" in text else f"http://{text}"
+    try:
+        parts = urlsplit(whole.lower())  # names have no case; the path is taken from what was given
+        path = urlsplit(whole).path.rstrip("/")
+        given = parts.port if parts.port is not None or "://" in text else port
+        usual = "@" not in parts.netloc and not parts.query and not parts.fragment and not any(map(str.isspace, text))
+    except ValueError:
+        usual = False
+    taken = usual and path[1:] in KEPT  # one could not tell whether a proxy has cut it off
+    if not usual or taken or parts.scheme not in STANDARD or not parts.hostname:
+        raise UserError(
+            f"--allow_host {text}",
+            expected="a name, name:port, or the address that browsers show, such as https://hub.test/user/anna/",
+            found=f"the path {path}, which the server has itself" if taken else "none of these",
+            fix="copy it from the browser's address bar",
+        )
+    name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    shown = given is not None and given != STANDARD[parts.scheme]
+    return Address(parts.scheme, f"{name}:{given}" if shown else name, path)
 
 
 class TooLargeError(Exception):
@@ -36,17 +102,20 @@ class Guard:
 
     Args:
         app: What is guarded.
-        hosts: Values of the header Host that are ours, in lower case.
+        addresses: Where browsers and other programs find the server: a name with its port, or a whole address.
         tokens: Author by token.
         most_bytes: Of a body.
     """
 
     def __init__(
-        self, app: ASGIApp, hosts: Iterable[str], tokens: Mapping[str, str], most_bytes: int = MOST_BYTES
+        self, app: ASGIApp, addresses: Iterable[str], tokens: Mapping[str, str], most_bytes: int = MOST_BYTES
     ) -> None:
         self.app, self.tokens, self.most_bytes = app, dict(tokens), most_bytes
-        self.hosts = frozenset(hosts)
-        self.origins = frozenset(f"http://{host}" for host in self.hosts)
+        ours = [address_of(each) for each in addresses]
+        standard = {f"{each.netloc}:{STANDARD[each.scheme]}" for each in ours if _port_of(each.netloc) is None}
+        self.hosts = {each.netloc for each in ours} | standard
+        self.origins = {each.origin for each in ours}
+        self.prefixes = sorted({each.path for each in ours if each.path}, key=len, reverse=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check a request and pass it on."""
@@ -58,6 +127,9 @@ class Guard:
         answer = _with_headers(send, secret="author" in scope.get("state", {}))
         if problem is not None:
             await _refuse(answer, *problem)
+            return
+        if scope["path"] in self.prefixes:  # the page's relative addresses need the slash
+            await _redirect(answer, scope["path"].rpartition("/")[2] + "/")
             return
         started = False
 
@@ -81,12 +153,13 @@ class Guard:
             return scope, (400, "This name is not one that the server was started for; see --allow_host.")
         origins = headers.getlist("origin")
         if len(origins) > 1 or (origins and origins[0].lower() not in self.origins):
-            return scope, (403, "The request comes from another site.")
+            return scope, (403, OTHER_SITE)
         site = headers.get("sec-fetch-site", "none")
         visits = headers.get("sec-fetch-mode") == "navigate" and scope["method"] == "GET"
+        scope = self._without_prefix(scope)
         first, _, rest = scope["path"].lstrip("/").partition("/")
-        if site not in ("same-origin", "none") and not (visits and first not in ("api", *ADAPTERS)):
-            return scope, (403, "The request comes from another site.")
+        if site not in ("same-origin", "none") and not (visits and first not in KEPT):
+            return scope, (403, OTHER_SITE)
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > self.most_bytes:
             return scope, (413, f"The body is larger than {self.most_bytes} bytes.")
@@ -102,6 +175,13 @@ class Guard:
         if author is None:
             return scope, (401, "The token is missing or is another server's: open the address that annotate printed.")
         return {**scope, "state": {**scope.get("state", {}), "author": author}}, None
+
+    def _without_prefix(self, scope: Scope) -> Scope:
+        """The request as a proxy would send it that cuts off its own path."""
+        for prefix in self.prefixes:
+            if scope["path"].startswith(f"{prefix}/"):
+                return {**scope, "path": scope["path"][len(prefix) :], "raw_path": None}
+        return scope
 
     def _author(self, token: str) -> str | None:
         """Whose token it is; every one is compared, in constant time."""
@@ -144,15 +224,26 @@ async def _refuse(send: Send, status: int, text: str) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def local_hosts(port: int, names: Iterable[str] = ()) -> set[str]:
-    """Values of Host for loopback, and for further names.
+async def _redirect(send: Send, place: str) -> None:
+    await send({"type": "http.response.start", "status": 308, "headers": [(b"location", place.encode())]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _port_of(netloc: str) -> int | None:
+    return urlsplit(f"//{netloc}").port
+
+
+def local_addresses(port: int, names: Iterable[str] = ()) -> list[str]:
+    """Where the server is found: on loopback, and by further names.
 
     Args:
         port: That the server listens on.
-        names: Names or addresses that ``--allow_host`` gave; with a port of their own behind a tunnel or proxy.
+        names: What ``--allow_host`` gave: names, with a port of their own behind a tunnel, or whole addresses.
+
+    Returns:
+        The given ones first.
+
+    Raises:
+        UserError: As :func:`address_of`.
     """
-    loopback = ("127.0.0.1", "localhost", "[::1]")
-    given = [name.lower() for name in names]
-    whole = {name for name in given if name.rpartition(":")[2].isdigit() and not name.endswith("]")}
-    bare = {*loopback, *(name for name in given if name not in whole)}
-    return {f"{name}:{port}" for name in bare} | whole | ({*bare} if port == 80 else set())
+    return [str(address_of(name, port)) for name in (*names, "127.0.0.1", "localhost", "[::1]")]

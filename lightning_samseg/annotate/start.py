@@ -17,11 +17,12 @@ from lightning_samseg.annotate.engine import Engine
 from lightning_samseg.annotate.http import create_app
 from lightning_samseg.annotate.images import list_images
 from lightning_samseg.annotate.label_studio import LabelStudio
+from lightning_samseg.annotate.label_studio_client import Studio
 from lightning_samseg.annotate.learning import load_learner
 from lightning_samseg.annotate.monai_label import MonaiLabel
-from lightning_samseg.annotate.security import local_hosts
+from lightning_samseg.annotate.security import local_addresses
 from lightning_samseg.annotate.server import LOOPBACK, bind, doorway, new_tokens, open_browser, serve
-from lightning_samseg.annotate.settings import Settings, check_settings, name_of, stored_settings, write_settings
+from lightning_samseg.annotate.settings import Learn, Settings, check_settings, name_of, stored_settings, write_settings
 from lightning_samseg.annotate.workspace import Workspace
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods.aux_ol import AuxOl
@@ -55,7 +56,9 @@ class Options:
     """Arguments of ``AuxOl`` from a configuration."""
     order: str | None = None
     blind: float | None = None
+    learn: Learn | None = None
     patience: float = 1.5
+    catch_up: int | None = None
     device: str = "auto"
     host: str = "127.0.0.1"
     port: int = 8765
@@ -63,6 +66,7 @@ class Options:
     people: Sequence[str] = ()
     browser: bool = True
     label_studio: bool = False
+    label_studio_url: str | None = None
     monai_label: bool = False
 
 
@@ -78,9 +82,15 @@ def annotate(options: Options) -> None:
             fix="leave it out and use a tunnel: ssh -L 8765:127.0.0.1:8765 THIS_MACHINE; or name the address that "
             "browsers will show with --allow_host",
         )
+    local_addresses(options.port, options.allow_host)  # refused before anything slow
+    studio = None if options.label_studio_url is None else Studio(options.label_studio_url)
+    tasks = [] if studio is None else studio.tasks()
+    fetched = [] if studio is None else studio.fetch_uploads(options.given, tasks)
     stored = stored_settings(options.output)
     order = options.order or (stored.order if stored else "sorted")
     listed, failed, notes = list_images(options.given, options.output, order)
+    if fetched:
+        notes.append(f"{len(fetched)} pictures are fetched from Label Studio, such as {fetched[0]}.")
     port = bind(options.host, options.port)
     number = port.getsockname()[1]
     with Claim(options.output, "annotate") as claim:
@@ -94,6 +104,8 @@ def annotate(options: Options) -> None:
             VIEW | {"geometry": "half_pixel", "stream_class": settings.class_name},
             patience=options.patience,
             blind=settings.blind,
+            learn=settings.learn,
+            catch_up=options.catch_up,
         )
         claim.progress = lambda: (len(workspace.accepts), len(workspace.known))
         for note in [*notes, *(f"{each.name} cannot be read: {each.reason}" for each in failed)]:
@@ -108,19 +120,19 @@ def annotate(options: Options) -> None:
                 "settings": {"order": settings.order, "blind": settings.blind, "patience": _finite(options.patience)},
                 "lesson_seconds": seconds,
             }
-            adapters: list[LabelStudio | MonaiLabel] = [LabelStudio(engine)] if options.label_studio else []
+            adapters: list[LabelStudio | MonaiLabel] = []
+            adapters += [LabelStudio(engine, studio, tasks)] if options.label_studio else []
             adapters += [MonaiLabel(engine)] if options.monai_label else []
             routes = [route for adapter in adapters for route in adapter.routes()]
-            app = create_app(engine, local_hosts(number, options.allow_host), tokens, facts, routes)
-            shown = options.allow_host[0] if options.allow_host else "127.0.0.1"
-            shown = shown if shown.rpartition(":")[2].isdigit() else f"{shown}:{number}"
-            urls = {name: f"http://{shown}/#t={token}" for token, name in tokens.items()}
+            addresses = local_addresses(number, options.allow_host)
+            app = create_app(engine, addresses, tokens, facts, routes)
+            urls = {name: f"{addresses[0]}/#t={token}" for token, name in tokens.items()}
             _print_start(options, settings, engine, seconds, urls)
             for adapter in adapters:
                 closing.callback(adapter.close)
                 adapter.start()
                 for token, name in tokens.items():
-                    print(adapter.instructions(f"http://{shown}", token, name), flush=True)
+                    print(adapter.instructions(addresses[0], token, name), flush=True)
             with doorway(options.output, next(iter(urls.values()))) as door:
                 if options.browser and not open_browser(door):
                     print("No browser could be started: open the address above.")
@@ -143,6 +155,7 @@ def prepare(options: Options) -> tuple[Settings, AuxOl]:
         "class_name": options.class_name,
         "order": options.order,
         "blind": options.blind,
+        "learn": options.learn,
         "prompter.kind": options.prompt,
         "sam.backbone": options.backbone,
         **flat(options.model or {}),
@@ -175,6 +188,7 @@ def prepare(options: Options) -> tuple[Settings, AuxOl]:
             class_name=options.class_name or "object",
             order=options.order or "sorted",
             blind=options.blind or 0.0,
+            learn=options.learn or "all",
             model=model,
             threads=max(1, _cores() - 1),
         )

@@ -19,7 +19,8 @@ WORKSPACE gets masks/ (as predict writes them), journal.jsonl (everything that h
 fit writes them) and checkpoints/last.ckpt, which predict takes, too. Started again, it goes on where it was: nothing
 that was accepted, and no stroke, is lost. Options that a workspace was made with need not be given again.
 
-On another machine: ssh -L 8765:127.0.0.1:8765 MACHINE, start it there with --no_browser, open the printed address."""
+On another machine: ssh -L 8765:127.0.0.1:8765 MACHINE, start it there with --no_browser, open the printed address.
+Behind a proxy: --allow_host with the address that the browser shows."""
 EXTRA = ("starlette", "uvicorn", "python_multipart")
 
 
@@ -54,14 +55,17 @@ def main(argv: Sequence[str]) -> int:
             model=None if arguments.config is None else _model(arguments.config),
             order=arguments.order,
             blind=arguments.blind,
+            learn=arguments.learn,
             patience=arguments.patience,
+            catch_up=arguments.catch_up,
             device=arguments.device,
             host=arguments.host,
             port=arguments.port,
             allow_host=arguments.allow_host,
             people=arguments.people,
             browser=not arguments.no_browser,
-            label_studio=arguments.label_studio,
+            label_studio=arguments.label_studio or arguments.label_studio_url is not None,
+            label_studio_url=arguments.label_studio_url,
             monai_label=arguments.monai_label,
         )
     )
@@ -85,6 +89,15 @@ def _check(arguments: argparse.Namespace, given: Path, output: Path) -> None:
         raise UserError(f"--blind {arguments.blind}", expected="a share in 0..1", fix="use 0.2, or leave it out")
     if math.isnan(arguments.patience) or arguments.patience < 0:
         raise UserError(f"--patience {arguments.patience}", expected="seconds, or inf", fix="leave it out for 1.5")
+    if arguments.catch_up is not None and arguments.catch_up < 1:
+        raise UserError(f"--catch_up {arguments.catch_up}", expected="at least 1", fix="leave it out")
+    if arguments.catch_up is not None and math.isinf(arguments.patience):
+        raise UserError(
+            "--patience inf is the strict stream of fit, in which no lesson waits; --catch_up would join some.",
+            fix="leave one of them out",
+        )
+    if arguments.label_studio_url is not None and not given.is_dir():
+        raise UserError(f"--input {given}", expected="a folder, for what is fetched from Label Studio", fix="give one")
     if not 0 <= arguments.port <= 65535:
         raise UserError(f"--port {arguments.port}", expected="0..65535", fix="leave it out for 8765")
 
@@ -139,6 +152,10 @@ def _parser() -> Parser:
     add("--blind", type=float, metavar="SHARE", help="of images that start from SAM's mask, to measure unbiased (0)")
     help_patience = "longest wait of an answer for lessons that are still being learned; inf: as in fit (1.5)"
     add("--patience", type=float, default=1.5, metavar="SECONDS", help=help_patience)
+    help_learn = "from all accepted masks, or only from those that you have changed against the network's (all)"
+    add("--learn", choices=["all", "corrected"], help=help_learn)
+    help_catch_up = "lessons that may wait; more are learned together in one step, which journal.jsonl notes (no limit)"
+    add("--catch_up", type=int, metavar="K", help=help_catch_up)
     add(
         "--people",
         type=_names,
@@ -149,9 +166,18 @@ def _parser() -> Parser:
     add("--device", default="auto", metavar="NAME", help="auto (a GPU where there is one), cpu, cuda, cuda:1")
     add("--port", type=int, default=8765, metavar="N", help="to listen on (8765); 0: any that is free")
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on (127.0.0.1: this machine alone)")
-    help_allow = "name, or name:port, that browsers may ask for besides this machine's; may be repeated"
-    add("--allow_host", action="append", default=[], metavar="NAME", help=help_allow)
+    help_allow = (
+        "name, name:port, or behind a proxy the whole address (https://hub.test/user/anna/) at which browsers "
+        "find the page, besides this machine's; may be repeated"
+    )
+    add("--allow_host", action="append", default=[], metavar="ADDRESS", help=help_allow)
     add("--label_studio", action="store_true", help="also be an ML backend of Label Studio, and say how to connect it")
+    add(
+        "--label_studio_url",
+        metavar="URL",
+        help="address of a Label Studio project (http://HOST/projects/1), with a key in LABEL_STUDIO_API_KEY: its "
+        "uploads are fetched into --input, annotations made while annotate was away are asked for",
+    )
     add("--monai_label", action="store_true", help="also be a server of MONAI Label, for 3D Slicer (volumes)")
     add("--no_browser", action="store_true", help="only print the address")
     return parser

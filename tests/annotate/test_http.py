@@ -12,8 +12,9 @@ from starlette.testclient import TestClient
 
 from lightning_samseg.annotate import rle
 from lightning_samseg.annotate.http import create_app
-from lightning_samseg.annotate.security import HEADERS, local_hosts
+from lightning_samseg.annotate.security import HEADERS, local_addresses
 from lightning_samseg.annotate.simulated import prompts_of
+from lightning_samseg.errors import UserError
 from tests.annotate.conftest import reference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -24,7 +25,7 @@ TOKEN, OTHER = "t" * 43, "u" * 43
 def served(workspace_engine: Any, tmp_path: Path) -> Iterator[tuple[Any, TestClient]]:
     """An engine and a client that has its token."""
     with workspace_engine(tmp_path / "w") as engine:
-        app = create_app(engine, local_hosts(8765), {TOKEN: "anna", OTHER: "ben"}, most_bytes=200_000)
+        app = create_app(engine, local_addresses(8765), {TOKEN: "anna", OTHER: "ben"}, most_bytes=200_000)
         headers = {"Authorization": f"Bearer {TOKEN}"}
         yield engine, TestClient(app, "http://127.0.0.1:8765", headers=headers, raise_server_exceptions=False)
 
@@ -211,6 +212,62 @@ class TestWhoMayTalk:
             answer = call("/api/workspace", headers=headers)
             assert answer.status_code == 401
         assert client.get("/api.js").status_code == 200
+
+    def test_an_address_behind_a_proxy(self, served: tuple[Any, TestClient]) -> None:
+        """With its path cut off by the proxy, or left; encrypted from there to the browser."""
+        engine = served[0]
+        ours = local_addresses(8765, ["https://Hub.Test/User/anna/"])
+        assert ours[0] == "https://hub.test/User/anna"
+        app = create_app(engine, ours, {TOKEN: "anna"})
+        client = TestClient(app, "https://hub.test", headers={"Authorization": f"Bearer {TOKEN}"})
+        same = {"Origin": "https://hub.test", "Sec-Fetch-Site": "same-origin"}
+        body = {"tab": "one"}
+        call = f"/api/images/{engine.board.next_image()}/open"
+        for path in (call, f"/User/anna{call}"):
+            assert client.post(path, json=body, headers=same).status_code == 200
+            assert client.post(path, json=body, headers=same | {"Host": "127.0.0.1:8765"}).status_code == 200
+            for origin in ("http://hub.test", "https://evil.test", "https://hub.test:8443"):
+                refused = client.post(path, json=body, headers={"Origin": origin})
+                assert (refused.status_code, "--allow_host" in refused.json()["error"]) == (403, True)
+            assert client.post(path, json=body, headers={"Authorization": "Bearer x"}).status_code == 401
+        for path in ("/User/anna/", "/User/anna/api.js", "/", "/api.js"):
+            assert client.get(path).status_code == 200
+        moved = client.get("/User/anna", follow_redirects=False)
+        assert (moved.status_code, moved.headers["location"]) == (308, "anna/")
+        assert moved.headers["content-security-policy"] == HEADERS["Content-Security-Policy"]
+        for path in (f"/user/ben{call}", f"/user/anna{call}", "/Userapi/workspace"):
+            assert client.post(path, json=body, headers=same).status_code in (404, 405)
+        assert client.get("/api.js", headers={"Host": "hub.test:8765"}).status_code == 400
+        assert client.get("/api.js", headers={"Host": "hub.test:443"}).status_code == 200
+
+    @pytest.mark.parametrize(
+        ("given", "address"),
+        [
+            ("box", "http://box:8765"),
+            ("box:99", "http://box:99"),
+            ("BOX:80", "http://box"),
+            ("fd00::1", None),
+            ("[fd00::1]", "http://[fd00::1]:8765"),
+            ("http://box", "http://box"),
+            ("https://box:443/a/b/", "https://box/a/b"),
+            ("https://box:444", "https://box:444"),
+            ("ftp://box", None),
+            ("https://anna@box", None),
+            ("https://box/?a=b", None),
+            ("https://box/#t=x", None),
+            ("https://box/api/", None),
+            ("https:///a", None),
+            ("box:0x1", None),
+            ("a b", None),
+            ("", None),
+        ],
+    )
+    def test_what_allow_host_takes(self, given: str, address: str | None) -> None:
+        if address is not None:
+            assert local_addresses(8765, [given])[0] == address
+            return
+        with pytest.raises(UserError, match=r"such as https://hub\.test/user/anna/"):
+            local_addresses(8765, [given])
 
     def test_headers(self, served: tuple[Any, TestClient]) -> None:
         kept_by = {"/api.js": "no-cache", "/api/workspace": "no-store", "/api/images/x/pixels": "no-store"}

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 from lightning_samseg.annotate.http import create_app
 from lightning_samseg.annotate.monai_label import MonaiLabel, prompts_of
-from lightning_samseg.annotate.security import local_hosts
+from lightning_samseg.annotate.security import local_addresses
 from lightning_samseg.annotate.server import bind
 from lightning_samseg.errors import UserError
 from tests.annotate import conftest
@@ -109,7 +109,7 @@ def test_the_strong_test_with_the_real_client(workspace_engine: Any, volumes: Pa
     with workspace_engine(tmp_path / "w", volumes / "images") as engine:
         port = bind("127.0.0.1", 0)
         number = port.getsockname()[1]
-        app = create_app(engine, local_hosts(number, ()), {TOKEN: "anna"}, adapters=MonaiLabel(engine).routes())
+        app = create_app(engine, local_addresses(number, ()), {TOKEN: "anna"}, adapters=MonaiLabel(engine).routes())
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [port]})
         thread.start()

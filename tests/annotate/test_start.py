@@ -74,6 +74,10 @@ def test_a_workspace_from_before_arguments_stood_in_groups(typed: Typed, given: 
     [
         (("--blind", "2"), "a share in 0..1"),
         (("--patience", "-1"), "seconds, or inf"),
+        (("--catch_up", "0"), "at least 1"),
+        (("--catch_up", "2", "--patience", "inf"), "the strict stream of fit"),
+        (("--learn", "some"), "invalid choice"),
+        (("--allow_host", "ftp://box"), "copy it from the browser's address bar"),
         (("--people", "anna,,ben"), "names, each once"),
         (("--host", "0.0.0.0"), "not encrypted"),
         (("--port", "99999"), "0..65535"),

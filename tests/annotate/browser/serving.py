@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from PIL import Image
 from lightning_samseg.annotate.engine import Engine
 from lightning_samseg.annotate.http import create_app
 from lightning_samseg.annotate.images import list_images
-from lightning_samseg.annotate.security import local_hosts
+from lightning_samseg.annotate.security import local_addresses
 from lightning_samseg.annotate.server import bind
 from lightning_samseg.annotate.workspace import Workspace
 from lightning_samseg.methods.aux_ol import AuxOl
@@ -85,7 +85,9 @@ class Serving:
 
 
 @contextmanager
-def serving(images: Path, folder: Path, port: int = 0, **options: Any) -> Iterator[Serving]:
+def serving(
+    images: Path, folder: Path, port: int = 0, addresses: Sequence[str] = (), **options: Any
+) -> Iterator[Serving]:
     """Serve a folder until the block ends."""
     method = AuxOl(**with_groups(AuxOl, nested(MODEL)))
     listed, failed, _ = list_images(images, folder)
@@ -96,7 +98,7 @@ def serving(images: Path, folder: Path, port: int = 0, **options: Any) -> Iterat
     socket = bind("127.0.0.1", port)
     number = socket.getsockname()[1]
     facts = {"workspace": str(folder), "settings": {}, "lesson_seconds": None}
-    app = create_app(engine, local_hosts(number, ()), {TOKEN: "tester"}, facts)
+    app = create_app(engine, local_addresses(number, addresses), {TOKEN: "tester"}, facts)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, name="server")
     thread.start()

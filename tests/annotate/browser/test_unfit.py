@@ -42,7 +42,7 @@ def test_features_that_are_missing(page: Any, server: Serving, feature: str) -> 
     ("answer", "words"),
     [
         ({"body": "class {", "content_type": "text/javascript"}, "This page could not start: "),
-        ({"status": 502, "body": ""}, "view.js could not be loaded"),
+        ({"status": 502, "body": ""}, "main.js, or what it needs, could not be loaded"),
     ],
 )
 def test_a_page_that_does_not_start(page: Any, server: Serving, answer: dict[str, Any], words: str) -> None:
