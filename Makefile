@@ -23,9 +23,10 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[lite,dev]' $(PINS)
 	touch $@
 
-demo: install  ## train CPC-SAM on generated ultrasound images, print scores and where the pictures are
-	rm -rf runs/quickstart_cpc_sam
-	$(BIN)/python -m lightning_samseg fit --config experiments/quickstart/cpc_sam.yaml
+demo: install  ## ten labelled images of generated ultrasound alone, and with unlabelled ones by CPC-SAM: scores and pictures of both
+	rm -rf runs/demo runs/demo_report
+	$(BIN)/python -m lightning_samseg grid run experiments/grids/demo.yaml --folder runs/demo
+	$(BIN)/python -m lightning_samseg report runs/demo --out runs/demo_report --baseline labelled_alone
 
 demo-online: install  ## let AuxOL learn online beside a frozen SAM on a generated stream of images
 	rm -rf runs/quickstart_aux_ol
@@ -97,6 +98,6 @@ bench: install  ## speed, ours and the usual way side by side
 bench-gpu: install  ## what only a GPU can answer, in at most 7 minutes: gpu.md
 	$(BIN)/python -m lightning_samseg benchmark gpu --out gpu.md
 
-clean:  ## remove the environment, caches and runs of the demo
-	rm -rf $(VENV) .venv-oldest .venv-newest build *.egg-info .pytest_cache .mypy_cache .ruff_cache runs/quickstart_*
+clean:  ## remove the environment, caches and runs of the demos
+	rm -rf $(VENV) .venv-oldest .venv-newest build *.egg-info .pytest_cache .mypy_cache .ruff_cache runs/quickstart_* runs/demo runs/demo_report
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

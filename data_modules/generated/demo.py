@@ -8,10 +8,21 @@ from lightning.pytorch.utilities import rank_zero_info
 from data_modules.busi import BusiDataModule
 from data_modules.generated.polyps import VERSION as POLYP_VERSION
 from data_modules.generated.polyps import write_demo_polyp
-from data_modules.generated.ultrasound import VERSION, write_demo_busi
-from data_modules.layouts.base import Item
+from data_modules.generated.ultrasound import VERSION, of_first_clinic, write_demo_busi
+from data_modules.layouts.base import Item, Splits
+from data_modules.layouts.busi import BusiLayout
 from data_modules.polyp import PolypDataModule
 from lightning_samseg.io.files import atomic_folder, cache_dir
+
+
+class TwoClinics(BusiLayout):
+    """Images of the first clinic are the first to be labelled; validation and test images come from both."""
+
+    def splits(self) -> Splits:
+        """Divide as BUSI, and put the training images of the first clinic before the others."""
+        splits = super().splits()
+        train = sorted(splits.train, key=lambda item: not of_first_clinic(int(item.case_id.split("(")[1][:-1])))
+        return splits._replace(train=train)
 
 
 class DemoDataModule(BusiDataModule):
@@ -27,6 +38,8 @@ class DemoDataModule(BusiDataModule):
         classes: lesion: one foreground class. category: benign is class 1, malignant class 2.
         include_normal: Also use the images without lesion; their masks are empty.
         split_seed: Key of the random split.
+        clinics: 2: every second image is from other clinics, where lesions, scanners and settings vary more. Only
+            images of the first are labelled; validation and test images come from both.
         common: Arguments of ``SegmentationDataModule``.
     """
 
@@ -40,13 +53,17 @@ class DemoDataModule(BusiDataModule):
         classes: Literal["lesion", "category"] = "lesion",
         include_normal: bool = False,
         split_seed: int = 0,
+        clinics: Literal[1, 2] = 1,
         **common: Any,
     ) -> None:
         name = f"busi-v{VERSION}-{num_benign}-{num_malignant}-{num_normal}-seed{demo_seed}"
+        name += "-two_clinics" if clinics == 2 else ""
         folder = cache_dir() / "demo" / name if root is None else Path(root).expanduser()
         super().__init__(str(folder), classes, include_normal, "random", split_seed, **common)
+        if clinics == 2:
+            self.layout = TwoClinics(str(folder), classes, include_normal, "random", split_seed)
         self.layout.name = "demo data set"
-        self.folder, self.demo_seed = folder, demo_seed
+        self.folder, self.demo_seed, self.clinics = folder, demo_seed, clinics
         self.counts = (num_benign, num_malignant, num_normal)
 
     def prepare_data(self) -> None:
@@ -54,7 +71,7 @@ class DemoDataModule(BusiDataModule):
         if self.folder.is_dir() and any(self.folder.iterdir()):
             return
         with atomic_folder(self.folder) as temporary:
-            write_demo_busi(temporary, *self.counts, seed=self.demo_seed)
+            write_demo_busi(temporary, *self.counts, seed=self.demo_seed, clinics=self.clinics)
         rank_zero_info(f"Generated {sum(self.counts)} demo images in {self.folder}")
 
 

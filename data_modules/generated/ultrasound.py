@@ -6,6 +6,7 @@ files to scores can be walked without any download. Importing this module does n
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,9 +19,42 @@ VERSION = 3  # part of the cached folder's name: raise it whenever the pictures 
 
 _CATEGORIES = ("benign", "malignant", "normal")
 
+_Range = tuple[float, float]
+
+
+class Clinic(NamedTuple):
+    """What differs between clinics: patients, scanners and their settings, as the ends of uniform distributions."""
+
+    size: _Range
+    """Half the lesion's side, over the image's shorter side."""
+    contrast: _Range
+    """dB between a lesion and what surrounds it; of malignant ones, 2 dB less at the upper end."""
+    floor: _Range
+    """dB that are shown black."""
+    span: _Range
+    """dB from black to white."""
+    gamma: _Range
+    speckle: _Range
+    """Width of the point spread function across the beam, in pixels."""
+
+
+FIRST = Clinic((0.07, 0.19), (10, 18), (-30, -25), (36, 44), (1.0, 1.4), (2.0, 3.0))
+OTHERS = Clinic((0.05, 0.26), (6, 20), (-36, -21), (32, 52), (0.7, 2.0), (1.5, 5.0))
+"""Wider in each respect: smaller and larger lesions, fainter ones, darker, brighter and coarser pictures."""
+
+
+def of_first_clinic(number: int) -> bool:
+    """Where there are two clinics, whether the image of this number in its category is the first one's."""
+    return number % 2 == 1
+
 
 def write_demo_busi(
-    root: str | Path, num_benign: int = 56, num_malignant: int = 24, num_normal: int = 0, seed: int = 0
+    root: str | Path,
+    num_benign: int = 56,
+    num_malignant: int = 24,
+    num_normal: int = 0,
+    seed: int = 0,
+    clinics: int = 1,
 ) -> Path:
     """Write a generated data set in BUSI's native layout, with a progress bar.
 
@@ -33,6 +67,7 @@ def write_demo_busi(
         num_malignant: Images with spiculated lesions.
         num_normal: Images without lesion.
         seed: Seed of all pictures.
+        clinics: 2: images of even numbers are from ``OTHERS``; the rest are those of 1.
 
     Returns:
         The folder ``Dataset_BUSI_with_GT``.
@@ -44,7 +79,7 @@ def write_demo_busi(
     jobs = [(category, number) for category, count in counts.items() for number in range(1, count + 1)]
     for category, number in tqdm(jobs, desc="generating the demo data set", unit="image", disable=None):
         rng = np.random.default_rng((seed, _CATEGORIES.index(category), number))
-        image, masks = ultrasound(rng, category)
+        image, masks = ultrasound(rng, category, FIRST if clinics == 1 or of_first_clinic(number) else OTHERS)
         stem = folder / category / f"{category} ({number})"
         write_image(f"{stem}.png", np.repeat(image[..., None], 3, axis=2))
         for index, mask in enumerate(masks):
@@ -52,7 +87,7 @@ def write_demo_busi(
     return folder
 
 
-def ultrasound(rng: np.random.Generator, category: str) -> tuple[np.ndarray, list[np.ndarray]]:
+def ultrasound(rng: np.random.Generator, category: str, clinic: Clinic = FIRST) -> tuple[np.ndarray, list[np.ndarray]]:
     """Make one B-mode picture.
 
     Fully developed speckle is the envelope of complex Gaussian noise, shaped by the echogenicity of the tissue and
@@ -62,6 +97,7 @@ def ultrasound(rng: np.random.Generator, category: str) -> tuple[np.ndarray, lis
     Args:
         rng: Source of all randomness.
         category: ``benign``, ``malignant`` or ``normal``.
+        clinic: Where it is from.
 
     Returns:
         uint8 ``(H, W)``, and one bool ``(H, W)`` mask per lesion (a single empty one for ``normal``).
@@ -73,7 +109,8 @@ def ultrasound(rng: np.random.Generator, category: str) -> tuple[np.ndarray, lis
     count = 0 if category == "normal" else 2 if category == "benign" and rng.random() < 0.1 else 1
     for number in range(count):
         place = 0.5 if count == 1 else (0.28, 0.72)[number]
-        mask = _add_lesion(rng, echo, transmission, masks, category == "malignant", place, 0.6 if count == 2 else 1.0)
+        scale = 0.6 if count == 2 else 1.0
+        mask = _add_lesion(rng, echo, transmission, masks, category == "malignant", place, scale, clinic)
         masks.append(mask)
     if not masks:
         masks = [np.zeros((height, width), bool)]
@@ -81,16 +118,17 @@ def ultrasound(rng: np.random.Generator, category: str) -> tuple[np.ndarray, lis
     echo += _smooth(rng, height, width, (7, 18), 1.2)  # fine heterogeneity
     echo += cv2.GaussianBlur(np.cumsum(transmission, axis=0), (0, 0), 4.0)
     echo -= depth**2 * rng.uniform(4.0, 16.0)  # attenuation that the gain does not compensate
-    power = _speckle(rng, (10.0 ** (echo / 20.0)).astype(np.float32), looks=int(rng.integers(2, 5)))
+    amplitude = (10.0 ** (echo / 20.0)).astype(np.float32)
+    power = _speckle(rng, amplitude, looks=int(rng.integers(2, 5)), width=clinic.speckle)
     decibels = cv2.GaussianBlur(10.0 * np.log10(power + 1e-5), (0, 0), rng.uniform(0.6, 1.0))  # the scanner smooths
-    floor, span = rng.uniform(-30, -25), rng.uniform(36, 44)
-    grey = np.clip((decibels - floor) / span, 0, 1) ** rng.uniform(1.0, 1.4)
+    floor, span = rng.uniform(*clinic.floor), rng.uniform(*clinic.span)
+    grey = np.clip((decibels - floor) / span, 0, 1) ** rng.uniform(*clinic.gamma)
     return np.rint(grey * 255).astype(np.uint8), masks
 
 
-def _speckle(rng: np.random.Generator, amplitude: np.ndarray, looks: int) -> np.ndarray:
+def _speckle(rng: np.random.Generator, amplitude: np.ndarray, looks: int, width: _Range) -> np.ndarray:
     """Mean power of some independent looks at scatterers of the given amplitude (spatial compounding)."""
-    across, along = rng.uniform(2.0, 3.0), rng.uniform(0.8, 1.2)
+    across, along = rng.uniform(*width), rng.uniform(0.8, 1.2)
     power = np.zeros_like(amplitude)
     for _ in range(2 * looks):  # real and imaginary parts
         field = rng.standard_normal(amplitude.shape, dtype=np.float32) * amplitude
@@ -157,10 +195,11 @@ def _add_lesion(
     malignant: bool,
     place: float,
     scale: float,
+    clinic: Clinic,
 ) -> np.ndarray:
     """Draw one hypo-echoic lesion into ``echo``, what it does to the beam into ``transmission``; give its mask."""
     height, width = echo.shape
-    half = rng.uniform(0.07, 0.19) * min(height, width) * scale
+    half = rng.uniform(*clinic.size) * min(height, width) * scale
     if malignant:
         across, along = half * rng.uniform(0.85, 1.2), half * rng.uniform(0.85, 1.25)
         tilt, rough, spikes = rng.uniform(-0.5, 0.5), rng.uniform(0.12, 0.24), int(rng.integers(6, 15))
@@ -181,7 +220,8 @@ def _add_lesion(
     soft = cv2.GaussianBlur(area, (0, 0), edge)
 
     surround = float(np.median(echo[cv2.dilate(mask.astype(np.uint8), np.ones((15, 15))) > mask]))
-    level = surround - (rng.uniform(10, 16) if malignant else rng.uniform(10, 18))
+    faintest, strongest = clinic.contrast
+    level = surround - rng.uniform(faintest, strongest - 2 if malignant else strongest)
     inside = level + _smooth(
         rng,
         height,

@@ -1,5 +1,6 @@
 """The runs of a grid on this machine: one after the other or several at a time, each on a GPU of its own."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -71,7 +72,8 @@ def work_off(runs: Sequence[Run], jobs: int = 1) -> list[Run]:
                 done += 1
                 seconds = time.monotonic() - since
                 if process.returncode == 0:
-                    logger.info(f"[{done}/{len(runs)}] {run.name}: finished after {seconds:.0f} s")
+                    found = _scores(run, time.time() - seconds)
+                    logger.info(f"[{done}/{len(runs)}] {run.name}: finished after {seconds:.0f} s{found}")
                 else:
                     failed.append(run)
                     logger.info(f"[{done}/{len(runs)}] {run.name}: failed after {seconds:.0f} s: {_why(run)}")
@@ -96,6 +98,15 @@ def _start(run: Run, gpu: str | None, jobs: int) -> "subprocess.Popen[bytes]":
         log.flush()
         command = [sys.executable, "-u", "-m", "lightning_samseg", *run.resuming_argv]
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+
+
+def _scores(run: Run, since: float) -> str:
+    """What the run's test has found, if it has ended with one."""
+    path = Path(run.folder) / "metrics.json"
+    if not path.is_file() or path.stat().st_mtime < since:
+        return ""
+    summary = json.loads(path.read_text())["summary"]
+    return "".join(f", {name} {value:.4g}" for name, value in summary.items() if isinstance(value, float))
 
 
 def _why(run: Run) -> str:

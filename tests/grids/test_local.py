@@ -22,6 +22,7 @@ for argument in "$@"; do case $argument in --trainer.default_root_dir=*) folder=
 name=$(basename "$folder")
 echo "start $name gpu=$CUDA_VISIBLE_DEVICES $(ls running | wc -l) ${@: -1}" >> started
 touch "running/$name"; sleep 0.4; rm "running/$name"
+[[ $name == bad-seed1 ]] && echo '{"summary": {"dsc": 0.75001, "hd95": 12.5, "asd": null}}' > "$folder/metrics.json"
 [[ $name == bad-seed2 ]] && { echo "error: Broken on purpose."; exit 2; }
 exit 0
 """
@@ -52,6 +53,8 @@ def test_a_failed_run_does_not_stop_the_others(capsys: pytest.CaptureFixture[str
     output = capsys.readouterr()
     assert "Left out: 1 finished." in output.out
     assert "bad-seed2: failed" in output.out
+    assert " s, dsc 0.75, hd95 12.5\n" in output.out  # of the run that has been tested
+    assert output.out.count("dsc") == 1
     assert "Broken on purpose." in output.out
     assert "1 of 5 runs failed: bad-seed2." in output.err
     starts = started()

@@ -7,7 +7,7 @@ from PIL import Image
 from scipy.ndimage import label
 
 from data_modules import DemoDataModule
-from data_modules.generated.ultrasound import VERSION, ultrasound, write_demo_busi
+from data_modules.generated.ultrasound import FIRST, OTHERS, VERSION, ultrasound, write_demo_busi
 from data_modules.layouts.busi import BusiLayout
 from lightning_samseg.errors import UserError
 
@@ -49,6 +49,31 @@ def test_pictures_depend_on_seed_category_and_number_alone(tmp_path):
     assert not set(digest(few).values()) & set(digest(other).values())
     with pytest.raises(UserError, match="negative"):
         write_demo_busi(tmp_path / "none", -1)
+
+
+def test_images_of_a_second_clinic_are_unlabelled_and_in_every_part(tmp_path):
+    data = DemoDataModule(num_benign=28, num_malignant=12, num_labelled=10, image_size=32, clinics=2)
+    single = DemoDataModule(num_benign=28, num_malignant=12, image_size=32)
+    assert data.folder != single.folder
+    for each in (data, single):
+        each.prepare_data()
+    clinic = {part: {int(item.case_id.split("(")[1][:-1]) % 2 for item in items} for part, items in parts(data)}
+    assert clinic == {"labelled": {1}, "unlabelled": {0, 1}, "val": {0, 1}, "test": {0, 1}}
+    assert sorted(i.case_id for i in data.splits.train) == sorted(i.case_id for i in single.splits.train)
+    first = {name: value for name, value in digest(single.folder).items() if int(name.split("(")[1].split(")")[0]) % 2}
+    assert first.items() <= digest(data.folder).items()
+    assert not set(digest(data.folder).values()) - set(first.values()) & set(digest(single.folder).values())
+    for narrow, wide in zip(FIRST, OTHERS, strict=True):
+        assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
+def parts(data):
+    return [
+        ("labelled", data.labelled_items),
+        ("unlabelled", data.unlabelled_items),
+        ("val", data.splits.val),
+        ("test", data.splits.test),
+    ]
 
 
 def test_no_threshold_finds_the_lesions():
