@@ -76,7 +76,7 @@ class MeanTeacher(BaseMethod):
 # that has to be allowed. In this notebook the class is known already.
 
 # %%
-data = DemoDataModule(image_size=64, num_labelled=10, labelled_batch_size=2, unlabelled_batch_size=2)
+data = DemoDataModule(num_benign=28, num_malignant=12, image_size=64, num_labelled=10, labelled_batch_size=2)
 lightning.seed_everything(42)
 method = MeanTeacher(num_classes=data.num_classes, image_size=data.image_size, optimizer={"lr": 1e-3})
 run = samseg.fit(method, data, folder=work, max_steps=STEPS)

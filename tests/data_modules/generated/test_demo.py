@@ -52,28 +52,23 @@ def test_pictures_depend_on_seed_category_and_number_alone(tmp_path):
 
 
 def test_images_of_a_second_clinic_are_unlabelled_and_in_every_part(tmp_path):
-    data = DemoDataModule(num_benign=28, num_malignant=12, num_labelled=10, image_size=32, clinics=2)
-    single = DemoDataModule(num_benign=28, num_malignant=12, image_size=32)
-    assert data.folder != single.folder
+    single = module(tmp_path, root=str(tmp_path / "one"))
+    data = module(tmp_path, root=str(tmp_path / "two"), clinics=2)
     for each in (data, single):
         each.prepare_data()
-    clinic = {part: {int(item.case_id.split("(")[1][:-1]) % 2 for item in items} for part, items in parts(data)}
-    assert clinic == {"labelled": {1}, "unlabelled": {0, 1}, "val": {0, 1}, "test": {0, 1}}
-    assert sorted(i.case_id for i in data.splits.train) == sorted(i.case_id for i in single.splits.train)
-    first = {name: value for name, value in digest(single.folder).items() if int(name.split("(")[1].split(")")[0]) % 2}
-    assert first.items() <= digest(data.folder).items()
-    assert not set(digest(data.folder).values()) - set(first.values()) & set(digest(single.folder).values())
+    parts = (data.labelled_items, data.unlabelled_items, [*data.splits.val, *data.splits.test])
+    assert [{number(item.case_id) % 2 for item in items} for items in parts] == [{1}, {0, 1}, {0, 1}]
+    assert sorted(item.case_id for item in data.splits.train) == sorted(item.case_id for item in single.splits.train)
+    one, two = digest(single.folder), digest(data.folder)
+    assert {name: digest for name, digest in one.items() if number(name) % 2}.items() <= two.items()
+    assert not {name: digest for name, digest in one.items() if number(name) % 2 == 0}.items() & two.items()
+    assert module(tmp_path, clinics=2).folder != module(tmp_path).folder
     for narrow, wide in zip(FIRST, OTHERS, strict=True):
         assert wide[0] < narrow[0] < narrow[1] < wide[1]
 
 
-def parts(data):
-    return [
-        ("labelled", data.labelled_items),
-        ("unlabelled", data.unlabelled_items),
-        ("val", data.splits.val),
-        ("test", data.splits.test),
-    ]
+def number(name):
+    return int(name.split("(")[1].split(")")[0])
 
 
 def test_no_threshold_finds_the_lesions():
