@@ -83,14 +83,11 @@ def annotate(options: Options) -> None:
             "browsers will show with --allow_host",
         )
     local_addresses(options.port, options.allow_host)  # refused before anything slow
-    studio = None if options.label_studio_url is None else Studio(options.label_studio_url)
-    tasks = [] if studio is None else studio.tasks()
-    fetched = [] if studio is None else studio.fetch_uploads(options.given, tasks)
+    studio, tasks, fetched = _asked(options)
     stored = stored_settings(options.output)
     order = options.order or (stored.order if stored else "sorted")
     listed, failed, notes = list_images(options.given, options.output, order)
-    if fetched:
-        notes.append(f"{len(fetched)} pictures are fetched from Label Studio, such as {fetched[0]}.")
+    notes += fetched
     port = bind(options.host, options.port)
     number = port.getsockname()[1]
     with Claim(options.output, "annotate") as claim:
@@ -120,9 +117,7 @@ def annotate(options: Options) -> None:
                 "settings": {"order": settings.order, "blind": settings.blind, "patience": _finite(options.patience)},
                 "lesson_seconds": seconds,
             }
-            adapters: list[LabelStudio | MonaiLabel] = []
-            adapters += [LabelStudio(engine, studio, tasks)] if options.label_studio else []
-            adapters += [MonaiLabel(engine)] if options.monai_label else []
+            adapters = _adapters(options, engine, studio, tasks)
             routes = [route for adapter in adapters for route in adapter.routes()]
             addresses = local_addresses(number, options.allow_host)
             app = create_app(engine, addresses, tokens, facts, routes)
@@ -141,6 +136,25 @@ def annotate(options: Options) -> None:
         done = f"{len(workspace.accepts)} of {len(workspace.known)} images accepted"
         later = f"; {left} lessons will be learned at the next start" if left else ""
         print(f"\n{done}; masks in {options.output / 'masks'}{later}")
+
+
+def _asked(options: Options) -> tuple[Studio | None, list[dict[str, Any]], list[str]]:
+    """The project in Label Studio, its tasks, and what was fetched into ``--input``, in a line."""
+    if options.label_studio_url is None:
+        return None, [], []
+    studio = Studio(options.label_studio_url)
+    tasks = studio.tasks()
+    new = studio.fetch_uploads(options.given, tasks)
+    notes = [f"{len(new)} pictures are fetched from Label Studio, such as {new[0]}."] if new else []
+    return studio, tasks, notes
+
+
+def _adapters(
+    options: Options, engine: Engine, studio: Studio | None, tasks: Sequence[dict[str, Any]]
+) -> list[LabelStudio | MonaiLabel]:
+    """The other programs' protocols that are asked for."""
+    adapters: list[LabelStudio | MonaiLabel] = [LabelStudio(engine, studio, tasks)] if options.label_studio else []
+    return adapters + ([MonaiLabel(engine)] if options.monai_label else [])
 
 
 def prepare(options: Options) -> tuple[Settings, AuxOl]:

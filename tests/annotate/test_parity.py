@@ -90,13 +90,13 @@ def test_an_expert_faster_than_the_learner(workspace_engine: Any, data: Path, tm
         engine.finish()
 
     with workspace_engine(tmp_path / "w", patience=0.0) as engine:
-        learn, turns = engine.method.learner.learn, threading.Semaphore(0)
+        learn, turns = engine.method.learner.learn_together, threading.Semaphore(0)
 
         def slowly(*arguments: Any) -> Any:
             turns.acquire()
             return learn(*arguments)
 
-        engine.method.learner.learn = slowly
+        engine.method.learner.learn_together = slowly
         run_through(engine, data, 4)
         assert [each["lag"] for each in engine.workspace.accepts] == [0, 1, 2, 3]
         assert [each["learned"] for each in engine.workspace.accepts] == [0, 0, 0, 0]
