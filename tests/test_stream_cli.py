@@ -1,9 +1,11 @@
 """AuxOL as a user types it: one pass through a stream, killed and resumed, with and without cache, on bad input."""
 
 import csv
+import itertools
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +260,35 @@ def test_other_settings_resume_too(bench: Bench, monkeypatch: pytest.MonkeyPatch
         assert bench.killed("cut", *options) == signal.SIGKILL
     assert bench("cut", *options, "--ckpt_path", "last") == 0
     bench.assert_same("run", "cut")
+
+
+def at_the_pace(monkeypatch: pytest.MonkeyPatch, pace: Callable[[int], float]) -> None:
+    """Let each update last as many seconds as ``pace`` says of the image's position."""
+    step, time = AuxOl.training_step, itertools.count()
+
+    def timed(module: AuxOl, item: Any, number: int) -> Any:
+        seconds = pace(item["position"])
+        module.learner.updates.clock = lambda: seconds * next(time)
+        return step(module, item, number)
+
+    monkeypatch.setattr(AuxOl, "training_step", timed)
+
+
+def test_what_a_killed_run_had_time_for_is_repeated(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["--model.learning", "{lr: 5.0e-3, updates_per_prompt: 3, update_entries: 2, seconds_per_image: 1}"]
+    with monkeypatch.context() as patch:
+        at_the_pace(patch, lambda position: 0.6)
+        assert bench("run", *options) == 0
+        before_learning(patch, 5)
+        assert bench.killed("cut", *options) == signal.SIGKILL
+    assert bench.checkpoint("cut")["global_step"] == 3
+    assert [row["position"] for row in bench.rows("cut", "prompts")] == ["0", "1", "2", "2", "3"]
+    with monkeypatch.context() as patch:
+        at_the_pace(patch, lambda position: 9.0 if position < 5 else 0.6)  # position 3 is learned from once more
+        assert bench("cut", *options, "--ckpt_path", "last") == 0
+    bench.assert_same("run", "cut")
+    rows = [(row["position"], row["updates"], row["skipped"]) for row in bench.rows("run", "prompts")]
+    assert rows[1:5] == [("1", "2", "1"), ("2", "2", "1"), ("2", "0", "3"), ("3", "2", "1")]
 
 
 def test_the_cache_changes_no_number(finished: Bench, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -234,7 +234,9 @@ def lesson_seconds(method: AuxOl) -> float:
     network.update(crops, targets)
     if network.device.type == "cuda":
         torch.cuda.synchronize(network.device)
-    return (time.perf_counter() - start) / TIMED * method.learner.batch.capacity
+    learning, capacity = method.learner.updates.config, method.learner.batch.capacity
+    entries = min(capacity, learning.update_entries or capacity) * learning.updates_per_prompt
+    return (time.perf_counter() - start) / TIMED * entries
 
 
 def _print_start(options: Options, settings: Settings, engine: Engine, seconds: float, urls: Mapping[str, str]) -> None:

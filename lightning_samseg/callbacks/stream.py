@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_samseg.io.text import write_text
 from lightning_samseg.log import logger
 from lightning_samseg.online.columns import LABELS
-from lightning_samseg.online.row_files import RowFile, image_fields, read_rows
+from lightning_samseg.online.row_files import RowFile, image_fields, read_rows, read_updates
 from lightning_samseg.online.scores import PromptRow, format_summary, summary
 from lightning_samseg.online.stream_record import StreamRecord
 from lightning_samseg.runs.provenance import provenance, upload_files
@@ -38,7 +38,10 @@ class StreamWriter(Callback):
         """Start the files, or cut them back to the checkpoint."""
         if not trainer.is_global_zero:
             return
-        fields = image_fields(pl_module.column)  # type: ignore[arg-type]
+        module: Any = pl_module
+        if self._resumed:  # what the run that was cut off had time for counts again
+            module.learner.updates.recorded = read_updates(self.folder / "prompts.csv")
+        fields = image_fields(module.column)
         self._images = RowFile(self.folder / "cases.csv", fields, self._resumed.get("cases"))
         self._prompts = RowFile(self.folder / "prompts.csv", PromptRow._fields, self._resumed.get("prompts"))
 

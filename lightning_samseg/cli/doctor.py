@@ -228,10 +228,11 @@ def devices() -> Iterator[Finding]:
 def _describe(name: str) -> str:
     import torch
 
+    from lightning_samseg.models.precision import multiplies_bf16
+
     if not name.startswith("cuda"):
-        return (
-            f"{os.cpu_count()} cores, bf16 {'by AMX or AVX512' if _fast_bf16() else 'slow'}" if name == "cpu" else name
-        )
+        fast = multiplies_bf16(torch.device("cpu"))
+        return f"{os.cpu_count()} cores, bf16 {'by AMX or AVX512' if fast else 'slow'}" if name == "cpu" else name
     properties = torch.cuda.get_device_properties(name)
     capability = torch.cuda.get_device_capability(name)
     newer = capability >= (8, 0)  # Ampere brought both
@@ -239,14 +240,6 @@ def _describe(name: str) -> str:
         f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, compute capability {capability[0]}."
         f"{capability[1]}, bf16 {'yes' if newer else 'no'}, TF32 {'yes' if newer else 'no'}"
     )
-
-
-def _fast_bf16() -> bool:
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16"))
 
 
 def _precision(name: str) -> Any:

@@ -41,6 +41,7 @@ from lightning_samseg.online.prompter import Prompter, PrompterConfig
 from lightning_samseg.online.scores import ImageRow
 from lightning_samseg.online.step import Arrival, take_step
 from lightning_samseg.online.stream_record import StreamRecord, gather_records, stream_record
+from lightning_samseg.online.updates import Updates
 from lightning_samseg.types import Query, Segmentation, StreamItem
 
 # What is drawn for, beside the draws of the expert and the prompter; with the position every draw is independent.
@@ -151,6 +152,7 @@ class AuxOl(Method):
             crop_size=crop.size,
             extra_channel=None if extra == "none" else extra,
             crop_resize=crop.resize,
+            precision=AuxiliaryConfig(**h.auxiliary).precision,
         )
         rule: SamAlone = "doubled" if h.sam_alone == "authors" and not boxes else "sum"
         return OnlineLearner(
@@ -160,6 +162,7 @@ class AuxOl(Method):
             sam_alone=rule if h.sam["adapter"] is None else "largest",
             step_per=learning.step_per,
             replay_without_feedback=learning.replay_without_feedback,
+            updates=Updates(learning, self.seed),
         )
 
     @property

@@ -14,6 +14,7 @@ from lightning_samseg.online.crops import CropConfig
 from lightning_samseg.online.fusion import Fusion, FusionConfig
 from lightning_samseg.online.learner import OnlineLearner
 from lightning_samseg.online.learning import LOSSES, LearningConfig
+from lightning_samseg.online.updates import Updates
 
 
 class DirectOl(AuxOl):
@@ -94,6 +95,7 @@ class DirectOl(AuxOl):
             sam_alone="largest",
             step_per=learning.step_per,
             replay_without_feedback=learning.replay_without_feedback,
+            updates=Updates(learning, self.seed),
         )
 
     def on_fit_start(self) -> None:

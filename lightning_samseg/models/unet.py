@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from lightning_samseg.errors import UserError
 
 PAPER_WIDTHS = (64, 128, 256, 512, 512)
+AuxiliaryPrecision = Literal["trainer", "bf16", "auto"]
+UNETS = {"unet17m": 1.0, "unet4m": 0.5}
+"""Factors on the paper's channels."""
 
 
 @dataclass(frozen=True)
@@ -19,16 +22,21 @@ class AuxiliaryConfig:
     """The network that learns beside SAM: the arguments under ``auxiliary:``.
 
     Args:
-        network: ``unet17m``, the paper's; or architecture/encoder of segmentation-models-pytorch, as ``unet/resnet18``.
+        network: ``unet17m``, the paper's; ``unet4m``, the same with half the channels, 4.3 M parameters and a quarter
+            of the operations; or architecture/encoder of segmentation-models-pytorch, as ``unet/resnet18``.
         encoder_weights: Start from an encoder trained on ImageNet, whose normalisation is then applied to the image
             channels inside the network. The paper: "when ImageNet pre-trained encoder weights are available, one can
             start with a pre-trained encoder and a randomly initialized decoder". Downloaded on first use.
-        width: Factor on the channels of ``unet17m``, for small runs on a CPU.
+        width: Factor on the channels of ``unet17m`` or ``unet4m``, for small runs on a CPU.
+        precision: ``trainer``: as ``trainer.precision`` says. ``bf16``: autocast to bfloat16 where it predicts and
+            learns, while SAM, losses, weights and optimizer stay as they are. ``auto``: ``bf16`` where the processor
+            multiplies bfloat16 itself (AMX, AVX512-BF16, GPUs since Ampere), else as the trainer; says which.
     """
 
     network: str = "unet17m"
     encoder_weights: Literal["imagenet"] | None = None
     width: float = 1.0
+    precision: AuxiliaryPrecision = "trainer"
 
 
 def build_auxiliary(
@@ -53,25 +61,26 @@ def build_auxiliary(
             than 1 for a network of segmentation-models-pytorch, or one that leaves no channel.
     """
     name, encoder_weights, width = config.network, config.encoder_weights, config.width
-    if name == "unet17m":
+    if name in UNETS:
         if encoder_weights is not None:
             raise UserError(
-                "unet17m has no ImageNet weights",
+                f"{name} has no ImageNet weights",
                 fix="leave encoder_weights empty, or choose another network, as unet/resnet18",
             )
-        widths = tuple(round(channels * width) for channels in PAPER_WIDTHS)
+        widths = tuple(round(channels * UNETS[name] * width) for channels in PAPER_WIDTHS)
         if min(widths) < 1:
-            raise UserError(f"width {width} leaves unet17m without channels", fix="use a width of 1/64 or more")
+            raise UserError(f"width {width} leaves {name} without channels", fix="use a width of 1/64 or more")
         return UNet(in_channels, widths)
     architecture, _, encoder = name.partition("/")
     if architecture not in smp.MODEL_ARCHITECTURES_MAPPING or not encoder:
         raise UserError(
             f"unknown auxiliary network {name!r}",
-            expected=f"unet17m, or one of {', '.join(sorted(smp.MODEL_ARCHITECTURES_MAPPING))}, a slash and an encoder",
+            expected=f"{', '.join(UNETS)}, or one of {', '.join(sorted(smp.MODEL_ARCHITECTURES_MAPPING))}, a slash and "
+            "an encoder",
             fix="use a name such as unet17m or unet/resnet18",
         )
     if width != 1:
-        raise UserError(f"width {width} has no meaning for {name}", fix="choose a smaller encoder, or unet17m")
+        raise UserError(f"width {width} has no meaning for {name}", fix="choose a smaller encoder, or unet4m")
     return _build_smp(name, architecture, encoder, in_channels, encoder_weights)
 
 

@@ -108,6 +108,7 @@ class AdaptedNetwork:
                 torch.autograd.backward(losses.sum() / len(images))
             latest[some] = losses.detach()
         self.optimizer.step()
+        torch.clear_autocast_cache()  # in a step of bf16-mixed, casts of the weights as they were would serve on
         return latest
 
     def state_dict(self, weights: bool = True) -> dict[str, Any]:

@@ -83,17 +83,27 @@ class OnlineBatch:
             store.index_copy_(0, index.view(1), torch.where(replace, new.detach().unsqueeze(0), old))
         return torch.where(replace, index, NOT_INSERTED)
 
-    def update(self, losses: Tensor) -> None:
+    def update(self, losses: Tensor, entries: Tensor | None = None) -> None:
         """Store the losses of the latest forward pass as the entries' last losses.
 
         Args:
-            losses: Float ``(len(self),)``.
+            losses: Float ``(n,)``.
+            entries: int64 ``(n,)``, whose losses they are; None: all entries'.
         """
-        self._losses[: len(self)] = losses.detach()
+        if entries is None:
+            self._losses[: len(self)] = losses.detach()
+        else:
+            self._losses.index_copy_(0, entries, losses.detach())
 
-    def tensors(self) -> tuple[Tensor, Tensor]:
-        """Crops ``(n, C, S, S)`` and masks ``(n, 1, S, S)`` of all entries: views, not to be written to."""
-        return self._crops[: len(self)], self._masks[: len(self)]
+    def tensors(self, entries: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Crops ``(n, C, S, S)`` and masks ``(n, 1, S, S)``, not to be written to.
+
+        Args:
+            entries: int64 ``(n,)``, which; None: all, as views.
+        """
+        if entries is None:
+            return self._crops[: len(self)], self._masks[: len(self)]
+        return self._crops.index_select(0, entries), self._masks.index_select(0, entries)
 
     @property
     def losses(self) -> Tensor:

@@ -1,6 +1,7 @@
 """What learns in AuxOL: a small network that sees one crop for each prompt (Listing 1, lines 3 to 5 and 16 to 19)."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -9,7 +10,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from lightning_samseg.errors import UserError
+from lightning_samseg.log import logger
 from lightning_samseg.losses.binary import dice_loss
+from lightning_samseg.models.precision import multiplies_bf16
+from lightning_samseg.models.unet import AuxiliaryPrecision
 from lightning_samseg.online.crops import CropResize, ExtraChannel, crop_logits, network_input, network_target
 from lightning_samseg.online.distributed import rank_and_size, sum_over_ranks
 from lightning_samseg.online.predictions import Look
@@ -35,6 +39,7 @@ class CropNetwork:
         crop_size: ``S`` in pixels, a multiple of 32. The paper does not give it; this is the authors' code's.
         extra_channel: SAM's output as a fourth channel of the crops; the paper's choice for box prompts only.
         crop_resize: How crops are resized, see ``crops.network_input``.
+        precision: In which the module predicts and learns, see ``models.unet.AuxiliaryConfig``.
 
     Raises:
         UserError: ``crop_size`` is not a multiple of 32, or ``crop_resize`` does not go with ``extra_channel``.
@@ -50,6 +55,7 @@ class CropNetwork:
         crop_size: int = 128,
         extra_channel: ExtraChannel | None = None,
         crop_resize: CropResize = "tensor",
+        precision: AuxiliaryPrecision = "trainer",
     ) -> None:
         if crop_size < 32 or crop_size % 32:
             raise UserError(f"crop size {crop_size}", expected="a multiple of 32", fix="use 128 as the authors do")
@@ -63,7 +69,9 @@ class CropNetwork:
         self.crop_size, self.extra_channel = crop_size, extra_channel
         self.crop_resize: CropResize = crop_resize
         self.in_channels = 3 if extra_channel is None else 4
-        self.optimizer = torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=weight_decay)
+        self.precision: AuxiliaryPrecision = precision
+        # Fused: one pass over the weights and their moments instead of ten.
+        self.optimizer = torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
 
     @property
     def device(self) -> torch.device:
@@ -82,7 +90,8 @@ class CropNetwork:
         image = image.to(self.device, non_blocking=True)
         image = image.float() / 255 if image.dtype == torch.uint8 else image
         inputs = network_input(image, sam_logits, crops, self.crop_size, self.extra_channel, self.crop_resize)
-        answers = self.module.eval()(inputs).float()
+        self.module.eval()
+        answers = self._answers(inputs).float()
         return [
             Look(seen, answer, crop_logits(answer, crop))
             for seen, answer, crop in zip(inputs, answers, crops, strict=True)
@@ -120,13 +129,16 @@ class CropNetwork:
         return latest
 
     def _answers(self, crops: Tensor) -> Tensor:
-        """The network's logits in training.
+        """The network's logits.
 
         Raises:
             UserError: If it normalises over the batch, and there is but one value to normalise.
         """
         try:
-            return self.module(crops)
+            if not self._in_bf16:
+                return self.module(crops)
+            with torch.autocast(self.device.type, torch.bfloat16):
+                return self.module(crops)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -137,12 +149,25 @@ class CropNetwork:
                 fix="set a larger --model.crop.size, or --model.auxiliary.network unet17m, which normalises each crop",
             ) from error
 
+    @cached_property
+    def _in_bf16(self) -> bool:
+        """Whether the module computes in bfloat16 whatever the trainer does; where the device decides, it says so."""
+        if self.precision != "auto":
+            return self.precision == "bf16"
+        fast = multiplies_bf16(self.device)
+        logger.info(
+            f"The auxiliary network computes in {'bfloat16' if fast else 'the precision of the trainer'}: this "
+            f"{self.device.type} {'multiplies' if fast else 'does not multiply'} bfloat16 itself."
+        )
+        return fast
+
     def _step(self, loss: Tensor) -> None:
         """Step on this process's share of the mean loss over the batch."""
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         sum_over_ranks(each.grad for each in self.module.parameters() if each.grad is not None)
         self.optimizer.step()
+        torch.clear_autocast_cache()  # in a step of bf16-mixed, casts of the weights as they were would serve on
 
     def state_dict(self, weights: bool = True) -> dict[str, Any]:
         """Network and optimizer; nothing where the caller saves them itself, as Lightning does."""

@@ -20,6 +20,7 @@ from lightning_samseg.online.predictions import (
     assemble,
     sam_alone,
 )
+from lightning_samseg.online.updates import Updates
 from lightning_samseg.prompts.boxes import Box
 
 
@@ -104,6 +105,7 @@ class OnlineLearner:
             ``learn_together`` for several images.
         replay_without_feedback: Update on the stored batch also when there is nothing new to learn (authors' code). It
             takes place after the prediction, because whether there is feedback may depend on the reference.
+        updates: How many updates, and on which entries; None: one on the whole batch.
     """
 
     def __init__(
@@ -115,11 +117,13 @@ class OnlineLearner:
         sam_alone: SamAlone = "sum",
         step_per: Literal["prompt", "image"] = "prompt",
         replay_without_feedback: bool = False,
+        updates: Updates | None = None,
     ) -> None:
         self.network, self.fusion, self.batch = network, fusion, batch
         self.sam_alone: SamAlone = sam_alone
         self.step_per = step_per
         self.replay_without_feedback = replay_without_feedback
+        self.updates = updates or Updates()
         self.position = 0
 
     @property
@@ -194,7 +198,7 @@ class OnlineLearner:
         """Learn from what became known after a prediction (Listing 1, lines 8 to 19; Eq. 3).
 
         Per prompt with a mask: loss of the prediction as it was made, insertion into the online batch, one update on
-        the whole batch; and alpha* of the prediction, if the fusion is adaptive.
+        the whole batch, unless ``updates`` has it otherwise; and alpha* of the prediction, if the fusion is adaptive.
 
         Args:
             prediction: The record; its tensors are read only.
@@ -246,9 +250,12 @@ class OnlineLearner:
             lessons = self._share(own)
             for lesson in lessons:
                 outcomes[lesson.position, lesson.number] = self._remember(lesson)
-            new = any(lesson.crop is not None for lesson in lessons)
+            prompts = [(lesson.position, lesson.number) for lesson in lessons]
+            new = [slot for each in prompts if (slot := outcomes[each].slot) is not None]
             if new or (self.replay_without_feedback and len(self.batch)):
-                self.batch.update(self.network.update(*self.batch.tensors()))
+                made, skipped = self.updates.make(self.network.update, self.batch, prompts, new)
+                for each in prompts:
+                    outcomes[each] = outcomes[each]._replace(updates=made, skipped=skipped)
         return [tuple(outcomes[each.position, number] for number in range(len(each.prompts))) for each in predictions]
 
     @torch.no_grad()
@@ -326,6 +333,7 @@ class OnlineLearner:
             "batch": self.batch.state_dict(),
             "fusion": self.fusion.state_dict(),
             "position": self.position,
+            "updates": self.updates.made,
             **self.network.state_dict(weights),
         }
 
@@ -339,3 +347,4 @@ class OnlineLearner:
         self.batch.load_state_dict(state["batch"])
         self.fusion.load_state_dict(state["fusion"])
         self.position = state["position"]
+        self.updates.made = state.get("updates", 0)

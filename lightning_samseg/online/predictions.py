@@ -188,3 +188,7 @@ class PromptOutcome(NamedTuple):
     """int64, entry of the online batch that was written; -1 where the batch stayed as it was."""
     alpha_star: Tensor | None
     """Best weight in hindsight (Eq. 3)."""
+    updates: int = 0
+    """Updates of the network that followed, for this prompt and those learned from together with it."""
+    skipped: int = 0
+    """Updates that there was no time for."""

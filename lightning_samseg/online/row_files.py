@@ -1,5 +1,6 @@
 """Files of a stream's rows, ``cases.csv`` and ``prompts.csv``: appended as they come, cut back, read again."""
 
+import csv
 import math
 import os
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ def image_fields(column: str) -> list[str]:
 class RowFile:
     """A CSV file that grows row by row and can be cut back to where a checkpoint left it.
 
+    A file that an earlier version began keeps its columns: later ones are added at the end only.
+
     Args:
         path: The file; its folder is made.
         fields: Names of the columns.
@@ -32,6 +35,7 @@ class RowFile:
     def __init__(self, path: str | Path, fields: Sequence[str], size: int | None = None) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._columns = len(fields)
         if size is None:
             write_table(self.path, fields, [])
             return
@@ -44,6 +48,8 @@ class RowFile:
                 fix="put the file back, or start the stream anew in another folder",
             )
         os.truncate(self.path, size)
+        with self.path.open(encoding="utf-8", newline="") as file:
+            self._columns = len(next(csv.reader(file), fields))
 
     @property
     def size(self) -> int:
@@ -55,7 +61,7 @@ class RowFile:
     def append(self, rows: Sequence[Sequence[object]]) -> None:
         """Write rows at the end, in one piece; full float precision, an empty cell for NaN and None."""
         with self.path.open("a", encoding="utf-8", newline="") as file:
-            file.write(table_text(rows))
+            file.write(table_text([row[: self._columns] for row in rows]))
 
 
 def read_rows(path: str | Path) -> list[ImageRow]:
@@ -79,6 +85,24 @@ def read_rows(path: str | Path) -> list[ImageRow]:
 def read_prompt_alphas(path: str | Path) -> list[float]:
     """Read the weights used at each prompt from ``prompts.csv``, in order."""
     return [float(row.cells["alpha"]) for row in read_table(path)]
+
+
+def read_updates(path: str | Path) -> dict[tuple[int, int], int]:
+    """Read how many updates followed each prompt from ``prompts.csv``, also from one that was cut off in a row.
+
+    Args:
+        path: The file, of this or an earlier version; it may be missing.
+
+    Returns:
+        Number of updates by position of the image and number of the prompt, of the whole rows that have one.
+    """
+    if not Path(path).is_file():
+        return {}
+    return {
+        (int(row.cells["position"]), int(row.cells["prompt"])): int(row.cells["updates"])
+        for row in read_table(path, skip_broken=True)
+        if "updates" in row.cells
+    }
 
 
 def _value(text: str, kind: type) -> Any:

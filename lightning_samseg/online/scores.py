@@ -69,6 +69,10 @@ class PromptRow(NamedTuple):
     """Of the prediction, before any update; NaN where nothing was learned."""
     replaced: int | None
     """Entry of the online batch that was written, -1 where the batch stayed as it was; None: nothing was learned."""
+    updates: int
+    """Updates of the network that followed, for this prompt and those learned from together with it."""
+    skipped: int
+    """Updates that ``learning.seconds_per_image`` left no time for."""
 
 
 def image_row(
@@ -153,6 +157,8 @@ def prompt_rows(
             alpha_star=math.nan if outcome.alpha_star is None else float(outcome.alpha_star),
             loss=math.nan if outcome.loss is None else float(outcome.loss),
             replaced=None if outcome.slot is None else int(outcome.slot),
+            updates=outcome.updates,
+            skipped=outcome.skipped,
         )
         for number, (prompt, outcome, place) in enumerate(zip(prediction.prompts, outcomes, prompts, strict=True))
     ]

@@ -117,6 +117,25 @@ def test_only_the_adapter_learns_and_it_learns(make, make_stream, kind):
     assert all(part in name and "image_encoder" in name for name in moved)
 
 
+def test_each_update_in_mixed_precision_begins_with_the_weights_as_they_are(make, make_stream):
+    """Though autocast remembers its casts of them to the end of the trainer's step."""
+    (sample,) = make_stream(1)
+    prediction = make().predict((sample.image * 255).to(torch.uint8), sample.sam_logits, sample.crops)
+    (prompt,) = prediction.prompts
+    courses = []
+    for contexts in (1, 3):
+        network = make().network
+        inside = torch.from_numpy(sample.reference[prompt.crop.slices])
+        batch = prompt.network_input[None], network.target(inside, prompt.crop, sample.reference.shape)[None]
+        losses = []
+        for _ in range(contexts):
+            with torch.autocast("cpu", torch.bfloat16):
+                losses += [float(network.update(*batch)) for _ in range(3 // contexts)]
+        courses.append(losses)
+    assert courses[0] == courses[1]
+    assert len(set(courses[0])) == 3
+
+
 def test_before_anything_was_learned_it_is_the_adapted_sam(make, make_stream, adapted):
     (sample,) = make_stream(1, 2)
     image = (sample.image * 255).to(torch.uint8)

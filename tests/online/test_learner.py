@@ -241,7 +241,7 @@ def test_state_without_weights(make_stream, make_learner):
     learner = make_learner()
     run(learner, Expert(), make_stream(3))
     state = learner.state_dict(weights=False)
-    assert sorted(state) == ["batch", "fusion", "position"]
+    assert sorted(state) == ["batch", "fusion", "position", "updates"]
     other = make_learner(seed=1)
     before = copy.deepcopy(other.network.module.state_dict())
     other.load_state_dict(state)

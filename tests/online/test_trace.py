@@ -10,7 +10,7 @@ import torch
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.online.predictions import Feedback, PromptOutcome, PromptPrediction, assemble
-from lightning_samseg.online.row_files import RowFile, image_fields, read_prompt_alphas, read_rows
+from lightning_samseg.online.row_files import RowFile, image_fields, read_prompt_alphas, read_rows, read_updates
 from lightning_samseg.online.scores import ImageRow, PromptRow, format_summary, image_row, prompt_rows, summary
 from lightning_samseg.prompts.boxes import Box
 from lightning_samseg.types import IGNORED, Case
@@ -96,7 +96,33 @@ def test_rows_come_back_as_they_were(tmp_path: Path, column: str) -> None:
     prompts = RowFile(tmp_path / "prompts.csv", PromptRow._fields)
     prompts.append(prompt_rows(prediction(), [PromptOutcome(None, None, None)], np.array([[2.5, 3.0]]), CASE))
     assert read_prompt_alphas(prompts.path) == [0.25]
-    assert prompts.path.read_text().splitlines()[1] == '3,"case, 1",4,0,point,2.5,3.0,0,0,4,8,0.25,,,'
+    assert prompts.path.read_text().splitlines()[1] == '3,"case, 1",4,0,point,2.5,3.0,0,0,4,8,0.25,,,,0,0'
+
+
+def test_updates_come_back_from_what_a_kill_left(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.csv"
+    assert read_updates(path) == {}
+    file = RowFile(path, PromptRow._fields)
+    outcomes = [PromptOutcome(None, None, None, updates, 3 - updates) for updates in (12, 0)]
+    rows = prompt_rows(prediction(), outcomes[:1], np.array([[2.5, 3.0]]), CASE)
+    file.append([*rows, rows[0]._replace(prompt=1, updates=0)])
+    assert read_updates(path) == {(3, 0): 12, (3, 1): 0}
+    whole = path.read_text()
+    for cut in range(1, len(",3\n") + 3):
+        path.write_text(whole[:-cut])
+        assert read_updates(path) in ({(3, 0): 12}, {(3, 0): 12, (3, 1): 0})
+
+
+def test_a_file_of_an_earlier_version_keeps_its_columns(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.csv"
+    earlier = RowFile(path, PromptRow._fields[:-2])
+    rows = prompt_rows(prediction(), [PromptOutcome(None, None, None)], np.array([[2.5, 3.0]]), CASE)
+    earlier.append([row[:-2] for row in rows])
+    RowFile(path, PromptRow._fields, earlier.size).append(rows)
+    head, first, second = path.read_text().splitlines()
+    assert head.endswith(",loss,replaced")
+    assert first == second
+    assert read_updates(path) == {}
 
 
 def test_the_table() -> None:
