@@ -10,6 +10,7 @@ import yaml
 
 from lightning_samseg.cli.train import parse
 from lightning_samseg.methods import AuxOl
+from lightning_samseg.models.unet import UNETS
 from lightning_samseg.online.fusion import Fusion, FusionConfig
 from lightning_samseg.runs.options import flat
 
@@ -18,7 +19,7 @@ DATA = {"polyp": "Polyp", "busi": "Busi", "glas": "Glas", "fluid": "Retouch"}
 SAMS = {None: ("sam_vit_h", "own"), "medsam": ("medsam_vit_b", "sam"), "lite_medsam": ("lite_medsam", "own")}
 PROMPTS = {None: "box", "points": "point"}
 PRESETS = ("preset_paper", "preset_code")
-OVERLAYS = ("imagenet_encoder", "pseudo_labels")
+OVERLAYS = ("imagenet_encoder", "pseudo_labels", "preset_fast")
 ADAPTED = ("polyp_adapted_aux_ol", "polyp_adapted_direct_ol")
 
 
@@ -63,7 +64,7 @@ def test_the_adapted_ones_name_the_checkpoint_of_a_run_that_exists(name: str) ->
 def test_configs_and_presets_parse_and_build(layers: tuple[str, ...], preset: str | None) -> None:
     arguments = parsed(*layers, preset).model.init_args.as_dict()
     arguments["sam"]["backbone"], arguments["auxiliary"]["encoder_weights"] = "tiny", None
-    if arguments["auxiliary"]["network"] == "unet17m":
+    if arguments["auxiliary"]["network"] in UNETS:
         arguments["auxiliary"]["width"] = 1 / 16
     assert AuxOl(**arguments).uses_stream
 
@@ -101,6 +102,14 @@ def test_overlays_change_what_they_name_and_keep_the_rest() -> None:
     assert arguments["imagenet_encoder"]["auxiliary"] == alone["auxiliary"] | {
         "network": "unet/resnet18",
         "encoder_weights": "imagenet",
+    }
+    assert differing(alone, arguments["preset_fast"]) == {
+        "sam.backbone",
+        "auxiliary.network",
+        "auxiliary.precision",
+        "crop.size",
+        "learning.update_entries",
+        "learning.entries",
     }
     assert differing(alone, arguments["pseudo_labels"]) == {"fusion.kind", "expert.rate", "expert.pseudo_confidence"}
     assert arguments["pseudo_labels"]["expert"] == alone["expert"] | {"rate": 0, "pseudo_confidence": 0.9}

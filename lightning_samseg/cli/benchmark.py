@@ -19,7 +19,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "semi": ("lightning_samseg.methods.benchmark_semi", "benchmark_semi"),
     "prompts": ("lightning_samseg.prompts.benchmark", "benchmark_prompts"),
     "data": ("data_modules.benchmark", "benchmark_data"),
-    "online": ("lightning_samseg.online.benchmark", "benchmark_online"),
+    "online": ("lightning_samseg.methods.benchmark_online", "benchmark_online"),
     "annotate": ("lightning_samseg.annotate.benchmark", "benchmark_annotate"),
     "sam_fill": ("lightning_samseg.online.benchmark", "benchmark_fill"),
 }

@@ -22,6 +22,7 @@ from lightning_samseg.cli.gpu_checks import CHECKS, LARGEST_DIFFERENCE, check, w
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.files import atomic_write
 from lightning_samseg.methods import AuxOl, CpcSam, Method
+from lightning_samseg.methods.benchmark_online import PARTS, WAYS, merged, noise, ready, timed_parts
 from lightning_samseg.methods.timing import StepTimer, matmul_gflops, now
 from lightning_samseg.planning.cost import build, dry_run
 from lightning_samseg.planning.steps import Load, Steps
@@ -193,6 +194,11 @@ def sections(bench: Bench) -> list[Section]:
         ),
         Section("Waits for the device in a step of CPC-SAM", ("times",), lambda: _waits(bench)),
         Section("AuxOL, an image with one prompt", ("s", "peak GiB", "forecast GiB"), lambda: _aux_ol(bench)),
+        Section(
+            "AuxOL, the parts of an image with one prompt in s",
+            (*PARTS, "prompt"),
+            lambda: _parts(bench),
+        ),
         Section("Points on the host", ("s",), lambda: _points(bench)),
     ]
 
@@ -245,6 +251,21 @@ def _aux_ol(bench: Bench) -> Iterator[Row]:
 def _aux_row(bench: Bench, arguments: dict[str, Any]) -> Measured:
     seconds, peak = bench.timed(AuxOl, arguments, "32-true")
     return [f"{seconds:.3f}", _gib(peak), _gib(dry_run(AuxOl, arguments, bench.load).training)]
+
+
+def _parts(bench: Bench) -> Iterator[Row]:
+    for name, changes in WAYS.items():
+        if name != "before":  # the GPU's AdamW was never parameter by parameter
+            small = {"sam": {"backbone": "tiny"}} if bench.small else {}
+            arguments = merged(merged(bench.aux, changes), small)
+            yield Row(f"preset {name}" if name == "fast" else name, 20, partial(_parts_row, bench, arguments))
+
+
+def _parts_row(bench: Bench, arguments: dict[str, Any]) -> Measured:
+    method = ready(arguments, bench.device)
+    every = [timed_parts(method, noise((48, 64) if bench.small else (528, 620), number)) for number in range(4)]
+    walls = [statistics.median(each[part][0] for each in every[1:]) for part in range(len(PARTS))]
+    return [f"{wall:.3f}" for wall in (*walls, sum(walls))]
 
 
 def _points(bench: Bench) -> Iterator[Row]:

@@ -239,7 +239,7 @@ class AuxOl(Method):
         items = [item for item in items if item["cases"]]  # none where the stream has ended for this process
         start = time.perf_counter()
         prompts = [self.prompter.prompts_of(item) for item in items]
-        arrivals = [self._arrival(item, places) for item, places in zip(items, prompts, strict=True)]
+        arrivals = [self.arrival(item, places) for item, places in zip(items, prompts, strict=True)]
         ready = time.perf_counter()
         done = take_step(self.learner, self.expert, arrivals, self.prompt_order)
         if self.device.type == "cuda":
@@ -273,8 +273,13 @@ class AuxOl(Method):
         """Seed what a network with dropout draws while it learns from the step that begins at a position."""
         torch.manual_seed(_key(self.seed, NETWORK, position))
 
-    def _arrival(self, item: StreamItem, prompts: NDArray[np.float64]) -> Arrival:
-        """Let SAM answer an image's prompts."""
+    def arrival(self, item: StreamItem, prompts: NDArray[np.float64]) -> Arrival:
+        """Let SAM answer an image's prompts.
+
+        Args:
+            item: The image.
+            prompts: As from ``Prompter.prompts_of``.
+        """
         upcoming = requests_of(item.get("upcoming", ()), self.prompter)
         logits = self.sam_logits(item["original"], prompts, upcoming)
         image = torch.from_numpy(np.ascontiguousarray(item["original"].transpose(2, 0, 1)))
@@ -296,7 +301,7 @@ class AuxOl(Method):
         """
         self.generalist.to(self.device)
         item = StreamItem(position=position, cases=[query.case], original=query.picture)
-        asked = self._arrival(item, query.prompts)
+        asked = self.arrival(item, query.prompts)
         return self.learner.predict(asked.image, asked.sam_logits, asked.crops, asked.position)
 
     @torch.no_grad()

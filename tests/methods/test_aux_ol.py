@@ -39,7 +39,7 @@ def item(position: int = 0, reference: np.ndarray | None = None, **extra: Any) -
 
 
 def step(module: AuxOl, *items: StreamItem) -> Any:
-    arrivals = [module._arrival(each, module.prompter.prompts_of(each)) for each in items]
+    arrivals = [module.arrival(each, module.prompter.prompts_of(each)) for each in items]
     done = take_step(module.learner, module.expert, arrivals, module.prompt_order)
     return done if len(items) > 1 else done[0]
 
@@ -160,7 +160,7 @@ def test_what_a_mask_can_reach(order: Any) -> None:
         module = model(prompt_order=order, lr=0.05)
         step(module, item(0))
         each = item(1)
-        arrival = module._arrival(each, module.prompter.prompts_of(each))
+        arrival = module.arrival(each, module.prompter.prompts_of(each))
         if change:
             reference = each["reference"].copy()
             reference[25:28, 40:45] = 0
@@ -260,7 +260,7 @@ def test_ignored_pixels_are_not_prompted_learned_from_or_scored() -> None:
     instances = np.where(mask == 1, 1, 0).astype(np.int32)
     assert len(module.prompter.prompts_of(item(reference=mask, instances=instances))) == 1
     mask[5:12, :] = IGNORED  # the upper half of the L, as of its crop
-    arrival = module._arrival(item(reference=mask), np.array([[8.0, 5.0, 18.0, 17.0]]))
+    arrival = module.arrival(item(reference=mask), np.array([[8.0, 5.0, 18.0, 17.0]]))
     (done,) = take_step(module.learner, module.expert, [arrival], "image")
     (given,) = done.feedback.masks
     np.testing.assert_array_equal(given, mask[5:17, 8:18])

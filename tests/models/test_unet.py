@@ -20,6 +20,15 @@ def test_paper_size(in_channels):
     assert f"{count(network) / 1e6:.1f}" == "17.3"
 
 
+def test_half_the_channels_are_a_quarter_of_the_parameters():
+    """Two 3 x 3 convolutions per level as in the paper's network, and the last 1 x 1 convolution's 32 + 1."""
+    network = build_auxiliary(AuxiliaryConfig("unet4m"), in_channels=4)
+    down = [(4, 32, 32), (32, 64, 64), (64, 128, 128), (128, 256, 256), (256, 256, 256)]
+    up = [(512, 256, 128), (256, 128, 64), (128, 64, 32), (64, 32, 32)]
+    assert count(network) == sum(9 * (i * m + m * o) for i, m, o in down + up) + 33
+    assert f"{count(network) / 1e6:.1f}" == "4.3"
+
+
 def test_maps_any_size_to_logits_and_learns():
     torch.manual_seed(0)
     network = build_auxiliary(AuxiliaryConfig(width=1 / 16), in_channels=4)
