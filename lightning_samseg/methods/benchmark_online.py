@@ -1,8 +1,8 @@
 """What a prompt of AuxOL costs at the paper's setting, part by part: before, now, in bfloat16, with the fast preset."""
 
-import statistics
 from collections.abc import Mapping
 from itertools import pairwise
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -82,7 +82,8 @@ def benchmark_online(
         for name, method in methods.items():
             images = [noise(image_size, seed + repeat * rounds + number) for number in range(rounds)]
             every = [timed_parts(method, item) for item in images]
-            spent[name].append([tuple(np.mean(part, axis=0)) for part in zip(*every, strict=True)])
+            parts = zip(*every, strict=True)
+            spent[name].append([(fmean(wall for wall, _ in part), fmean(cpu for _, cpu in part)) for part in parts])
     result: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
@@ -96,8 +97,7 @@ def benchmark_online(
     }
     for name in names:
         wall, cpu = (
-            {part: statistics.median(each[i][kind] for each in spent[name][1:]) for i, part in enumerate(PARTS)}
-            for kind in (0, 1)
+            {part: median(each[i][kind] for each in spent[name][1:]) for i, part in enumerate(PARTS)} for kind in (0, 1)
         )
         result[name] = {"parts_s": wall, "prompt_s": sum(wall.values()), "cpu_s": sum(cpu.values())}
         first = result[names[0]]
