@@ -160,6 +160,12 @@ RULES: dict[str, tuple[Rule, ...]] = {
             "until there are best weights, SAM is alone",
             "--model.fusion.start half, or --model.fusion.kind fixed",
         ),
+        Rule(
+            ("learning.entries",),
+            _is("learning.update_entries", None),
+            "an update learns from all entries of the online batch",
+            "--model.learning.update_entries 8",
+        ),
     ),
 }
 """By the name of the class; what inherits from it has its rules, too."""

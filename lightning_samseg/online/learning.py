@@ -33,12 +33,14 @@ class LearningConfig:
         update_entries: Entries of the online batch that an update learns from; None: all of them (paper, authors). An
             update costs as much as it has entries.
         entries: Which, where ``update_entries`` is less than there are. ``hardest``: those of the largest last loss, of
-            equal losses the lower index. ``drawn``: those that are new since the last update, and others at random.
+            equal losses the lower index; an entry's last loss is that of the last update it was in. ``drawn``: the new
+            ones, and others at random.
         updates_per_prompt: Updates after each rectified prompt, with ``step_per: image`` after each image; the paper
             makes one.
         seconds_per_image: Once the updates of an image have taken that long, no further one begins for it; the first
-            always takes place. None: no limit (paper). What comes of a stream then depends on the machine:
-            ``prompts.csv`` has the number of updates, and a resumed run repeats those that stand there.
+            always takes place. Images of one step have their time together. None: no limit (paper). With one, what
+            comes of a stream depends on the machine: ``prompts.csv`` has the number of updates, and a resumed run
+            repeats those that stand there.
 
     Raises:
         UserError: If order and step contradict each other, or a number is out of range.

@@ -27,6 +27,7 @@ VOID: list[tuple[type[Any], dict[str, Any], dict[str, Any]]] = [
     (AuxOl, AUX, {"point": "deepest"}),
     (AuxOl, {**AUX, "prompt": "point"}, {"box_shift": 0.05}),
     (AuxOl, {**AUX, "fusion": "adaptive", "alpha_start": "sam"}, {"alpha": 0.3}),
+    (AuxOl, AUX, {"learning.entries": "drawn"}),
     (DirectOl, {"adapter": "none.safetensors", "backbone": "tiny"}, {"point": "deepest"}),
     (ZeroShot, TINY, {"lr": 0.1}),
     (ZeroShot, TINY, {"optimizer": "sgd"}),
@@ -55,6 +56,7 @@ VOID: list[tuple[type[Any], dict[str, Any], dict[str, Any]]] = [
 USED: list[tuple[type[Any], dict[str, Any]]] = [
     (AuxOl, {**AUX, "prompt": "point", "point": "deepest", "sam_alone": "authors"}),
     (AuxOl, {**AUX, "box_shift": 0.05, "capacity": 8, "alpha": 0.3, "preprocessing": "sam", "sam_size": 64}),
+    (AuxOl, {**AUX, "learning.entries": "drawn", "learning.update_entries": 2}),
     (ZeroShot, {**TINY, "convention": "cpc_sam", "overlap": "smaller"}),
     (SAMed, {**MSA, "msa_ratio": 0.5, "msa_scale": 0.1}),
     (SAMed, {**TINY, "lora_rank": 2, "lora_alpha": 8.0, "lora_blocks": [0], "optimizer": "sgd", "momentum": 0.5}),
