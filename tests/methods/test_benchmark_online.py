@@ -13,6 +13,7 @@ PRESET = Path(__file__).parents[2] / "experiments" / "aux_ol" / "preset_fast.yam
 SMALL = {"sam": {"backbone": "tiny"}, "auxiliary": {"width": 1 / 16}, "crop": {"size": 32}}
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_prompt_add_up() -> None:
     result = benchmark_online(
         "tiny", repeats=1, width=1 / 16, crop_size=32, image_size=(40, 60), ways="before, fp32,bf16"
