@@ -247,6 +247,8 @@ def test_a_part_of_the_stream_first(finished: Bench, bench: Bench) -> None:
         [
             "--model.crop.resize",
             "pil",
+            "--model.fusion.kind",
+            "best_so_far",
             "--model.expert",
             "{every: 2, below_dice: 0.9, inclusive: true, dice_of: fused}",
         ],

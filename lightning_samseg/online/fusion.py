@@ -43,15 +43,35 @@ def optimal_alpha(sam_logits: Tensor, aux_logits: Tensor, target: Tensor, grid_s
     Returns:
         Float ``()`` on the device of the logits; the smallest of equally good values, as in the authors' code.
     """
-    grid = torch.linspace(0, 1, round(1 / grid_step) + 1, device=sam_logits.device)
-    target = torch.where(target == IGNORED, UNKNOWN, target.to(sam_logits.dtype)).unsqueeze(0)
-    dice = torch.cat(
-        [
-            soft_dice(fuse(sam_logits, aux_logits, alphas.view(-1, 1, 1)).sigmoid(), target)
-            for alphas in torch.split(grid, max(1, PIXELS_AT_ONCE // sam_logits.numel()))
-        ]
-    )
+    grid = weights(grid_step, sam_logits.device)
+    dice = dice_of_weights(sam_logits, aux_logits, target, grid)
     return torch.where(dice == dice.amax(), grid, 1.0).amin()
+
+
+def weights(grid_step: float, device: torch.device) -> Tensor:
+    """The values of alpha that are tried, ``(G,)`` from 0 to 1."""
+    return torch.linspace(0, 1, round(1 / grid_step) + 1, device=device)
+
+
+def dice_of_weights(sam_logits: Tensor, aux_logits: Tensor, target: Tensor, grid: Tensor, hard: bool = False) -> Tensor:
+    """Dice (smooth 1) of the fusion by each weight.
+
+    Args:
+        sam_logits: Float ``(h, w)`` inside the crop.
+        aux_logits: Float ``(h, w)``.
+        target: ``(h, w)``, bool or {0, 1}, or ``IGNORED`` where pixels do not count.
+        grid: ``(G,)`` in [0, 1].
+        hard: Of the mask, logits above 0, in place of the probabilities.
+
+    Returns:
+        ``(G,)`` in (0, 1].
+    """
+    target = torch.where(target == IGNORED, UNKNOWN, target.to(sam_logits.dtype)).unsqueeze(0)
+    found = []
+    for alphas in torch.split(grid, max(1, PIXELS_AT_ONCE // sam_logits.numel())):
+        logits = fuse(sam_logits, aux_logits, alphas.view(-1, 1, 1))
+        found.append(soft_dice((logits > 0).to(logits.dtype) if hard else logits.sigmoid(), target))
+    return torch.cat(found)
 
 
 @dataclass(frozen=True)
@@ -61,6 +81,9 @@ class FusionConfig:
     Args:
         kind: ``fixed``: always ``alpha``. ``adaptive``: the mean of the last ``window`` best weights (Sec. 3.3). The
             paper calls fixed the default; the point rows of its Table 2 are the adaptive ones of Table 5.
+            ``best_so_far``, which is ours: the weight with which the masks of the last ``window`` prompts would have
+            had the largest mean Dice, of equally good ones that nearest to SAM, and SAM alone before the first. Where
+            the network has not helped, SAM keeps its answer. A window of 20 is a good one.
         alpha: The fixed weight, and that before the first best weight with ``start`` half. The paper uses 0.5.
         window: ``K``; the paper uses 5.
         grid_step: Of the search for the best weight; not in the paper, the authors' is 0.05.
@@ -73,7 +96,7 @@ class FusionConfig:
         UserError: A number outside its range, or a grid step that does not divide 1.
     """
 
-    kind: Literal["fixed", "adaptive"] = "fixed"
+    kind: Literal["fixed", "adaptive", "best_so_far"] = "fixed"
     alpha: float = 0.5
     window: int = 5
     grid_step: float = 0.05
@@ -100,6 +123,12 @@ class Fusion:
 
     def value(self, device: torch.device) -> Tensor:
         """Weight of SAM for the next instance: float ``()`` on the device, computed without waiting for it."""
+        if self.config.kind == "best_so_far":
+            grid = weights(self.config.grid_step, device)
+            if not self._history:
+                return grid[-1]
+            dice = torch.stack([each.to(device) for each in self._history]).mean(0)
+            return torch.where(dice == dice.amax(), grid, 0.0).amax()
         if self.config.kind == "fixed" or (self.config.start == "half" and not self._history):
             return torch.full((), self.config.alpha, device=device)
         if self.config.start == "sam" and len(self._history) < self.config.window:
@@ -108,19 +137,46 @@ class Fusion:
 
     def wants(self, source: FeedbackSource) -> bool:
         """Whether an instance with feedback from this source has its alpha* searched for."""
-        return self.config.kind == "adaptive" and (self.config.alpha_from == "every" or source == "expert")
+        return self.config.kind != "fixed" and (self.config.alpha_from == "every" or source == "expert")
 
-    def remember(self, alpha_star: Tensor) -> None:
-        """Append an instance's ``optimal_alpha``, a float ``()``, to the history."""
-        self._history.append(alpha_star)
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of what is remembered of an instance: alpha* alone, ``()``, or a Dice for each weight, ``(G,)``."""
+        return (round(1 / self.config.grid_step) + 1,) if self.config.kind == "best_so_far" else ()
+
+    def observe(self, sam_logits: Tensor, aux_logits: Tensor, target: Tensor) -> Tensor:
+        """What ``remember`` takes of an instance; the arguments are those of ``optimal_alpha``."""
+        if self.config.kind != "best_so_far":
+            return optimal_alpha(sam_logits, aux_logits, target, self.config.grid_step)
+        grid = weights(self.config.grid_step, sam_logits.device)
+        return dice_of_weights(sam_logits, aux_logits, target, grid, hard=True)
+
+    def remember(self, observed: Tensor) -> Tensor:
+        """Append what ``observe`` has found to the history; give the instance's best weight, a float ``()``."""
+        self._history.append(observed)
+        if not self.shape:
+            return observed
+        grid = weights(self.config.grid_step, observed.device)
+        return torch.where(observed == observed.amax(), grid, 0.0).amax()
 
     def state_dict(self) -> dict[str, Any]:
-        """The last alpha*, oldest first, as a float tensor ``(n,)`` with n at most ``window``."""
+        """What is remembered, oldest first, as a float tensor ``(n, *shape)`` with n at most ``window``."""
         if not self._history:
-            return {"history": torch.empty(0)}
+            return {"history": torch.empty(0, *self.shape)}
         device = self._history[-1].device  # after resuming, older ones may still be on the host
         return {"history": torch.stack([alpha.to(device) for alpha in self._history])}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore ``state_dict()``; of a longer history the newest ``window`` values."""
+        """Restore ``state_dict()``; of a longer history the newest ``window`` values.
+
+        Raises:
+            UserError: What was remembered is for another kind of fusion or another grid.
+        """
+        if len(state["history"]) and state["history"].shape[1:] != self.shape:
+            raise UserError(
+                "What this fusion remembers of its last prompts is of another kind.",
+                expected=f"{self.config.kind}, in steps of {self.config.grid_step}",
+                found=f"values of shape {tuple(state['history'].shape[1:])}",
+                fix="go on with the fusion.kind and fusion.grid_step that it was begun with",
+            )
         self._history = deque(state["history"].clone().unbind(), maxlen=self.config.window)

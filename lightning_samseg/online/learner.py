@@ -1,5 +1,6 @@
 """AuxOL (Listing 1): predict with what is known, then learn from the rectified mask."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from lightning_samseg.errors import UserError
 from lightning_samseg.online.batch import OnlineBatch
 from lightning_samseg.online.distributed import gather_rows, maxima, rank_and_size
-from lightning_samseg.online.fusion import Fusion, optimal_alpha
+from lightning_samseg.online.fusion import Fusion
 from lightning_samseg.online.predictions import (
     Feedback,
     Look,
@@ -76,7 +77,8 @@ class Lesson(NamedTuple):
     """Float ``(C, S, S)``; None where there is no mask, like target and loss."""
     target: Tensor | None
     loss: Tensor | None
-    alpha_star: Tensor | None
+    weighed: Tensor | None
+    """What the fusion remembers of it, see ``Fusion.observe``; None where no weight is looked for."""
 
 
 class OnlineLearner:
@@ -260,9 +262,9 @@ class OnlineLearner:
 
     @torch.no_grad()
     def _lesson(self, prediction: Prediction, feedback: Feedback, number: int) -> Lesson:
-        """Loss of the current sample (line 10) and alpha* of one prompt (Eq. 3), from the prediction as it was made."""
+        """Loss of one prompt (line 10) and what the fusion remembers of it, from the prediction as it was made."""
         prompt, mask = prediction.prompts[number], feedback.masks[number]
-        crop = target = loss = alpha_star = None
+        crop = target = loss = weighed = None
         if mask is not None:
             if mask.shape != prompt.sam_logits.shape:
                 raise ValueError(f"mask {tuple(mask.shape)} for a crop of {tuple(prompt.sam_logits.shape)}")
@@ -274,8 +276,8 @@ class OnlineLearner:
         seen = known[number] if known is not None and self.fusion.wants(feedback.source) else None
         if seen is not None:
             seen = seen.to(self.device, non_blocking=True)
-            alpha_star = optimal_alpha(prompt.sam_logits, prompt.aux_logits, seen, self.fusion.config.grid_step)
-        return Lesson(prediction.position, number, crop, target, loss, alpha_star)
+            weighed = self.fusion.observe(prompt.sam_logits, prompt.aux_logits, seen)
+        return Lesson(prediction.position, number, crop, target, loss, weighed)
 
     def _share(self, own: list[Lesson]) -> list[Lesson]:
         """The turn's lessons of all ranks in the order of the stream."""
@@ -283,21 +285,21 @@ class OnlineLearner:
             return own
         channels, side = self.network.in_channels, self.network.crop_size
         nothing = torch.zeros((), device=self.device)
-        facts = torch.zeros(len(own), 6, dtype=torch.float64, device=self.device)
+        facts = torch.zeros(len(own), 5 + math.prod(self.fusion.shape), dtype=torch.float64, device=self.device)
         pictures = torch.zeros(len(own), channels + 1, side, side, device=self.device)
         for row, lesson in enumerate(own):
-            taught = lesson.crop is not None, lesson.alpha_star is not None
+            taught = lesson.crop is not None, lesson.weighed is not None
             facts[row, :4] = torch.tensor([lesson.position, lesson.number, *taught], dtype=torch.float64)
             facts[row, 4] = nothing if lesson.loss is None else lesson.loss
-            facts[row, 5] = nothing if lesson.alpha_star is None else lesson.alpha_star
+            facts[row, 5:] = nothing if lesson.weighed is None else lesson.weighed
             if lesson.crop is not None and lesson.target is not None:
                 pictures[row] = torch.cat([lesson.crop, lesson.target])
         facts, pictures = gather_rows(facts), gather_rows(pictures)
         values = facts[:, 4:].float()
         lessons = []
-        for row, (position, number, has_mask, has_alpha, _, _) in enumerate(facts.tolist()):
-            alpha_star = values[row, 1] if has_alpha else None
-            lesson = Lesson(int(position), int(number), None, None, None, alpha_star)
+        for row, (position, number, has_mask, is_weighed, *_) in enumerate(facts.tolist()):
+            weighed = values[row, 1:].reshape(self.fusion.shape) if is_weighed else None
+            lesson = Lesson(int(position), int(number), None, None, None, weighed)
             if has_mask:
                 lesson = lesson._replace(crop=pictures[row, :-1], target=pictures[row, -1:], loss=values[row, 0])
             lessons.append(lesson)
@@ -308,9 +310,8 @@ class OnlineLearner:
         slot = None
         if lesson.crop is not None and lesson.target is not None and lesson.loss is not None:
             slot = self.batch.insert(lesson.crop, lesson.target, lesson.loss)
-        if lesson.alpha_star is not None:
-            self.fusion.remember(lesson.alpha_star)
-        return PromptOutcome(lesson.loss, slot, lesson.alpha_star)
+        alpha_star = None if lesson.weighed is None else self.fusion.remember(lesson.weighed)
+        return PromptOutcome(lesson.loss, slot, alpha_star)
 
     def state_dict(self, weights: bool = True) -> dict[str, Any]:
         """Everything that the next step depends on, loadable with ``weights_only=True``.

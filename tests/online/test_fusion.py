@@ -144,6 +144,56 @@ def test_mistakes(wrong):
         FusionConfig(**wrong)
 
 
+def hard_dice(s, u, y, alpha):
+    p = alpha * s + (1 - alpha) * u > 0
+    return (2 * (p & y).sum() + 1) / (p.sum() + y.sum() + 1)
+
+
+def test_best_so_far_is_the_weight_of_the_best_masks():
+    """By exhaustive search over the prompts before; where weights are equally good, the one nearest to SAM."""
+    rng = np.random.default_rng(1)
+    fusion = Fusion(FusionConfig("best_so_far", window=3, grid_step=0.25))
+    grid, seen, found = np.linspace(0, 1, 5), [], []
+    assert fusion.value(CPU) == 1
+    for _ in range(12):
+        y = rng.random((7, 9)) < 0.4
+        s, u = (rng.normal(size=y.shape) * 2 + rng.uniform(-1, 2) * (2 * y - 1) for _ in range(2))
+        dice = [hard_dice(s, u, y, alpha) for alpha in grid]
+        seen = [*seen, dice][-3:]
+        arguments = (torch.tensor(each, dtype=torch.float32) for each in (s, u))
+        best = fusion.remember(fusion.observe(*arguments, torch.tensor(y)))
+        assert best == max(alpha for alpha, d in zip(grid, dice, strict=True) if d == max(dice))
+        means = np.mean(seen, axis=0)
+        expected = max(alpha for alpha, mean in zip(grid, means, strict=True) if mean > means.max() - 1e-9)
+        assert fusion.value(CPU).item() == pytest.approx(expected)
+        found.append(expected)
+    assert len(set(found)) > 2
+    other = Fusion(fusion.config)
+    other.load_state_dict(fusion.state_dict())
+    assert other.value(CPU) == fusion.value(CPU)
+    assert fusion.state_dict()["history"].shape == (3, 5)
+    assert all(fusion.wants(source) == (source == "expert") for source in ("expert", "pseudo", "none"))
+
+
+def test_a_network_that_does_not_help_leaves_sam_alone():
+    y = torch.zeros(6, 6)
+    y[2:4, 2:4] = 1
+    fusion = Fusion(FusionConfig("best_so_far"))
+    for _ in range(7):
+        fusion.remember(fusion.observe(8 * y - 4, 4 - 8 * y, y))
+        assert fusion.value(CPU) == 1
+    fusion.remember(fusion.observe(8 * y - 4, 8 * y - 4, y))  # and one that says the same
+    assert fusion.value(CPU) == 1
+
+
+@pytest.mark.parametrize("other", [FusionConfig("adaptive"), FusionConfig("best_so_far", grid_step=0.1)])
+def test_another_kind_of_history_is_refused(other):
+    fusion = Fusion(FusionConfig("best_so_far"))
+    fusion.remember(torch.rand(21))
+    with pytest.raises(UserError, match="of another kind"):
+        Fusion(other).load_state_dict(fusion.state_dict())
+
+
 def test_ignored_pixels_do_not_move_alpha():
     rng = np.random.default_rng(3)
     for _ in range(20):
