@@ -23,7 +23,7 @@ EXPERIMENTS = PROJECT / "experiments"
 PRESETS = ("preset_code.yaml", "preset_paper.yaml")
 OVERLAYS = (
     *(*PRESETS, "imagenet_encoder.yaml", "pseudo_labels.yaml"),
-    *("medsam.yaml", "lite_medsam.yaml", "points.yaml"),
+    *("medsam.yaml", "lite_medsam.yaml", "points.yaml", "preset_fast.yaml", "samed.yaml"),
 )
 """Configs that go over others."""
 NOT_CONFIGS = ("grids", "league", "results", "semi", "slurm", "small_data", "sweeps")

@@ -49,7 +49,7 @@ def done(position: int) -> StreamRecord:
     whole = torch.zeros(HEIGHT, WIDTH)
     whole[CROP.slices] = sam.sigmoid()
     places = (CROP.x0, CROP.y0, CROP.x1, CROP.y1)
-    row = PromptRow(position, f"case{position}", 0, 0, "box", math.nan, math.nan, *places, 0.5, 0.6, 0.2, 0)
+    row = PromptRow(position, f"case{position}", 0, 0, "box", math.nan, math.nan, *places, 0.5, 0.6, 0.2, 0, 1, 0)
     return StreamRecord(assemble(position, (prompt,), whole), image_row(position), [row], *shown(position))
 
 

@@ -67,12 +67,12 @@ export class Session {
       if (kept?.size !== `${values.width} x ${values.height}`) this.view.fit();
       this.told.changed();
     } catch (error) {
-      if (this.image === image) this.#fail(error);
+      if (this.image === image) this.#set(...stateAfter(error));
       return;
     }
     const { answer, error } = await opened;
     if (this.image !== image) return;
-    if (error) this.#fail(error);
+    if (error) this.#set(...stateAfter(error));
     else await this.#take(answer);
   }
 
@@ -85,10 +85,6 @@ export class Session {
     this.view.sam = null;
     this.view.width = 0;
     this.view.redraw();
-  }
-
-  #fail(error) {
-    this.#set(...stateAfter(error));
   }
 
   #set(state, reason = "") {
@@ -146,7 +142,7 @@ export class Session {
   /** Go on with one of both drafts. @param {"mine"|"theirs"} which */
   async settle(which) {
     const { image, conflict } = this;
-    const answer = await this.api.open(image.id, true).catch((error) => this.#fail(error));
+    const answer = await this.api.open(image.id, true).catch((error) => this.#set(...stateAfter(error)));
     if (!answer || this.image !== image) return;
     this.conflict = null;
     this.sender = this.#sender(answer.revision);
@@ -308,9 +304,7 @@ export class Session {
   }
 
   #refuse(refusal) {
-    if (refusal.unreachable) {
-      return; // asked again when the server is back
-    }
+    if (refusal.unreachable) return; // asked again when the server is back
     const step = this.draft.steps.findLast((each) => each.waits);
     const prompt = step?.after.at(-1);
     if (step && refusal.status === 422) {
