@@ -129,7 +129,7 @@ export class Session {
     if (this.image !== image) {
       const where = "Your draft is kept in this browser; open the image to see both.";
       this.told.say(`${image.name}: ${message} ${where}`, "bad");
-    } else if (status !== 409) this.#fail(refusal);
+    } else if (status !== 409) this.#set(...stateAfter(refusal));
     else if (answer.lease && answer.lease.tab !== this.api.tab) this.#set("elsewhere", message);
     else this.#disagree(this.draft.kept(), answer);
   }
