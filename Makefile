@@ -42,7 +42,7 @@ league: install  ## twelve methods on the same generated images, one table of th
 	$(BIN)/python -m lightning_samseg grid run experiments/grids/league.yaml --folder $(RUNS) $(LEAGUE)
 	$(BIN)/python -m lightning_samseg report $(RUNS) --out $(RUNS)_report --baseline unet
 
-test: install  ## the fast tests, at most 10 minutes on 2 cores
+test: install  ## the fast tests, 12 minutes on 2 cores
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --durations=10
 
 test-matrix: test  ## the same with the oldest and newest Python and torch, other kernels, one thread and two; half an hour
