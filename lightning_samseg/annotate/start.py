@@ -34,8 +34,8 @@ from lightning_samseg.runs.options import flat, nested
 SMALL: dict[str, Any] = {"auxiliary.width": 0.25, "crop.size": 64, "learning.lr": 2e-3}
 """The quickstart's network: on a CPU the paper's takes half a minute a prompt."""
 BETTER: dict[str, Any] = {"fusion.kind": "best_so_far", "fusion.window": 20}
-"""What the expert sees is SAM's mask until the network has made it better: on real polyps a network in the middle of its
-training cost more strokes than it saved."""
+"""What the expert sees is SAM's mask until the network has made it better: on real polyps, half of a network in the
+middle of its training cost more strokes than it saved."""
 FIXED: dict[str, Any] = {"learning.order": "image", "prompter.file": None, "cache_gb": 0.0, "sam_batch": 1}
 NOT_OURS = ("expert", "num_classes", "image_size", "images_per_step")
 """Arguments of ``AuxOl`` that say nothing here."""
