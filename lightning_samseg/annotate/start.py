@@ -189,13 +189,15 @@ def prepare(options: Options) -> tuple[Settings, AuxOl]:
             )
         settings = stored
     else:
-        model = BETTER | (SMALL if device.type == "cpu" else {})
+        said = flat(options.model or {})
+        better = {} if any(name.startswith("fusion.") for name in said) else BETTER  # a rule of one's own is whole
+        model = better | (SMALL if device.type == "cpu" else {})
         if options.checkpoint is not None:
             start = read_checkpoint(options.checkpoint)
             require(start, options.checkpoint, "hyper_parameters", "online", "weights_sha256")
             check_moved(AuxOl, start["hyper_parameters"], options.checkpoint)
             model = {name: value for name, value in flat(start["hyper_parameters"]).items() if name[0] != "_"}
-        own = ("prompter.kind", "sam.backbone", *flat(options.model or {}))
+        own = ("prompter.kind", "sam.backbone", *said)
         model |= {"sam.backbone": "lite_medsam"} if "sam.backbone" not in model else {}
         model |= {name: given[name] for name in own if name in given}
         if options.weights is not None:

@@ -40,6 +40,28 @@ def test_masks_lie_on_their_images(typed: Typed, given: Path) -> None:
     assert (status, "started with another class" in shown) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("said", "kind", "window"),
+    [
+        ("{}", "best_so_far", 20),
+        ("{crop: {size: 32}}", "best_so_far", 20),
+        ("{fusion: {kind: adaptive}}", "adaptive", 5),
+    ],
+)
+def test_a_rule_of_ones_own_is_not_mixed_with_ours(
+    said: str, kind: str, window: int, typed: Typed, given: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"model: {{class_path: lightning_samseg.methods.AuxOl, init_args: {said}}}")
+
+    def work(engine: Any) -> None:
+        fusion = engine.method.learner.fusion.config
+        assert (fusion.kind, fusion.window) == (kind, window)
+
+    status, shown = typed(given, "--config", str(config), work=work)
+    assert status == 0, shown
+
+
 def test_volumes_go_slice_by_slice(typed: Typed, tmp_path: Path) -> None:
     folder = tmp_path / "volumes"
     folder.mkdir()
