@@ -53,6 +53,8 @@ class LabelStudio:
         self.engine, self.drawn = engine, Drawn(engine, "label_studio")
         self.studio, self._tasks = studio, tasks
         self._worker = ThreadPoolExecutor(1, "label-studio")
+        images = engine.workspace.images.values()
+        self._pictures = {each.source.relative.as_posix(): each.id for each in images if each.source.volume is None}
         hooks = [each for each in engine.workspace.events if each["event"] == "hook"]
         self._seen: dict[str, str] = {known_as(*str(each["hook"]).split("@", 1)): each["id"] for each in hooks}
 
@@ -160,17 +162,12 @@ class LabelStudio:
         """
         data = task.get("data") if isinstance(task, dict) else None
         names = [value for value in data.values() if isinstance(value, str)] if isinstance(data, dict) else []
-        sources = {
-            image.source.relative.as_posix(): image.id
-            for image in self.engine.workspace.images.values()
-            if image.source.volume is None
-        }
         for name in names:
             parts = urlsplit(name)
             path = parse_qs(parts.query).get("d", [unquote(parts.path)])[0].replace("\\", "/")
             pieces = [piece for piece in path.split("/") if piece]
             for start in range(len(pieces)):  # the longest that fits
-                if (found := sources.get("/".join(pieces[start:]))) is not None:
+                if (found := self._pictures.get("/".join(pieces[start:]))) is not None:
                     return found
         raise UserError(
             "A task shows a picture that is not in --input.",

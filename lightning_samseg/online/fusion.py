@@ -48,6 +48,11 @@ def optimal_alpha(sam_logits: Tensor, aux_logits: Tensor, target: Tensor, grid_s
     return torch.where(dice == dice.amax(), grid, 1.0).amin()
 
 
+def nearest_to_sam(dice: Tensor, grid: Tensor) -> Tensor:
+    """The weight of the largest Dice, of equally good ones the largest: float ``()``, without waiting for a device."""
+    return torch.where(dice == dice.amax(), grid, 0.0).amax()
+
+
 def weights(grid_step: float, device: torch.device) -> Tensor:
     """The values of alpha that are tried, ``(G,)`` from 0 to 1."""
     return torch.linspace(0, 1, round(1 / grid_step) + 1, device=device)
@@ -127,8 +132,7 @@ class Fusion:
             grid = weights(self.config.grid_step, device)
             if not self._history:
                 return grid[-1]
-            dice = torch.stack([each.to(device) for each in self._history]).mean(0)
-            return torch.where(dice == dice.amax(), grid, 0.0).amax()
+            return nearest_to_sam(torch.stack([each.to(device) for each in self._history]).mean(0), grid)
         if self.config.kind == "fixed" or (self.config.start == "half" and not self._history):
             return torch.full((), self.config.alpha, device=device)
         if self.config.start == "sam" and len(self._history) < self.config.window:
@@ -156,8 +160,7 @@ class Fusion:
         self._history.append(observed)
         if not self.shape:
             return observed
-        grid = weights(self.config.grid_step, observed.device)
-        return torch.where(observed == observed.amax(), grid, 0.0).amax()
+        return nearest_to_sam(observed, weights(self.config.grid_step, observed.device))
 
     def state_dict(self) -> dict[str, Any]:
         """What is remembered, oldest first, as a float tensor ``(n, *shape)`` with n at most ``window``."""
