@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_samseg.annotate.images import Pixels, WorkImage, case_of
 from lightning_samseg.annotate.learning import Snapshot
+from lightning_samseg.annotate.threads import as_many_threads
 from lightning_samseg.methods.aux_ol import AuxOl
 from lightning_samseg.online.predictions import Prediction
 from lightning_samseg.prompts.boxes import Box, check_points
@@ -80,6 +81,7 @@ class Answers:
         Raises:
             UserError: If the image cannot be read, or a box lies outside of it.
         """
+        as_many_threads()
         generalist, device = self.method.generalist, self.method.device
         size = self.pixels.size(image)
         if len(prompts) == 0:
@@ -102,6 +104,7 @@ class Answers:
         Raises:
             UserError: If a logit is NaN or infinite.
         """
+        as_many_threads()
         picture = torch.from_numpy(np.ascontiguousarray(self.pixels.rgb(image).transpose(2, 0, 1)))
         with self._reading:
             if self._holds is not snapshot:
@@ -140,6 +143,7 @@ class Answers:
             self._encoded.popitem(last=False)[1].cancel()
 
     def _encode(self, image: WorkImage) -> Encoded:
+        as_many_threads()
         generalist, device = self.method.generalist, self.method.device
         pixels, geometry = generalist.preprocess(self.pixels.rgb(image))
         return Encoded(generalist.encode(pixels.to(device)), geometry)

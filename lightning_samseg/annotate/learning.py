@@ -20,6 +20,7 @@ from torch import Tensor
 from lightning_samseg.adapters.checkpoints import LAST, WORKSPACE, CheckpointFiles, read_checkpoint
 from lightning_samseg.annotate.lessons import Lesson
 from lightning_samseg.annotate.settings import Learn
+from lightning_samseg.annotate.threads import as_many_threads
 from lightning_samseg.errors import UserError, described, explained
 from lightning_samseg.methods.aux_ol import AuxOl
 from lightning_samseg.online.expert import Expert
@@ -152,6 +153,7 @@ class LearningStream:
             self._thread.join()
 
     def _run(self) -> None:
+        as_many_threads()
         try:
             while True:
                 with self._changed:

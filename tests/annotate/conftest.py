@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lightning_samseg.__main__ import main
@@ -77,8 +78,13 @@ def fit(folder: Path, data: Path, *more: str, **model: Any) -> Path:
 
 @pytest.fixture(scope="session")
 def fitted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of ``fit`` with box prompts."""
-    return fit(tmp_path_factory.mktemp("fitted"), data)
+    """The run of ``fit`` with box prompts, with one thread: the modules' own fixture for that comes after this one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return fit(tmp_path_factory.mktemp("fitted"), data)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture
