@@ -1,6 +1,7 @@
 """Qualitative figures from what runs drew: a grid like CPC-SAM's Fig. 2, and the strips of a stream."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,15 @@ CAPTION_HEIGHT = 28
 """Pixels of the caption above the panels of an overlay."""
 MOST_CASES = 4
 MOST_VARIANTS = 5
+MOST_LETTERS = 12
+"""Of a case's name, which stands beside a picture of an inch; of a longer one both ends are shown."""
 
 
 def qualitative_grid(block: Block) -> "Figure | None":
     """Cases in rows; image, reference and the prediction of every variant's first seed in columns.
 
-    The cases range from the worst to the best DSC of the first variant, among those that every variant has drawn.
+    Of many variants the first is shown, and those with the highest DSC. The cases range from the worst to the best DSC
+    of the first variant, among those that every one has drawn.
 
     Args:
         block: A table of runs that drew ``overlays/CASE.png``: image, reference, prediction side by side.
@@ -32,7 +36,7 @@ def qualitative_grid(block: Block) -> "Figure | None":
     Returns:
         The figure; None where the variants have no case in common.
     """
-    variants = [variant for variant in block.variants if _overlays(variant)][:MOST_VARIANTS]
+    variants = _best([variant for variant in block.variants if _overlays(variant)])
     if not variants:
         return None
     drawn = [_overlays(variant) for variant in variants]
@@ -59,7 +63,8 @@ def qualitative_grid(block: Block) -> "Figure | None":
             axes.set_xticks([])
             axes.set_yticks([])
             axes.spines[:].set_visible(False)
-        axes_row[0].set_ylabel(case, fontsize=8)
+        short = f"{case[: MOST_LETTERS // 2]}…{case[-(MOST_LETTERS // 2 - 1) :]}"
+        axes_row[0].set_ylabel(case if len(case) <= MOST_LETTERS else short, fontsize=8)
         for axes, variant in zip(axes_row[2:], variants, strict=True):
             index = variant.runs[0].scores[""].cases.index(case)
             dsc = 100 * variant.runs[0].scores[""].per_case("dsc")[index]
@@ -86,6 +91,12 @@ def stream_strips(block: Block) -> list[tuple[str, Path]]:
                 if (path := folder / f"{name}.png").is_file()
             ]
     return strips
+
+
+def _best(variants: Sequence[Variant]) -> list[Variant]:
+    """The first and those with the highest DSC, in the order of the table."""
+    best = sorted(variants[1:], key=lambda variant: -float(np.nanmean(case_scores(variant, "dsc"))))
+    return [each for each in variants if each is variants[0] or each in best[: MOST_VARIANTS - 1]]
 
 
 def _overlays(variant: Variant) -> dict[str, Path]:

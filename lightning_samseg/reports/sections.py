@@ -102,8 +102,8 @@ def block_section(
         save(
             "qualitative",
             grid,
-            "Cases from the lowest to the highest DSC of the first method, first seed. White: reference; "
-            "coloured: the classes' outlines.",
+            "Cases from the lowest to the highest DSC of the first method, first seed. Of more than five methods: the "
+            "first and those with the highest DSC. White: reference; coloured: the classes' outlines.",
         )
     return section
 

@@ -106,3 +106,25 @@ def test_the_qualitative_grid_goes_from_the_worst_to_the_best(tmp_path: Path) ->
     one = qualitative_grid(block)
     assert one is not None
     assert len(one.axes) == 12
+
+
+def test_the_best_of_many_methods_are_shown_and_long_names_fit(tmp_path: Path) -> None:
+    for rank, shift in ((1, 0.0), (2, 0.05), (4, -0.3), (8, 0.1), (16, -0.2), (32, 0.15), (64, 0.2)):
+        run = write_case_run(tmp_path / f"{rank:02d}", model={"lora_rank": rank}, shift=shift)
+        cases = (run / "cases.csv").read_text().replace("case ", "cju3xvoo2iqlc0817eku2r3w")
+        (run / "cases.csv").write_text(cases)
+        (run / "overlays").mkdir()
+        for case in range(12):
+            picture = Image.fromarray(np.zeros((28 + 10, 45, 3), np.uint8))
+            picture.save(run / "overlays" / f"cju3xvoo2iqlc0817eku2r3w{case}.png")
+    block = block_of(tmp_path)
+    means = {v.name: v.scores[0].mean("dsc") for v in block.variants}
+    figure = qualitative_grid(block)
+    assert figure is not None
+    titles = [axes.get_title() for axes in figure.axes[:7]]
+    best = sorted(list(means)[1:], key=lambda name: -means[name])[:4]
+    assert titles == ["image", "reference", *(name for name in means if name in best or name == next(iter(means)))]
+    assert min(means[name] for name in best) > max(means[n] for n in list(means)[1:] if n not in best)
+    names = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
+    assert len(names) == 4
+    assert all(len(name) == 12 and name.startswith("cju3xv…") for name in names)
