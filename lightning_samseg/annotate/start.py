@@ -189,28 +189,11 @@ def prepare(options: Options) -> tuple[Settings, AuxOl]:
             )
         settings = stored
     else:
-        said = flat(options.model or {})
-        better = {} if any(name.startswith("fusion.") for name in said) else BETTER  # a rule of one's own is whole
-        model = better | (SMALL if device.type == "cpu" else {})
         if options.checkpoint is not None:
             start = read_checkpoint(options.checkpoint)
             require(start, options.checkpoint, "hyper_parameters", "online", "weights_sha256")
             check_moved(AuxOl, start["hyper_parameters"], options.checkpoint)
-            model = {name: value for name, value in flat(start["hyper_parameters"]).items() if name[0] != "_"}
-        own = ("prompter.kind", "sam.backbone", *said)
-        model |= {"sam.backbone": "lite_medsam"} if "sam.backbone" not in model else {}
-        model |= {name: given[name] for name in own if name in given}
-        if options.weights is not None:
-            model["sam.checkpoint"] = str(Path(options.weights).expanduser().resolve())
-        model = {name: value for name, value in model.items() if name.partition(".")[0] not in NOT_OURS} | FIXED
-        settings = Settings(
-            class_name=options.class_name or "object",
-            order=options.order or "sorted",
-            blind=options.blind or 0.0,
-            learn=options.learn or "all",
-            model=model,
-            threads=max(1, _cores() - 1),
-        )
+        settings = _new_settings(options, given, device, start)
     torch.set_num_threads(settings.threads)
     arguments = settings.model | ({"sam.checkpoint": options.weights} if options.weights else {})
     method = AuxOl(**nested(arguments))
@@ -227,6 +210,31 @@ def prepare(options: Options) -> tuple[Settings, AuxOl]:
         load_learner(method, start, Path(str(options.checkpoint)))
         method.learner.position = 0
     return replace(settings, weights_sha256=method.weights_sha256), method
+
+
+def _new_settings(
+    options: Options, given: Mapping[str, Any], device: torch.device, start: Mapping[str, Any] | None
+) -> Settings:
+    """Those of a new workspace: the checkpoint's where one is given, else our defaults; then what was said."""
+    said = flat(options.model or {})
+    if start is not None:
+        model = {name: value for name, value in flat(start["hyper_parameters"]).items() if name[0] != "_"}
+    else:
+        ruled = any(name.startswith("fusion.") for name in said)  # a rule of one's own is taken whole
+        model = ({} if ruled else BETTER) | (SMALL if device.type == "cpu" else {})
+    model = {"sam.backbone": "lite_medsam"} | model
+    model |= {name: given[name] for name in ("prompter.kind", "sam.backbone", *said) if name in given}
+    if options.weights is not None:
+        model["sam.checkpoint"] = str(Path(options.weights).expanduser().resolve())
+    model = {name: value for name, value in model.items() if name.partition(".")[0] not in NOT_OURS} | FIXED
+    return Settings(
+        class_name=options.class_name or "object",
+        order=options.order or "sorted",
+        blind=options.blind or 0.0,
+        learn=options.learn or "all",
+        model=model,
+        threads=max(1, _cores() - 1),
+    )
 
 
 def lesson_seconds(method: AuxOl) -> float:
