@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-online demo-annotate league test test-matrix test-all test-benchmarks test-wandb test-label-studio test-slurm test-browser check lint type bench bench-gpu clean
+.PHONY: help install demo demo-online demo-annotate league test test-processes test-matrix test-all test-benchmarks test-wandb test-label-studio test-slurm test-browser check lint type bench bench-gpu clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,10 +42,13 @@ league: install  ## twelve methods on the same generated images, one table of th
 	$(BIN)/python -m lightning_samseg grid run experiments/grids/league.yaml --folder $(RUNS) $(LEAGUE)
 	$(BIN)/python -m lightning_samseg report $(RUNS) --out $(RUNS)_report --baseline unet
 
-test: install  ## the fast tests, 12 minutes on 2 cores
+test: install  ## the fast tests, 10 minutes on 2 cores
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --durations=10
 
-test-matrix: test  ## the same with the oldest and newest Python and torch, other kernels, one thread and two; half an hour
+test-processes: install  ## several processes together, and those that are killed and go on; 2 minutes on 2 cores
+	$(BIN)/python -m pytest -m 'processes and not slow' -n $(PROCESSES) --dist loadscope --durations=5
+
+test-matrix: test test-processes  ## the same with the oldest and newest Python and torch, other kernels, one thread and two; 35 minutes
 	.ci/corner oldest
 	.ci/corner newest
 
@@ -82,7 +85,7 @@ test-browser: install  ## the annotator's page in a headless Chromium, at most 4
 	$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install --quiet -e '.[lite,dev,browser]' $(PINS)
 	$(BIN)/python -m pytest -m browser tests/annotate/browser --durations=5
 
-check: lint type test  ## everything a commit must pass
+check: lint type test test-processes  ## everything a commit must pass
 
 lint: install  ## ruff: rules and format; codespell
 	$(BIN)/ruff check .

@@ -20,6 +20,8 @@ from lightning_samseg.adapters.checkpoints import read_checkpoint
 from lightning_samseg.runs.folder import read_status
 from tests.fakes import write_busi
 
+pytestmark = pytest.mark.processes
+
 CONFIG = """
 trainer: {accelerator: cpu, max_steps: 1000, val_check_interval: 500, enable_progress_bar: false,
           enable_model_summary: false, log_every_n_steps: 1}

@@ -18,7 +18,7 @@ from lightning_samseg.io.images import read_image
 from tests.annotate.conftest import annotate
 from tests.annotate.test_parity import assert_same
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("one_thread")]
 
 
 def die() -> None:

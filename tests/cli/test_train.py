@@ -109,6 +109,7 @@ def test_the_saved_config_repeats_the_run(bench: Bench) -> None:
     assert first["summary"] == second["summary"]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("update", ["joint", "sequential"])
 def test_a_killed_run_resumes_bit_for_bit(bench: Bench, monkeypatch: pytest.MonkeyPatch, update: str) -> None:
     options = ["--model.update", update]

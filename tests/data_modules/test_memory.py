@@ -22,6 +22,8 @@ from data_modules.loading.dataset import SegmentationDataset
 from data_modules.loading.samplers import StreamLoader, StreamSampler
 from tests.fakes import write_busi
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -23,6 +23,8 @@ from lightning_samseg.online.scores import PromptRow
 from tests.comparing import assert_equal
 from tests.float64 import learn_in_float64
 
+pytestmark = pytest.mark.processes
+
 CONFIG = """
 checkpoint_every: 2
 trainer:

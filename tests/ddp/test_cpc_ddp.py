@@ -7,6 +7,8 @@ import pytest
 from tests.ddp.recording import RecordingCpcSam, assert_equal_gradients, train
 from tests.fakes import write_busi
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -18,6 +18,8 @@ from tests.ddp.recording import assert_equal_gradients, fit, save_gradients
 from tests.fakes import write_busi
 from tests.grouped import grouped
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

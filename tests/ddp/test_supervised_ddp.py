@@ -7,6 +7,8 @@ import pytest
 from tests.ddp.recording import RecordingSAMed, assert_equal_gradients, train
 from tests.fakes import write_busi
 
+pytestmark = pytest.mark.processes
+
 
 def test_gradients_equal_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_busi(tmp_path, benign=14, malignant=10)

@@ -16,6 +16,8 @@ from tests.comparing import assert_equal
 from tests.fake_slurm import SCRIPTS
 from tests.fakes import write_busi
 
+pytestmark = pytest.mark.processes
+
 CONFIG = """
 test_after_fit: true
 checkpoint_every: 100
