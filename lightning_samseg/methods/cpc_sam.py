@@ -337,9 +337,7 @@ class CpcSam(BaseMethod):
 
     def choose_points(self, labels: Tensor, rngs: list[np.random.Generator]) -> Callable[[], ClassPoints]:
         """Prompts from label maps ``(B, S, S)`` by this method's rules (sections 2.2 and 2.3), once they are chosen."""
-        own = self.prompts
-        numbers = own.num_center, own.num_random
-        return start_class_points(labels, self.num_classes + 1, rngs, *numbers, own.include_background, own.absent)
+        return start_class_points(labels, self.num_classes + 1, rngs, self.prompts)
 
     def teach(self, teachers: Sequence[Tensor]) -> Tensor:
         """Probabilities of the pseudo label from those of the prompted outputs, the centre's first."""

@@ -8,6 +8,6 @@ __getattr__, __all__ = lazily(
         "boxes": "Box crop_of_box crop_of_point",
         "files": "PromptFile",
         "objects": "ReferenceObject find_objects",
-        "points": "ClassPoints class_points start_class_points",
+        "points": "ClassPoints PromptsConfig class_points start_class_points",
     },
 )

@@ -36,7 +36,10 @@ class PromptsConfig:
             one prompt with one output (rows 3 and 4), or ``separate`` prompts of one point per class, each with an
             output of its own, which all teach and are taught (row 1).
         include_background: Whether the background has points, too, as in the authors' code; the paper names objects.
-        absent: Stands for a class without a pixel: the authors' ``background_point``, or ``not_a_point``.
+            Without, ``K - 1`` stands for ``K`` in every shape.
+        absent: What stands in for all points of a class without a pixel. ``background_point`` (the authors' code): the
+            background's centre with label 0, or (0, 0) with label 0 where there is no background either.
+            ``not_a_point``: (0, 0) with label -1; always so without ``include_background``.
     """
 
     num_center: int = 1
@@ -89,10 +92,7 @@ def class_points(
     labels: Tensor,
     num_classes: int,
     rng: np.random.Generator | Sequence[np.random.Generator],
-    num_center: int = 1,
-    num_random: int = 1,
-    include_background: bool = True,
-    absent: Absent = "background_point",
+    config: PromptsConfig = PromptsConfig(),
 ) -> ClassPoints:
     """Choose centre and random points of every class's largest 8-connected component, image by image.
 
@@ -107,10 +107,7 @@ def class_points(
         labels: As for :func:`start_class_points`, like all the others.
         num_classes: ``K``.
         rng: Source of all draws.
-        num_center: Centre points per class.
-        num_random: Random points per class.
-        include_background: Whether class 0 has points of its own.
-        absent: What stands in for a class without pixels.
+        config: How many points, of which classes.
 
     Returns:
         The points.
@@ -118,17 +115,14 @@ def class_points(
     Raises:
         UserError: A number of points is negative, or both are 0.
     """
-    return start_class_points(labels, num_classes, rng, num_center, num_random, include_background, absent)()
+    return start_class_points(labels, num_classes, rng, config)()
 
 
 def start_class_points(
     labels: Tensor,
     num_classes: int,
     rng: np.random.Generator | Sequence[np.random.Generator],
-    num_center: int = 1,
-    num_random: int = 1,
-    include_background: bool = True,
-    absent: Absent = "background_point",
+    config: PromptsConfig = PromptsConfig(),
 ) -> Callable[[], ClassPoints]:
     """Begin what :func:`class_points` does, in the background: the caller goes on with what needs no points.
 
@@ -142,13 +136,8 @@ def start_class_points(
         num_classes: ``K``, with background, at most 256.
         rng: Source of all draws, advanced in place; or one per image, so that an image's points do not depend on
             which others share its batch or process.
-        num_center: Centre points per class; 0 gives an empty ``center``.
-        num_random: Random points per class; 0 gives an empty ``random``.
-        include_background: Whether class 0 has points of its own (the authors' code), or only classes 1..K-1 have, so
-            that ``K - 1`` stands for ``K`` in every shape.
-        absent: What stands in for all points of a class without pixels. ``background_point`` (the authors' code): the
-            background's centre with label 0, or (0, 0) with label 0 where there is no background either.
-            ``not_a_point``: (0, 0) with label -1; always so without ``include_background``.
+        config: How many points, of which classes; 0 centre (random) points per class give an empty ``center``
+            (``random``). How they are dealt to prompts is for :meth:`ClassPoints.prompts`.
 
     Returns:
         A function that waits for the points and gives them, the same ones at every call. What was raised in the
@@ -157,27 +146,27 @@ def start_class_points(
     Raises:
         UserError: A number of points is negative, or both are 0.
     """
-    if num_center < 0 or num_random < 0 or num_center + num_random == 0:
+    if min(config.num_center, config.num_random) < 0 or config.num_center + config.num_random == 0:
         raise UserError(
             "No point prompt can be made from these numbers of points per class.",
             expected="two numbers >= 0, at least one of them positive",
-            found=f"{num_center} centre and {num_random} random points",
+            found=f"{config.num_center} centre and {config.num_random} random points",
             fix="ask for at least one centre or one random point.",
         )
-    maps, device, rule = _to_host(labels), labels.device, (num_center, num_random, include_background, absent)
+    maps, device = _to_host(labels), labels.device
 
     def choose(index: int, image_rng: np.random.Generator) -> NDArray[np.float32]:
-        return image_points(maps()[index], num_classes, _draw_from(image_rng), *rule)
+        return image_points(maps()[index], num_classes, _draw_from(image_rng), config)
 
     if isinstance(rng, np.random.Generator):
         tokens = [choose(index, rng) for index in range(len(labels))]
-        return partial(_on_device, tokens, num_center, device)
+        return partial(_on_device, tokens, config.num_center, device)
     if len(rng) != len(labels):
         raise ValueError(f"{len(labels)} images and {len(rng)} generators")
     with_threads = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="class_points")
     chosen = [with_threads.submit(choose, *each) for each in enumerate(rng)]
     with_threads.shutdown(wait=False)
-    return cache(lambda: _on_device([each.result() for each in chosen], num_center, device))
+    return cache(lambda: _on_device([each.result() for each in chosen], config.num_center, device))
 
 
 def _to_host(labels: Tensor) -> Callable[[], NDArray[np.uint8]]:
@@ -209,10 +198,7 @@ def image_points(
     labels: NDArray[np.uint8],
     num_classes: int,
     draw: Draw,
-    num_center: int = 1,
-    num_random: int = 1,
-    include_background: bool = True,
-    absent: Absent = "background_point",
+    config: PromptsConfig = PromptsConfig(),
 ) -> NDArray[np.float32]:
     """Choose the points of one image; the arguments are those of :func:`class_points`.
 
@@ -223,16 +209,15 @@ def image_points(
         labels: uint8 ``(H, W)`` class ids.
         num_classes: ``K``.
         draw: Uniform draw from 0..n-1.
-        num_center: Centre points per class.
-        num_random: Random points per class.
-        include_background: Whether class 0 has points of its own.
-        absent: What stands in for a class without pixels.
+        config: How many points, of which classes.
 
     Returns:
         float32 ``(K, num_center + num_random, 3)`` of (x, y, label), centres first; ``K - 1`` rows without background.
     """
-    first_class = 0 if include_background else 1
-    stand_in = (0, 0, 0 if include_background and absent == "background_point" else NOT_A_POINT)
+    num_center, num_random = config.num_center, config.num_random
+    first_class = 0 if config.include_background else 1
+    shown = config.include_background and config.absent == "background_point"
+    stand_in = (0, 0, 0 if shown else NOT_A_POINT)
     tokens = np.empty((num_classes - first_class, num_center + num_random, 3), np.float32)
     for class_id in range(first_class, num_classes):
         component = largest_component(labels == class_id)
@@ -242,7 +227,7 @@ def image_points(
             continue
         pixels = inner_pixels(component)
         token[num_center:, :2] = component.points([pixels[draw(len(pixels))] for _ in range(num_random)])
-        is_stand_in = class_id == 0 and absent == "background_point"
+        is_stand_in = class_id == 0 and shown
         centers = _centers(component, max(num_center, int(is_stand_in)), draw)
         token[:num_center, :2] = centers[:num_center]
         token[:, 2] = class_id

@@ -10,7 +10,7 @@ from scipy import stats
 from lightning_samseg.errors import UserError
 from lightning_samseg.prompts.benchmark import per_region_points
 from lightning_samseg.prompts.components import deepest_pixels, inner_pixels, largest_component
-from lightning_samseg.prompts.points import class_points, image_points, start_class_points
+from lightning_samseg.prompts.points import PromptsConfig, class_points, image_points, start_class_points
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_points_lie_in_their_classes_and_centres_are_deepest(maps: np.ndarray) -
 
 def test_prompts_of_a_decoder(maps: np.ndarray) -> None:
     """The centres in one; the random points together, or dealt out one of each class at a time."""
-    points = class_points(torch.from_numpy(maps), 4, rng(), num_center=2, num_random=3)
+    points = class_points(torch.from_numpy(maps), 4, rng(), PromptsConfig(num_center=2, num_random=3))
     together = points.prompts()
     assert [(place.shape[1], is_random) for place, _, is_random in together] == [(8, False), (12, True)]
     assert torch.equal(together[1][0], points.random)
@@ -58,9 +58,11 @@ def test_prompts_of_a_decoder(maps: np.ndarray) -> None:
     assert [labels[0].tolist() for _, labels, _ in separate] == [[0, 1, 2, 3]] * 3
     assert all(is_random for _, _, is_random in separate)
     assert torch.equal(torch.stack([place for place, _, _ in separate], dim=2).flatten(1, 2), points.random)
-    random_alone = class_points(torch.from_numpy(maps), 4, rng(), num_center=0, num_random=2).prompts(2)
+    random_alone = class_points(torch.from_numpy(maps), 4, rng(), PromptsConfig(num_center=0, num_random=2)).prompts(2)
     assert [is_random for _, _, is_random in random_alone] == [True, True]
-    assert [is_random for _, _, is_random in class_points(torch.from_numpy(maps), 4, rng(), 1, 0).prompts()] == [False]
+    assert [
+        is_random for _, _, is_random in class_points(torch.from_numpy(maps), 4, rng(), PromptsConfig(1, 0)).prompts()
+    ] == [False]
 
 
 def test_absent_class_repeats_the_background_centre(maps: np.ndarray) -> None:
@@ -77,13 +79,13 @@ def test_absent_background_leaves_the_origin(maps: np.ndarray) -> None:
 
 
 def test_absent_class_as_no_point(maps: np.ndarray) -> None:
-    points = class_points(torch.from_numpy(maps), 4, rng(), absent="not_a_point")
+    points = class_points(torch.from_numpy(maps), 4, rng(), PromptsConfig(absent="not_a_point"))
     assert points.center_labels.tolist() == [[0, 1, 2, 3], [0, 1, -1, 3], [-1, 1, -1, 3]]
     assert points.center[1, 2].tolist() == [0, 0]
 
 
 def test_without_background_tokens(maps: np.ndarray) -> None:
-    points = class_points(torch.from_numpy(maps), 4, rng(), num_random=2, include_background=False)
+    points = class_points(torch.from_numpy(maps), 4, rng(), PromptsConfig(num_random=2, include_background=False))
     assert points.center.shape == (3, 3, 2)
     assert points.random.shape == (3, 6, 2)
     assert points.center_labels.tolist() == [[1, 2, 3], [1, -1, 3], [1, -1, 3]]
@@ -92,18 +94,18 @@ def test_without_background_tokens(maps: np.ndarray) -> None:
 
 def test_numbers_of_points(maps: np.ndarray) -> None:
     labels = torch.from_numpy(maps)
-    several = class_points(labels, 4, rng(), num_center=3, num_random=5)
+    several = class_points(labels, 4, rng(), PromptsConfig(num_center=3, num_random=5))
     assert several.center.shape == (3, 12, 2)
     assert several.random.shape == (3, 20, 2)
     assert several.random_labels[1].tolist() == [0] * 5 + [1] * 5 + [0] * 5 + [3] * 5
-    none = class_points(labels, 4, rng(), num_center=0, num_random=1)
+    none = class_points(labels, 4, rng(), PromptsConfig(num_center=0, num_random=1))
     assert none.center.shape == (3, 0, 2)
     assert none.center_labels.shape == (3, 0)
     # The stand-in is the background's centre even where no centre is asked for.
     background = largest_component(maps[1] == 0)
     assert background is not None
     assert none.random[1, 2].tolist() in background.points(deepest_pixels(background)[0]).tolist()
-    assert class_points(labels, 4, rng(), num_random=0).random.shape == (3, 0, 2)
+    assert class_points(labels, 4, rng(), PromptsConfig(num_random=0)).random.shape == (3, 0, 2)
 
 
 def test_several_centres_avoid_the_discs_of_earlier_ones() -> None:
@@ -112,14 +114,17 @@ def test_several_centres_avoid_the_discs_of_earlier_ones() -> None:
     dumb_bell[0, 19:22, 36:60] = 1
     dumb_bell[0, 10:31, 60:81] = 1  # half side 11
     dumb_bell[0] = 1 - dumb_bell[0]
-    centers = class_points(torch.from_numpy(dumb_bell), 1, rng(), num_center=2).center[0].tolist()
+    centers = class_points(torch.from_numpy(dumb_bell), 1, rng(), PromptsConfig(num_center=2)).center[0].tolist()
     assert centers == [[20, 20], [70, 20]]
 
 
 def test_exhausted_component_repeats_its_first_centre() -> None:
     labels = np.zeros((1, 9, 9), np.uint8)
     labels[0, 4, 4] = 1
-    assert class_points(torch.from_numpy(labels), 2, rng(), num_center=3).center[0, 3:].tolist() == [[4, 4]] * 3
+    assert (
+        class_points(torch.from_numpy(labels), 2, rng(), PromptsConfig(num_center=3)).center[0, 3:].tolist()
+        == [[4, 4]] * 3
+    )
 
 
 def test_same_points_as_the_per_region_procedure() -> None:
@@ -162,15 +167,17 @@ def test_one_generator_per_image_makes_points_independent_of_the_batch(maps: np.
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_threads_choose_the_points_of_one_image_after_the_other(threads: int) -> None:
     maps = np.random.default_rng(0).integers(0, 4, (6, 8, 8), np.uint8).repeat(8, 1).repeat(8, 2)
-    before = torch.get_num_threads()
+    before, config = torch.get_num_threads(), PromptsConfig(num_center=2, num_random=3)
     torch.set_num_threads(threads)
     try:
-        found = class_points(torch.from_numpy(maps), 4, [rng(key) for key in range(6)], num_center=2, num_random=3)
+        found = class_points(
+            torch.from_numpy(maps), 4, [rng(key) for key in range(6)], PromptsConfig(num_center=2, num_random=3)
+        )
     finally:
         torch.set_num_threads(before)
     for key, each in enumerate(maps):
         own = rng(key)
-        tokens = image_points(each, 4, partial(own.integers, 0), 2, 3)
+        tokens = image_points(each, 4, partial(own.integers, 0), config)
         assert found.center[key].tolist() == tokens[:, :2, :2].reshape(-1, 2).tolist()
         assert found.random[key].tolist() == tokens[:, 2:, :2].reshape(-1, 2).tolist()
 
@@ -205,7 +212,7 @@ def test_argmax_of_logits_is_taken_as_is() -> None:
 @pytest.mark.parametrize(("num_center", "num_random"), [(0, 0), (-1, 2), (1, -1)])
 def test_impossible_numbers_are_refused(maps: np.ndarray, num_center: int, num_random: int) -> None:
     with pytest.raises(UserError, match="at least one centre or one random"):
-        class_points(torch.from_numpy(maps), 4, rng(), num_center=num_center, num_random=num_random)
+        class_points(torch.from_numpy(maps), 4, rng(), PromptsConfig(num_center=num_center, num_random=num_random))
 
 
 def test_time_does_not_grow_with_the_number_of_regions() -> None:
