@@ -161,12 +161,6 @@ RULES: dict[str, tuple[Rule, ...]] = {
             "--model.fusion.start half, or --model.fusion.kind fixed",
         ),
         Rule(
-            ("fusion.alpha",),
-            _is("fusion.kind", "best_so_far"),
-            "before the first prompt SAM is alone",
-            "--model.fusion.kind fixed",
-        ),
-        Rule(
             ("learning.entries",),
             _is("learning.update_entries", None),
             "an update learns from all entries of the online batch",

@@ -86,10 +86,12 @@ class FusionConfig:
     Args:
         kind: ``fixed``: always ``alpha``. ``adaptive``: the mean of the last ``window`` best weights (Sec. 3.3). The
             paper calls fixed the default; the point rows of its Table 2 are the adaptive ones of Table 5.
-            ``best_so_far``, which is ours: the weight with which the masks of the last ``window`` prompts would have
-            had the largest mean Dice, of equally good ones that nearest to SAM, and SAM alone before the first. Where
-            the network has not helped, SAM keeps its answer. A window of 20 is a good one.
-        alpha: The fixed weight, and that before the first best weight with ``start`` half. The paper uses 0.5.
+            ``best_so_far``, which is ours: of the weights from ``alpha`` to 1 that with which the masks of the last
+            ``window`` prompts would have had the largest mean Dice, of equally good ones that nearest to SAM, and SAM
+            alone before the first. Where the network has not helped, SAM keeps its answer. A window of 20 is a good
+            one.
+        alpha: The fixed weight, and that before the first best weight with ``start`` half; with ``best_so_far`` SAM's
+            least weight. The paper uses 0.5. Where SAM is a poor guide, let ``best_so_far`` go down to 0.
         window: ``K``; the paper uses 5.
         grid_step: Of the search for the best weight; not in the paper, the authors' is 0.05.
         start: With fewer than ``window`` best weights so far. ``half``: the mean of those there are, ``alpha`` if there
@@ -132,7 +134,9 @@ class Fusion:
             grid = weights(self.config.grid_step, device)
             if not self._history:
                 return grid[-1]
-            return nearest_to_sam(torch.stack([each.to(device) for each in self._history]).mean(0), grid)
+            dice = torch.stack([each.to(device) for each in self._history]).mean(0)
+            allowed = grid > self.config.alpha - 1e-6  # the grid is float32
+            return nearest_to_sam(torch.where(allowed, dice, -1.0), grid)
         if self.config.kind == "fixed" or (self.config.start == "half" and not self._history):
             return torch.full((), self.config.alpha, device=device)
         if self.config.start == "sam" and len(self._history) < self.config.window:
