@@ -41,7 +41,10 @@ def test_layers_are_what_their_names_say(data: str, sam: str | None, prompt: str
     arguments, kind = config.model.init_args, PROMPTS[prompt]
     assert (arguments.sam.backbone, arguments.sam.preprocessing) == SAMS[sam]
     assert (arguments.prompter.kind, arguments.prompter.min_object_side) == (kind, 16)
-    assert (arguments.fusion.kind, arguments.fusion.start) == ("adaptive", "sam")
+    ours = sam == "lite_medsam" and kind == "box"
+    assert (arguments.fusion.kind, arguments.fusion.window) == (("best_so_far", 20) if ours else ("adaptive", 5))
+    assert arguments.fusion.start == "sam"
+    assert arguments.learning.loss == ("structure" if sam == "lite_medsam" else "dice")
     assert config.trainer.default_root_dir == f"runs/aux_ol_{data}_{arguments.sam.backbone}_{kind}"
     assert config.data.class_path == f"data_modules.{DATA[data]}DataModule"
     # The paper streams test sets; of the polyps, there is nothing else in the stream.
@@ -108,6 +111,9 @@ def test_overlays_change_what_they_name_and_keep_the_rest() -> None:
         "auxiliary.network",
         "auxiliary.precision",
         "crop.size",
+        "fusion.kind",
+        "fusion.window",
+        "learning.loss",
         "learning.update_entries",
         "learning.entries",
     }

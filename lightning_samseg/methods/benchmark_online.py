@@ -23,7 +23,8 @@ FAST: dict[str, Any] = {
     "sam": {"backbone": "lite_medsam"},
     "auxiliary": {"network": "unet4m", "precision": "auto"},
     "crop": {"size": 96},
-    "learning": {"update_entries": 4, "entries": "drawn"},
+    "fusion": {"kind": "best_so_far", "window": 20},
+    "learning": {"loss": "structure", "update_entries": 4, "entries": "drawn"},
 }
 """``experiments/aux_ol/preset_fast.yaml``."""
 WAYS: dict[str, dict[str, Any]] = {

@@ -86,10 +86,9 @@ class FusionConfig:
     Args:
         kind: ``fixed``: always ``alpha``. ``adaptive``: the mean of the last ``window`` best weights (Sec. 3.3). The
             paper calls fixed the default; the point rows of its Table 2 are the adaptive ones of Table 5.
-            ``best_so_far``, which is ours: of the weights from ``alpha`` to 1 that with which the masks of the last
-            ``window`` prompts would have had the largest mean Dice, of equally good ones that nearest to SAM, and SAM
-            alone before the first. Where the network has not helped, SAM keeps its answer. A window of 20 is a good
-            one.
+            ``best_so_far``, which is ours: of the weights from ``alpha`` to 1 that which has gained most over SAM
+            alone, by the mean Dice of the last ``window`` prompts' masks less its standard error; SAM alone before
+            there are two. Where the network has not helped, SAM keeps its answer. A window of 20 is a good one.
         alpha: The fixed weight, and that before the first best weight with ``start`` half; with ``best_so_far`` SAM's
             least weight. The paper uses 0.5. Where SAM is a poor guide, let ``best_so_far`` go down to 0.
         window: ``K``; the paper uses 5.
@@ -131,17 +130,23 @@ class Fusion:
     def value(self, device: torch.device) -> Tensor:
         """Weight of SAM for the next instance: float ``()`` on the device, computed without waiting for it."""
         if self.config.kind == "best_so_far":
-            grid = weights(self.config.grid_step, device)
-            if not self._history:
-                return grid[-1]
-            dice = torch.stack([each.to(device) for each in self._history]).mean(0)
-            allowed = grid > self.config.alpha - 1e-6  # the grid is float32
-            return nearest_to_sam(torch.where(allowed, dice, -1.0), grid)
+            return self._best_so_far(device)
         if self.config.kind == "fixed" or (self.config.start == "half" and not self._history):
             return torch.full((), self.config.alpha, device=device)
         if self.config.start == "sam" and len(self._history) < self.config.window:
             return torch.ones((), device=device)
         return torch.stack([alpha.to(device) for alpha in self._history]).mean()
+
+    def _best_so_far(self, device: torch.device) -> Tensor:
+        """The weight with the largest lower bound of its gain over SAM alone, which is surely 0 for SAM itself."""
+        grid, prompts = weights(self.config.grid_step, device), len(self._history)
+        if prompts < 2:
+            return grid[-1]
+        dice = torch.stack([each.to(device) for each in self._history])
+        gain = dice - dice[:, -1:]
+        bound = gain.mean(0) - gain.std(0) / prompts**0.5
+        allowed = grid > self.config.alpha - 1e-6  # the grid is float32
+        return nearest_to_sam(torch.where(allowed, bound, -torch.inf), grid)
 
     def wants(self, source: FeedbackSource) -> bool:
         """Whether an instance with feedback from this source has its alpha* searched for."""
