@@ -41,22 +41,23 @@ def test_masks_lie_on_their_images(typed: Typed, given: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "kind", "window"),
+    ("said", "kind", "window", "alpha"),
     [
-        ("{}", "best_so_far", 20),
-        ("{crop: {size: 32}}", "best_so_far", 20),
-        ("{fusion: {kind: adaptive}}", "adaptive", 5),
+        ("{}", "best_so_far", 20, 0.5),
+        ("{crop: {size: 32}}", "best_so_far", 20, 0.5),
+        ("{prompter: {kind: point}}", "best_so_far", 20, 0.0),
+        ("{fusion: {kind: adaptive}}", "adaptive", 5, 0.5),
     ],
 )
 def test_a_rule_of_ones_own_is_not_mixed_with_ours(
-    said: str, kind: str, window: int, typed: Typed, given: Path, tmp_path: Path
+    said: str, kind: str, window: int, alpha: float, typed: Typed, given: Path, tmp_path: Path
 ) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(f"model: {{class_path: lightning_samseg.methods.AuxOl, init_args: {said}}}")
 
     def work(engine: Any) -> None:
         fusion = engine.method.learner.fusion.config
-        assert (fusion.kind, fusion.window) == (kind, window)
+        assert (fusion.kind, fusion.window, fusion.alpha) == (kind, window, alpha)
 
     status, shown = typed(given, "--config", str(config), work=work)
     assert status == 0, shown
