@@ -35,8 +35,7 @@ SMALL: dict[str, Any] = {"auxiliary.width": 0.25, "crop.size": 64, "learning.lr"
 """The quickstart's network: on a CPU the paper's takes half a minute a prompt."""
 BETTER: dict[str, Any] = {"fusion.kind": "best_so_far", "fusion.window": 20}
 """What the expert sees is SAM's mask until the network has made it better: on real polyps, half of a network in the
-middle of its training cost more strokes than it saved. Prompted by points SAM may be worth nothing, and has no least
-weight."""
+middle of its training cost more strokes than it saved."""
 LOSS: dict[str, Any] = {"learning.loss": "structure"}
 """Better on real images than the paper's, see ``experiments/results/aux_ol_samples.md``."""
 FIXED: dict[str, Any] = {"learning.order": "image", "prompter.file": None, "cache_gb": 0.0, "sam_batch": 1}
@@ -224,9 +223,7 @@ def _new_settings(
         model = {name: value for name, value in flat(start["hyper_parameters"]).items() if name[0] != "_"}
     else:
         ruled = any(name.startswith("fusion.") for name in said)  # a rule of one's own is taken whole
-        point = given.get("prompter.kind") == "point"
-        rule = {} if ruled else BETTER | ({"fusion.alpha": 0.0} if point else {})
-        model = rule | LOSS | (SMALL if device.type == "cpu" else {})
+        model = ({} if ruled else BETTER) | LOSS | (SMALL if device.type == "cpu" else {})
     model = {"sam.backbone": "lite_medsam"} | model
     model |= {name: given[name] for name in ("prompter.kind", "sam.backbone", *said) if name in given}
     if options.weights is not None:

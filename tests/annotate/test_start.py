@@ -45,7 +45,7 @@ def test_masks_lie_on_their_images(typed: Typed, given: Path) -> None:
     [
         ("{}", "best_so_far", 20, 0.5),
         ("{crop: {size: 32}}", "best_so_far", 20, 0.5),
-        ("{prompter: {kind: point}}", "best_so_far", 20, 0.0),
+        ("{prompter: {kind: point}}", "best_so_far", 20, 0.5),
         ("{fusion: {kind: adaptive}}", "adaptive", 5, 0.5),
     ],
 )
