@@ -222,8 +222,10 @@ def _new_settings(
     if start is not None:
         model = {name: value for name, value in flat(start["hyper_parameters"]).items() if name[0] != "_"}
     else:
-        ruled = any(name.startswith("fusion.") for name in said)  # a rule of one's own is taken whole
-        model = ({} if ruled else BETTER) | LOSS | (SMALL if device.type == "cpu" else {})
+        model = SMALL if device.type == "cpu" else {}
+        for ours in (BETTER, LOSS):  # a group of one's own is taken whole
+            group = next(iter(ours)).partition(".")[0]
+            model = model if any(name.partition(".")[0] == group for name in said) else model | ours
     model = {"sam.backbone": "lite_medsam"} | model
     model |= {name: given[name] for name in ("prompter.kind", "sam.backbone", *said) if name in given}
     if options.weights is not None:

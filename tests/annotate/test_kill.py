@@ -126,6 +126,7 @@ def test_every_step(workspace_engine: Any, data: Path, fitted: Path, tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_fifty_random_moments(workspace_engine: Any, data: Path, fitted: Path, tmp_path: Path) -> None:
     chance, kills, streams = random.Random(0), 0, 0
     while kills < 50:

@@ -41,23 +41,23 @@ def test_masks_lie_on_their_images(typed: Typed, given: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "kind", "window", "alpha"),
+    ("said", "kind", "window", "loss"),
     [
-        ("{}", "best_so_far", 20, 0.5),
-        ("{crop: {size: 32}}", "best_so_far", 20, 0.5),
-        ("{prompter: {kind: point}}", "best_so_far", 20, 0.5),
-        ("{fusion: {kind: adaptive}}", "adaptive", 5, 0.5),
+        ("{}", "best_so_far", 20, "structure"),
+        ("{crop: {size: 32}}", "best_so_far", 20, "structure"),
+        ("{fusion: {kind: adaptive}}", "adaptive", 5, "structure"),
+        ("{learning: {lr: 0.001}}", "best_so_far", 20, "dice"),
     ],
 )
-def test_a_rule_of_ones_own_is_not_mixed_with_ours(
-    said: str, kind: str, window: int, alpha: float, typed: Typed, given: Path, tmp_path: Path
+def test_a_group_of_ones_own_is_not_mixed_with_ours(
+    said: str, kind: str, window: int, loss: str, typed: Typed, given: Path, tmp_path: Path
 ) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(f"model: {{class_path: lightning_samseg.methods.AuxOl, init_args: {said}}}")
 
     def work(engine: Any) -> None:
         fusion = engine.method.learner.fusion.config
-        assert (fusion.kind, fusion.window, fusion.alpha) == (kind, window, alpha)
+        assert (fusion.kind, fusion.window, engine.method.hparams["learning"]["loss"]) == (kind, window, loss)
 
     status, shown = typed(given, "--config", str(config), work=work)
     assert status == 0, shown
