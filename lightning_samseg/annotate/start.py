@@ -33,11 +33,10 @@ from lightning_samseg.runs.options import flat, nested
 
 SMALL: dict[str, Any] = {"auxiliary.width": 0.25, "crop.size": 64, "learning.lr": 2e-3}
 """The quickstart's network: on a CPU the paper's takes half a minute a prompt."""
-BETTER: dict[str, Any] = {"fusion.kind": "best_so_far", "fusion.window": 20}
+BETTER: dict[str, Any] = {"fusion.kind": "best_so_far", "fusion.window": 20, "learning.loss": "structure"}
 """What the expert sees is SAM's mask until the network has made it better: on real polyps, half of a network in the
-middle of its training cost more strokes than it saved."""
-LOSS: dict[str, Any] = {"learning.loss": "structure"}
-"""Better on real images than the paper's, see ``experiments/results/aux_ol_samples.md``."""
+middle of its training cost more strokes than it saved. The loss is better on real images than the paper's
+(``experiments/results/aux_ol_samples.md``)."""
 FIXED: dict[str, Any] = {"learning.order": "image", "prompter.file": None, "cache_gb": 0.0, "sam_batch": 1}
 NOT_OURS = ("expert", "num_classes", "image_size", "images_per_step")
 """Arguments of ``AuxOl`` that say nothing here."""
@@ -222,10 +221,9 @@ def _new_settings(
     if start is not None:
         model = {name: value for name, value in flat(start["hyper_parameters"]).items() if name[0] != "_"}
     else:
-        model = SMALL if device.type == "cpu" else {}
-        for ours in (BETTER, LOSS):  # a group of one's own is taken whole
-            group = next(iter(ours)).partition(".")[0]
-            model = model if any(name.partition(".")[0] == group for name in said) else model | ours
+        own = {name.partition(".")[0] for name in said}  # groups, to which nothing of BETTER is added
+        model = {name: value for name, value in BETTER.items() if name.partition(".")[0] not in own}
+        model |= SMALL if device.type == "cpu" else {}
     model = {"sam.backbone": "lite_medsam"} | model
     model |= {name: given[name] for name in ("prompter.kind", "sam.backbone", *said) if name in given}
     if options.weights is not None:

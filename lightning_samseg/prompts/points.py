@@ -216,8 +216,8 @@ def image_points(
     """
     num_center, num_random = config.num_center, config.num_random
     first_class = 0 if config.include_background else 1
-    shown = config.include_background and config.absent == "background_point"
-    stand_in = (0, 0, 0 if shown else NOT_A_POINT)
+    background_stands_in = config.include_background and config.absent == "background_point"
+    stand_in = (0, 0, 0 if background_stands_in else NOT_A_POINT)
     tokens = np.empty((num_classes - first_class, num_center + num_random, 3), np.float32)
     for class_id in range(first_class, num_classes):
         component = largest_component(labels == class_id)
@@ -227,7 +227,7 @@ def image_points(
             continue
         pixels = inner_pixels(component)
         token[num_center:, :2] = component.points([pixels[draw(len(pixels))] for _ in range(num_random)])
-        is_stand_in = class_id == 0 and shown
+        is_stand_in = class_id == 0 and background_stands_in
         centers = _centers(component, max(num_center, int(is_stand_in)), draw)
         token[:num_center, :2] = centers[:num_center]
         token[:, 2] = class_id
