@@ -9,8 +9,8 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor, nn
 
 from lightning_samseg.models.backbones import BACKBONES
-from lightning_samseg.models.branched_sam import AdapterConfig, BranchedSam
-from lightning_samseg.models.sam_config import PretrainedSam
+from lightning_samseg.models.branched_sam import BranchedSam
+from lightning_samseg.models.sam_config import AdapterConfig, PretrainedSam
 from lightning_samseg.moved_arguments import MOVED
 
 

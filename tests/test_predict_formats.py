@@ -12,7 +12,7 @@ from data_modules import FolderDataModule
 from data_modules.layouts.folder import FolderLayout
 from lightning_samseg.callbacks.predictions import PredictionWriter
 from lightning_samseg.io.images import read_image
-from lightning_samseg.io.orientation import TAG, to_displayed
+from lightning_samseg.io.picture import TAG, to_displayed
 from tests.predicting import predict, rows, trained, unet
 
 RNG = np.random.default_rng(0)

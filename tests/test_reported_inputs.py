@@ -158,7 +158,7 @@ def test_14_masks_with_a_suffix(tmp_path: Path, capsys: Screen) -> None:
     assert verify(root, "--mask_suffix", "_mask") == 0
 
 
-# Pictures and volumes; every kind: tests/io/test_tiff.py, test_decoding.py, test_file_kinds.py, test_nifti.py
+# Pictures and volumes; every kind: tests/io/test_tiff.py, test_images_formats.py, test_file_kinds.py, test_nifti.py
 
 
 def test_08_pictures_of_any_kind(tmp_path: Path, checkpoint: Path, capsys: Screen) -> None:

@@ -10,8 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.decoding import IMAGE_SUFFIXES, orientation_of
-from lightning_samseg.io.images import read_image
+from lightning_samseg.io.images import IMAGE_SUFFIXES, orientation_of, read_image
 from lightning_samseg.io.mask_levels import Levels, look_at
 from lightning_samseg.io.mask_rules import Decision, Masks, decide, describe
 from lightning_samseg.io.masks import StoredMask, as_instances, as_label, read_stored_mask

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.models.attention import fuse_qkv, split_qkv
+from lightning_samseg.models.sam_vit import fuse_qkv, split_qkv
 from lightning_samseg.models.tiny_vit import fuse_qkv_state_dict
 
 _RENAMED = (

@@ -24,11 +24,10 @@ from lightning_samseg.errors import UserError
 from lightning_samseg.io.files import atomic_write
 from lightning_samseg.models.backbones import BACKBONES, CHECKPOINTS, BackboneName
 from lightning_samseg.models.bottleneck import MSA_KEY, find_msa
-from lightning_samseg.models.branched_sam import AdapterConfig, AdapterKind, BranchedSam
+from lightning_samseg.models.branched_sam import BranchedSam
 from lightning_samseg.models.image_encoders import build_image_encoder
 from lightning_samseg.models.lora import attention_names
-from lightning_samseg.models.mask_decoder import Upsampling
-from lightning_samseg.models.sam_config import PretrainedSam
+from lightning_samseg.models.sam_config import AdapterConfig, AdapterKind, PretrainedSam, Upsampling
 
 FORMAT = "1"
 _MASK_TOKENS = "mask_decoders.{}.mask_tokens.weight"

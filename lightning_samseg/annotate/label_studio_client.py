@@ -17,8 +17,8 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.decoding import IMAGE_SUFFIXES
 from lightning_samseg.io.files import atomic_write
+from lightning_samseg.io.images import IMAGE_SUFFIXES
 
 KEY = "LABEL_STUDIO_API_KEY"
 UPLOADS = "/data/upload/"

@@ -6,8 +6,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_samseg.callbacks.overlays import picture_name
-from lightning_samseg.io.decoding import IMAGE_SUFFIXES
-from lightning_samseg.io.images import write_image, write_mask_beside
+from lightning_samseg.io.images import IMAGE_SUFFIXES, write_image, write_mask_beside
 from lightning_samseg.log import logger
 from lightning_samseg.types import Batch
 

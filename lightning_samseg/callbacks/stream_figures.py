@@ -15,8 +15,7 @@ from lightning_samseg.callbacks.overlays import CAPTION_HEIGHT, draw_contours
 from lightning_samseg.io.images import write_image
 from lightning_samseg.log import logger
 from lightning_samseg.online.columns import CLIPPED, COLOURS, LABELS, SAM
-from lightning_samseg.online.crops import paste
-from lightning_samseg.online.predictions import Prediction
+from lightning_samseg.online.predictions import Prediction, paste
 from lightning_samseg.online.row_files import read_prompt_alphas, read_rows
 from lightning_samseg.online.scores import ImageRow
 from lightning_samseg.online.stream_record import StreamRecord

@@ -298,7 +298,7 @@ def aux_ol_step(accelerator: str, devices: Any, precision: Any) -> float:
     from lightning_samseg.methods.aux_ol import AuxOl
     from lightning_samseg.models.sam_config import SamConfig
     from lightning_samseg.models.unet import AuxiliaryConfig
-    from lightning_samseg.online.crops import CropConfig
+    from lightning_samseg.online.crop_network import CropConfig
     from lightning_samseg.types import Case
 
     with torch.random.fork_rng(devices=[]):

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.decoding import read_picture
+from lightning_samseg.io.images import read_picture
 from lightning_samseg.types import IGNORED
 
 Form = Literal["levels", "bits", "unsure", "lossy", "colours"]

@@ -1,4 +1,9 @@
-"""A decoded picture, and the number types that pixels of any file are kept in."""
+"""A decoded picture: the number types that pixels of any file are kept in, and which way up they are.
+
+EXIF orientation as in the EXIF 2.32 standard, tag 0x0112: 1 as stored, 2 mirrored left to right, 3 turned by 180
+degrees, 4 mirrored top to bottom, 5 transposed, 6 to be turned clockwise, 7 transposed along the other diagonal, 8 to
+be turned anticlockwise.
+"""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -6,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from lightning_samseg.errors import UserError
+
+TAG = 0x0112
 
 
 class Picture(NamedTuple):
@@ -23,7 +30,7 @@ class Picture(NamedTuple):
     lossy: bool = False
     """Whether compression has changed the values, as in a JPEG."""
     orientation: int = 1
-    """EXIF orientation that has been applied, see :mod:`lightning_samseg.io.orientation`."""
+    """EXIF orientation that has been applied, see :func:`to_displayed`."""
     unsure: bool = False
     """Whether its bits may be meant the other way round, see :func:`lightning_samseg.io.tiff.decode`."""
 
@@ -113,3 +120,36 @@ def too_large(path: Path, found: str, most_pixels: int) -> UserError:
         found=found,
         fix="cut it into tiles, or scale it down; of a whole slide export the region or level that is meant",
     )
+
+
+def to_displayed(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn stored pixels the way a viewer shows them.
+
+    Args:
+        pixels: ``(H, W)`` or ``(H, W, C)`` as stored.
+        orientation: 1..8; any other number counts as 1, as in PIL.
+
+    Returns:
+        ``(H, W)`` or, for 5..8, ``(W, H)``, and the channels; contiguous.
+    """
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def to_stored(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo :func:`to_displayed`.
+
+    Args:
+        pixels: ``(H, W)`` or ``(H, W, C)`` as displayed.
+        orientation: Of the file.
+
+    Returns:
+        The pixels as the file stores them; contiguous.
+    """
+    # 6 and 8 are each other's inverse, all others their own.
+    return to_displayed(pixels, {6: 8, 8: 6}.get(orientation, orientation))

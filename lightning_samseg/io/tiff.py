@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.orientation import TAG, to_displayed
-from lightning_samseg.io.picture import Picture, compact, too_large
+from lightning_samseg.io.picture import TAG, Picture, compact, to_displayed, too_large
 
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6  # tag 262, PhotometricInterpretation
 _JPEG, _FAX = (6, 7), (2, 3, 4)  # tag 259, Compression

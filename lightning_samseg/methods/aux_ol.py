@@ -29,8 +29,7 @@ from lightning_samseg.models.unet import AuxiliaryConfig, build_auxiliary
 from lightning_samseg.online.batch import BatchConfig, OnlineBatch
 from lightning_samseg.online.cache import LogitsCache
 from lightning_samseg.online.columns import CLIPPED, SAM
-from lightning_samseg.online.crop_network import CropNetwork
-from lightning_samseg.online.crops import CropConfig
+from lightning_samseg.online.crop_network import CropConfig, CropNetwork
 from lightning_samseg.online.expert import Expert
 from lightning_samseg.online.fusion import Fusion, FusionConfig
 from lightning_samseg.online.learner import OnlineLearner

@@ -6,8 +6,7 @@ from typing import Any
 from lightning_samseg.methods.cpc_sam import CpcSam
 from lightning_samseg.methods.timing import StepTimer, fit, semi_batches
 from lightning_samseg.models.backbones import BackboneName
-from lightning_samseg.models.branched_sam import AdapterConfig
-from lightning_samseg.models.sam_config import PretrainedSam
+from lightning_samseg.models.sam_config import AdapterConfig, PretrainedSam
 from lightning_samseg.optim import OptimizerConfig
 
 CHEAPER: dict[str, dict[str, Any]] = {

@@ -14,10 +14,10 @@ from torch import Tensor
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods.cpc_sam import CpcSam
 from lightning_samseg.methods.timing import StepTimer, fit, matmul_gflops, semi_batches
-from lightning_samseg.models.attention import RelPosAttention
 from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.meter import Meter
 from lightning_samseg.models.sam_config import PretrainedSam
+from lightning_samseg.models.sam_vit import RelPosAttention
 from lightning_samseg.optim import OptimizerConfig
 from lightning_samseg.prompts.benchmark import per_region_points
 from lightning_samseg.prompts.points import ClassPoints

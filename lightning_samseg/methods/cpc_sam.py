@@ -23,9 +23,9 @@ from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.methods.encode_once import look_up_encodings
 from lightning_samseg.metrics.on_device import agreement, confidence, empty_fraction, likeliest
-from lightning_samseg.models.branched_sam import AdapterConfig, BranchedSam, DecoderInit
+from lightning_samseg.models.branched_sam import BranchedSam
 from lightning_samseg.models.compiling import compile_for_training
-from lightning_samseg.models.sam_config import PretrainedSam
+from lightning_samseg.models.sam_config import AdapterConfig, DecoderInit, PretrainedSam
 from lightning_samseg.prompts.points import ClassPoints, PromptsConfig, start_class_points
 from lightning_samseg.semi.ramps import sigmoid_ramp
 from lightning_samseg.types import IGNORED, Batch, Case, Marks, Panel, SemiBatch

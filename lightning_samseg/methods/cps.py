@@ -9,9 +9,8 @@ from lightning_samseg.losses.consistency import probabilities
 from lightning_samseg.losses.dice_ce import cross_entropy_loss, dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.metrics.on_device import agreement, confidence, empty_fraction
-from lightning_samseg.models.branched_sam import AdapterConfig
 from lightning_samseg.models.branched_unet import NetworkConfig, take_channels
-from lightning_samseg.models.sam_config import PretrainedSam
+from lightning_samseg.models.sam_config import AdapterConfig, PretrainedSam
 from lightning_samseg.semi.network import SamNetwork, build_network
 from lightning_samseg.semi.ramps import ConsistencyConfig
 from lightning_samseg.types import SemiBatch

@@ -10,7 +10,7 @@ from lightning_samseg.models.sam_config import SamConfig
 from lightning_samseg.models.unet import AuxiliaryConfig
 from lightning_samseg.online.adapted_network import AdaptedNetwork
 from lightning_samseg.online.batch import OnlineBatch
-from lightning_samseg.online.crops import CropConfig
+from lightning_samseg.online.crop_network import CropConfig
 from lightning_samseg.online.fusion import Fusion, FusionConfig
 from lightning_samseg.online.learner import OnlineLearner
 from lightning_samseg.online.learning import LOSSES, LearningConfig

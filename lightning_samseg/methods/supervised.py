@@ -11,11 +11,10 @@ from lightning_samseg.adapters.files import load_adapter_into
 from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.methods.encode_once import look_up_encodings
-from lightning_samseg.models.branched_sam import AdapterConfig, BranchedSam, DecoderInit
+from lightning_samseg.models.branched_sam import BranchedSam
 from lightning_samseg.models.branched_unet import NetworkConfig, build_unet, take_channels
 from lightning_samseg.models.compiling import compile_for_training
-from lightning_samseg.models.mask_decoder import Upsampling
-from lightning_samseg.models.sam_config import PretrainedSam
+from lightning_samseg.models.sam_config import AdapterConfig, DecoderInit, PretrainedSam, Upsampling
 from lightning_samseg.types import Batch
 
 

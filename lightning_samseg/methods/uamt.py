@@ -11,9 +11,8 @@ from lightning_samseg.losses.consistency import entropy, masked_mse, probabiliti
 from lightning_samseg.losses.dice_ce import dice_ce_loss
 from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.metrics.on_device import agreement, empty_fraction
-from lightning_samseg.models.branched_sam import AdapterConfig
 from lightning_samseg.models.branched_unet import NetworkConfig, take_channels
-from lightning_samseg.models.sam_config import PretrainedSam
+from lightning_samseg.models.sam_config import AdapterConfig, PretrainedSam
 from lightning_samseg.semi.network import build_network
 from lightning_samseg.semi.noise import clipped_noise
 from lightning_samseg.semi.ramps import ConsistencyConfig, sigmoid_ramp, warmup_decay

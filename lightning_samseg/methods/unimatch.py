@@ -11,9 +11,8 @@ from lightning_samseg.losses.consistency import probabilities
 from lightning_samseg.losses.dice_ce import dice_ce_loss, dice_loss
 from lightning_samseg.methods.base import BaseMethod
 from lightning_samseg.metrics.on_device import agreement, empty_fraction
-from lightning_samseg.models.branched_sam import AdapterConfig
 from lightning_samseg.models.branched_unet import NetworkConfig, take_channels
-from lightning_samseg.models.sam_config import PretrainedSam
+from lightning_samseg.models.sam_config import AdapterConfig, PretrainedSam
 from lightning_samseg.semi.mixing import Box, cutmix_boxes, halves, inside
 from lightning_samseg.semi.network import build_network
 from lightning_samseg.semi.noise import drop_channels

@@ -67,7 +67,7 @@ class Backbone(NamedTuple):
     """Beginnings of names in the published encoder that no forward pass uses."""
 
 
-_SAM_VIT = "lightning_samseg.models.image_encoders:sam_vit"
+_SAM_VIT = "lightning_samseg.models.sam_vit:sam_vit"
 _SAM = "Kirillov et al., Segment Anything, ICCV 2023, arXiv:2304.02643"
 _MEDSAM = (
     "Ma et al., Segment anything in medical images, Nature Communications 15:654, 2024, doi:10.1038/s41467-024-44824-z"

@@ -6,22 +6,16 @@ fits their position tables to the size asked for.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.models import weights
-from lightning_samseg.models.attention import RelPosAttention
-from lightning_samseg.models.backbones import BACKBONES, EMBED_DIM, Backbone, BackboneName
-from lightning_samseg.models.blocks import Blocks
-
-WINDOW = 14
+from lightning_samseg.models.backbones import BACKBONES, BackboneName
 
 
 class Pretrained(NamedTuple):
@@ -55,38 +49,6 @@ def build_image_encoder(backbone: BackboneName, image_size: int) -> nn.Module:
     entry = BACKBONES[backbone]
     module, _, function = entry.encoder.partition(":")
     encoder: nn.Module = getattr(import_module(module), function)(entry, image_size)
-    return encoder
-
-
-class SamViT(ImageEncoderViT):
-    """The package's encoder, whose blocks are :class:`Blocks`."""
-
-    blocks: Blocks
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Encode ``(B, 3, S, S)``."""
-        return self.neck(self.blocks(self.patch_embed(image) + self.pos_embed).permute(0, 3, 1, 2))
-
-
-def sam_vit(backbone: Backbone, image_size: int) -> SamViT:
-    """A SAM Vision Transformer of the entry's shape, ``(B, 3, S, S) -> (B, 256, S / 16, S / 16)``."""
-    shape = backbone.shape
-    assert shape is not None
-    encoder = SamViT(
-        img_size=image_size,
-        embed_dim=shape.dim,
-        depth=backbone.attention_blocks,
-        num_heads=shape.heads,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        use_rel_pos=True,
-        window_size=WINDOW,
-        global_attn_indexes=shape.global_blocks,
-        out_chans=EMBED_DIM,
-    )
-    block: Any
-    for block in encoder.blocks:
-        block.attn = RelPosAttention(shape.dim, shape.heads, block.window_size or image_size // 16)
-    encoder.blocks = Blocks(encoder.blocks)
     return encoder
 
 

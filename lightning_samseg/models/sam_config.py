@@ -1,9 +1,16 @@
-"""Which SAM a method stands on: the arguments under ``sam:``, of one kind where it learns, of another where not."""
+"""Which SAM a method stands on, and how it is adapted: the arguments under ``sam:`` and ``adapter:``."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from lightning_samseg.models.backbones import BackboneName
 from lightning_samseg.models.frozen_sam import Preprocessing
+
+AdapterKind = Literal["lora", "msa"]
+"""``lora``: low-rank updates of queries and values. ``msa``: Medical-SAM-Adapter's bottlenecks in every block."""
+DecoderInit = Literal["random", "pretrained"]
+Upsampling = Literal["full", "sam"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +26,30 @@ class PretrainedSam:
     backbone: BackboneName = "sam_vit_b"
     checkpoint: str | None = None
     pretrained: bool = True
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """How SAM's image encoder is adapted: the arguments under ``adapter:``.
+
+    Args:
+        file: Trained parameters to start from, as written by ``weights export`` or ``weights import``.
+        kind: ``lora``, as in SAMed and CPC-SAM; or ``msa``: Medical-SAM-Adapter's bottlenecks (Wu et al. 2023), of
+            which the encoder has 7.1 M with ViT-B where LoRA has 0.15 M.
+        rank: Of LoRA on queries and values; 0 freezes the encoder.
+        alpha: LoRA's scale numerator.
+        blocks: Attention blocks with LoRA; None for all, as in the papers.
+        ratio: Width of the bottlenecks as a fraction of the encoder's.
+        scale: Factor on the bottleneck beside each MLP.
+    """
+
+    file: str | None = None
+    kind: AdapterKind = "lora"
+    rank: int = 4
+    alpha: float = 4.0
+    blocks: Sequence[int] | None = None
+    ratio: float = 0.25
+    scale: float = 0.5
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.models.backbones import Backbone
-from lightning_samseg.models.blocks import Blocks
-from lightning_samseg.models.image_encoders import SamViT, sam_vit
+from lightning_samseg.models.sam_vit import Blocks, SamViT, sam_vit
 
 
 def sam_med2d(backbone: Backbone, image_size: int) -> SamViT:

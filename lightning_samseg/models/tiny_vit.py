@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.models.blocks import Blocks
+from lightning_samseg.models.sam_vit import Blocks
 
 
 class TinyViT(nn.Module):

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 from lightning_samseg.adapters.adapted_sam import AdaptedSam
 from lightning_samseg.errors import UserError
 from lightning_samseg.losses.binary import dice_loss
-from lightning_samseg.online.crop_network import EntryLoss
-from lightning_samseg.online.crops import network_target
+from lightning_samseg.online.crop_network import EntryLoss, network_target
 from lightning_samseg.online.predictions import Look
 from lightning_samseg.prompts.boxes import Box
 

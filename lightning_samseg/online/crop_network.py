@@ -1,26 +1,48 @@
 """What learns in AuxOL: a small network that sees one crop for each prompt (Listing 1, lines 3 to 5 and 16 to 19)."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.log import logger
-from lightning_samseg.losses.binary import dice_loss
+from lightning_samseg.losses.binary import UNKNOWN, dice_loss
 from lightning_samseg.models.precision import multiplies_bf16
 from lightning_samseg.models.unet import AuxiliaryPrecision
-from lightning_samseg.online.crops import CropResize, ExtraChannel, crop_logits, network_input, network_target
 from lightning_samseg.online.distributed import rank_and_size, sum_over_ranks
 from lightning_samseg.online.predictions import Look
 from lightning_samseg.prompts.boxes import Box
+from lightning_samseg.types import IGNORED
 
+ExtraChannel = Literal["mask", "probability", "logits"]
+CropResize = Literal["tensor", "pil"]
 EntryLoss = Callable[[Tensor, Tensor], Tensor]
 """Logits and targets ``(N, 1, S, S)`` -> losses ``(N,)``."""
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """What the auxiliary network sees: the arguments under ``crop:``.
+
+    Args:
+        size: Side of the network's input in pixels, a multiple of 32. The paper does not give it; 128 is the authors'.
+        extra_channel: SAM's output as a fourth channel. ``auto``: the ``mask`` for boxes, none for points (Sec. 3.3).
+        resize: ``tensor``: every channel of a crop is resized for itself. ``pil`` (authors): as a PIL picture, RGBA
+            with SAM's mask, so that the network sees black wherever that mask is 0; see :func:`network_input`.
+    """
+
+    size: int = 128
+    extra_channel: Literal["auto", "none", "mask", "probability", "logits"] = "auto"
+    resize: CropResize = "tensor"
 
 
 class CropNetwork:
@@ -38,7 +60,7 @@ class CropNetwork:
         weight_decay: Of AdamW. The paper does not give it; this is the authors' code's.
         crop_size: ``S`` in pixels, a multiple of 32. The paper does not give it; this is the authors' code's.
         extra_channel: SAM's output as a fourth channel of the crops; the paper's choice for box prompts only.
-        crop_resize: How crops are resized, see ``crops.network_input``.
+        crop_resize: How crops are resized, see :func:`network_input`.
         precision: In which the module predicts and learns, see ``models.unet.AuxiliaryConfig``.
 
     Raises:
@@ -98,7 +120,7 @@ class CropNetwork:
         ]
 
     def target(self, mask: Tensor, crop: Box, image_size: tuple[int, int]) -> Tensor:
-        """What is to be answered: the mask at the network's size, float ``(1, S, S)``; see ``crops.network_target``."""
+        """What is to be answered: the mask at the network's size, float ``(1, S, S)``; see :func:`network_target`."""
         return network_target(mask, self.crop_size)
 
     def update(self, crops: Tensor, targets: Tensor) -> Tensor:
@@ -189,3 +211,92 @@ def entries_stay_apart(network: nn.Module) -> bool:
     PyTorch's own.
     """
     return not any(isinstance(each, _BatchNorm | _DropoutNd) for each in network.modules())
+
+
+def network_input(
+    image: Tensor,
+    sam_logits: Tensor,
+    crops: Sequence[Box],
+    size: int,
+    extra_channel: ExtraChannel | None,
+    resize: CropResize = "tensor",
+) -> Tensor:
+    """Cut out the crops and resize them, bilinear with antialiasing.
+
+    Args:
+        image: Float ``(3, H, W)`` in [0, 1].
+        sam_logits: Float ``(m, H, W)``, one map per prompt.
+        crops: ``m`` boxes inside the image.
+        size: ``S``, side of the network's input in pixels.
+        extra_channel: SAM's output as a fourth channel (Sec. 3.3): its ``mask`` in {0, 1} before resizing (authors'
+            code), its ``probability``, or its ``logits`` as they are.
+        resize: ``tensor``: every channel for itself, in floating point. ``pil`` (authors' code, ``main.py`` around line
+            206): the crop is a PIL picture of 8 bits, RGBA where SAM's mask is the fourth channel. PIL premultiplies
+            by alpha, so that RGB is black wherever SAM's mask is 0, unless the crop is ``S x S`` already and nothing is
+            resized. With no extra channel, or with the mask.
+
+    Returns:
+        Float ``(m, C, S, S)`` with C = 3, or 4 with the extra channel.
+    """
+    pieces = [image.new_empty(0, 3 if extra_channel is None else 4, size, size)]
+    for logits, crop in zip(sam_logits, crops, strict=True):
+        rows, columns = crop.slices
+        if resize == "pil":
+            mask = logits[rows, columns] > 0 if extra_channel == "mask" else None
+            pieces.append(_resized_by_pil(image[:, rows, columns], mask, size).unsqueeze(0))
+            continue
+        piece = image[:, rows, columns]
+        if extra_channel is not None:
+            sam = logits[rows, columns].unsqueeze(0)
+            if extra_channel == "mask":
+                sam = (sam > 0).to(image.dtype)
+            elif extra_channel == "probability":
+                sam = sam.sigmoid()
+            piece = torch.cat([piece, sam])
+        pieces.append(_resized(piece.unsqueeze(0), (size, size)))
+    return torch.cat(pieces)
+
+
+def network_target(mask: Tensor, size: int) -> Tensor:
+    """Resize a mask to the network's output: a pixel is foreground where at least half of it was.
+
+    Args:
+        mask: bool or uint8 ``(h, w)``, the mask inside the crop: 0, 1, or ``IGNORED``.
+        size: ``S``.
+
+    Returns:
+        Float ``(1, S, S)`` in {0, 1}, or ``UNKNOWN`` where less than half of a pixel is known; else its known part
+        decides.
+    """
+    parts = torch.stack([mask == 1, mask != IGNORED]).float()[None]
+    foreground, known = _resized(parts, (size, size))[0].unsqueeze(1)
+    return torch.where(known < 0.5, UNKNOWN, (foreground >= 0.5 * known).float())
+
+
+def crop_logits(network_logits: Tensor, crop: Box) -> Tensor:
+    """Resize the network's output for one crop to the crop's own size, bilinear.
+
+    Args:
+        network_logits: Float ``(1, S, S)``.
+        crop: The crop.
+
+    Returns:
+        Float ``(crop.height, crop.width)``.
+    """
+    return F.interpolate(
+        network_logits.unsqueeze(0), size=(crop.height, crop.width), mode="bilinear", align_corners=False
+    )[0, 0]
+
+
+def _resized_by_pil(piece: Tensor, mask: Tensor | None, size: int) -> Tensor:
+    """A crop, float ``(3, h, w)`` in [0, 1], with its mask, bool ``(h, w)``, as float ``(3 or 4, size, size)``."""
+    channels = (piece * 255).round().to(torch.uint8)
+    if mask is not None:
+        channels = torch.cat([channels, 255 * mask.to(torch.uint8).unsqueeze(0)])
+    pixels = np.ascontiguousarray(channels.permute(1, 2, 0).cpu().numpy())
+    resized = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+    return torch.from_numpy(resized.copy()).to(piece.device).permute(2, 0, 1) / 255
+
+
+def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False, antialias=True)

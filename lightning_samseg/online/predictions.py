@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_samseg.online.crops import paste
 from lightning_samseg.online.fusion import FeedbackSource, fuse
 from lightning_samseg.prompts.boxes import Box
 from lightning_samseg.types import Segmentation
@@ -192,3 +191,21 @@ class PromptOutcome(NamedTuple):
     """Updates of the network that followed, for this prompt and those learned from together with it."""
     skipped: int = 0
     """Updates that there was no time for."""
+
+
+def paste(pieces: Sequence[Tensor], crops: Sequence[Box], image_size: tuple[int, int], device: torch.device) -> Tensor:
+    """Union of thresholded crops; background outside every crop.
+
+    Args:
+        pieces: Logits ``(h, w)`` of every crop.
+        crops: Their boxes.
+        image_size: ``(H, W)``.
+        device: Where the logits are.
+
+    Returns:
+        bool ``(H, W)``.
+    """
+    mask = torch.zeros(image_size, dtype=torch.bool, device=device)
+    for logits, crop in zip(pieces, crops, strict=True):
+        mask[crop.slices] |= logits > 0
+    return mask

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from lightning_samseg.errors import BadValueError
-from lightning_samseg.io.decoding import orientation_of
-from lightning_samseg.io.images import read_image, to_rgb_uint8, write_image
+from lightning_samseg.io.images import orientation_of, read_image, to_rgb_uint8, write_image
 from lightning_samseg.io.volumes import Volume, is_volume, open_volume, read_slice, scaled_slice, write_mask_like
 from lightning_samseg.types import Segmentation
 

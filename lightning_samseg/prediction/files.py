@@ -14,11 +14,10 @@ from scipy import ndimage
 
 from lightning_samseg.callbacks.overlays import draw_contours
 from lightning_samseg.errors import MissingFileError, UserError
-from lightning_samseg.io.decoding import IMAGE_SUFFIXES, orientation_of
 from lightning_samseg.io.file_kinds import described
 from lightning_samseg.io.files import atomic_write
-from lightning_samseg.io.images import to_rgb_uint8, write_image
-from lightning_samseg.io.orientation import to_displayed, to_stored
+from lightning_samseg.io.images import IMAGE_SUFFIXES, orientation_of, to_rgb_uint8, write_image
+from lightning_samseg.io.picture import to_displayed, to_stored
 from lightning_samseg.io.tables import write_table
 from lightning_samseg.io.text import escape
 from lightning_samseg.io.volumes import VOLUME_SUFFIXES, is_volume, stem_of, write_mask_like

@@ -3,9 +3,9 @@
 from torch import Tensor, nn
 
 from lightning_samseg.adapters.files import load_adapter_into
-from lightning_samseg.models.branched_sam import AdapterConfig, BranchedSam
+from lightning_samseg.models.branched_sam import BranchedSam
 from lightning_samseg.models.branched_unet import BranchedUNet, Decoded, NetworkConfig, build_unet
-from lightning_samseg.models.sam_config import PretrainedSam
+from lightning_samseg.models.sam_config import AdapterConfig, PretrainedSam
 
 
 class SamNetwork(nn.Module):

@@ -10,9 +10,8 @@ from torch import Tensor
 from lightning_samseg.adapters.convert import from_authors, from_authors_adapter, merge_adapter
 from lightning_samseg.adapters.files import trained_part
 from lightning_samseg.errors import UserError
-from lightning_samseg.models.branched_sam import BranchedSam
+from lightning_samseg.models.branched_sam import BranchedSam, ClassMaskDecoder
 from lightning_samseg.models.image_encoders import load_image_encoder
-from lightning_samseg.models.mask_decoder import ClassMaskDecoder
 from lightning_samseg.models.tiny_vit import TinyViT
 from lightning_samseg.models.weights import load_state_dict, resolve
 from tests.official import authors_adapter, branched_sam, tiny_sam, trained_model, write_tiny_sam

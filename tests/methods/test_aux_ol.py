@@ -10,7 +10,7 @@ import torch
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods.aux_ol import AuxOl
-from lightning_samseg.online.crops import network_target
+from lightning_samseg.online.crop_network import network_target
 from lightning_samseg.online.expert import Expert
 from lightning_samseg.online.learning import LOSSES
 from lightning_samseg.online.step import take_step

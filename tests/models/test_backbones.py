@@ -14,11 +14,11 @@ from lightning_samseg.adapters.convert import merge_adapter
 from lightning_samseg.adapters.files import load_adapter, save_adapter, trained_part
 from lightning_samseg.cli.predict import _parser
 from lightning_samseg.methods import AuxOl, ZeroShot
-from lightning_samseg.models.attention import fuse_qkv
 from lightning_samseg.models.backbones import BACKBONES, CHECKPOINTS, Backbone, ViTShape
 from lightning_samseg.models.frozen_sam import FrozenSam
 from lightning_samseg.models.image_encoders import build_image_encoder
 from lightning_samseg.models.lora import attention_names
+from lightning_samseg.models.sam_vit import fuse_qkv
 from lightning_samseg.models.tiny_vit import fuse_qkv_state_dict
 from lightning_samseg.transforms import View
 from tests.grouped import grouped

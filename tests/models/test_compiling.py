@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_samseg.models.branched_sam import BranchedSam
 from lightning_samseg.models.compiling import compile_for_training, why_not
-from tests.models.test_blocks import adapted, picture
+from tests.models.test_sam_vit import adapted, picture
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ from lightning_samseg.errors import UserError
 from lightning_samseg.losses.binary import soft_dice
 from lightning_samseg.losses.structure import structure_loss
 from lightning_samseg.online.batch import BatchConfig
-from lightning_samseg.online.crops import network_target
+from lightning_samseg.online.crop_network import network_target
 from lightning_samseg.online.expert import Expert
 from lightning_samseg.online.fusion import FusionConfig
 from lightning_samseg.online.predictions import Feedback, merge

@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.io.decoding import read_picture
-from lightning_samseg.io.images import read_image
+from lightning_samseg.io.images import read_image, read_picture
 from tests.fakes import truncate
 
 RNG = np.random.default_rng(0)

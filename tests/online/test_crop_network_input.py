@@ -5,7 +5,8 @@ from PIL import Image
 from torchvision import transforms
 
 from lightning_samseg.losses.binary import UNKNOWN
-from lightning_samseg.online.crops import crop_logits, network_input, network_target, paste
+from lightning_samseg.online.crop_network import crop_logits, network_input, network_target
+from lightning_samseg.online.predictions import paste
 from lightning_samseg.prompts.boxes import Box
 from lightning_samseg.types import IGNORED
 

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from lightning_samseg.io.decoding import orientation_of
-from lightning_samseg.io.images import read_image, write_image, write_mask_beside
+from lightning_samseg.io.images import orientation_of, read_image, write_image, write_mask_beside
 from lightning_samseg.io.masks import read_stored_mask
-from lightning_samseg.io.orientation import TAG, to_displayed, to_stored
+from lightning_samseg.io.picture import TAG, to_displayed, to_stored
 
 RNG = np.random.default_rng(0)
 PIXELS = np.kron(RNG.integers(0, 256, (4, 5, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))  # survives a JPEG

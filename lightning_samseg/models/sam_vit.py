@@ -1,4 +1,4 @@
-"""SAM's image-encoder attention with q, k and v as three Linears and no N x N tensor.
+"""SAM's Vision Transformer, built from the package ``segment_anything``, with q, k and v apart and no N x N tensor.
 
 Two changes to ``segment_anything.modeling.image_encoder.Attention``, neither of which changes what it computes:
 
@@ -10,11 +10,18 @@ Two changes to ``segment_anything.modeling.image_encoder.Attention``, neither of
   the number of tokens.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
+from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from lightning_samseg.models.backbones import EMBED_DIM, Backbone
+
+WINDOW = 14
 
 
 class RelPosAttention(nn.Module):
@@ -76,6 +83,60 @@ class RelPosAttention(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         split_qkv(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class Blocks(nn.ModuleList):
+    """A list of blocks that is called; entries of the state dict are those of a plain ``nn.ModuleList``.
+
+    With ``recompute`` the backward pass knows of each block only its input and computes the rest anew (Chen et al.
+    2016, "Training deep nets with sublinear memory cost"): the same gradients, drawn dropout included, for the memory
+    of one block at a time and the time of a second forward pass.
+    """
+
+    recompute = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Send ``x`` through every block."""
+        for block in self:
+            x = checkpoint(block, x, use_reentrant=False) if self.recompute and _learns(block, x) else block(x)
+        return x
+
+
+def _learns(block: nn.Module, x: Tensor) -> bool:
+    """Whether a backward pass will come through: there is nothing to keep of frozen blocks before the first adapted."""
+    return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in block.parameters()))
+
+
+class SamViT(ImageEncoderViT):
+    """The package's encoder, whose blocks are :class:`Blocks`."""
+
+    blocks: Blocks
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Encode ``(B, 3, S, S)``."""
+        return self.neck(self.blocks(self.patch_embed(image) + self.pos_embed).permute(0, 3, 1, 2))
+
+
+def sam_vit(backbone: Backbone, image_size: int) -> SamViT:
+    """A SAM Vision Transformer of the entry's shape, ``(B, 3, S, S) -> (B, 256, S / 16, S / 16)``."""
+    shape = backbone.shape
+    assert shape is not None
+    encoder = SamViT(
+        img_size=image_size,
+        embed_dim=shape.dim,
+        depth=backbone.attention_blocks,
+        num_heads=shape.heads,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=WINDOW,
+        global_attn_indexes=shape.global_blocks,
+        out_chans=EMBED_DIM,
+    )
+    block: Any
+    for block in encoder.blocks:
+        block.attn = RelPosAttention(shape.dim, shape.heads, block.window_size or image_size // 16)
+    encoder.blocks = Blocks(encoder.blocks)
+    return encoder
 
 
 def split_qkv(state_dict: dict[str, Tensor], prefix: str) -> None:
