@@ -1,7 +1,7 @@
 """Options that would have no effect beside others: whoever sets one otherwise than its default is told, not ignored.
 
 Two kinds may stand where they have none. What an ablation switches off keeps the settings of its base configuration:
-the prompts of CpcSam with ``cross: none``, the start of the adaptive fusion with ``fusion.kind: fixed``, the capacity
+the prompts of CpcSam with ``cross: none``, the start of the adaptive fusion with another ``fusion.kind``, the capacity
 with ``batch.policy: single``, the SAM of SemiSam with ``sam_consistency: 0``, the simulated prompts beside a prompt
 file. And what the presets say of points and of thresholds stands in runs without them.
 """

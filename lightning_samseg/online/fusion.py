@@ -93,8 +93,8 @@ class FusionConfig:
             least weight. The paper uses 0.5. Where SAM is a poor guide, let ``best_so_far`` go down to 0.
         window: ``K``; the paper uses 5.
         grid_step: Of the search for the best weight; not in the paper, the authors' is 0.05.
-        start: With fewer than ``window`` best weights so far. ``half``: the mean of those there are, ``alpha`` if there
-            is none. ``sam`` (authors): 1, that is SAM alone. The paper does not say.
+        start: Of ``adaptive``, with fewer than ``window`` best weights so far. ``half``: the mean of those there are,
+            ``alpha`` if there is none. ``sam`` (authors): 1, that is SAM alone. The paper does not say.
         alpha_from: Which prompts have a best weight. ``rectified``: those that an expert rectified. ``every`` one
             (authors), which with partial feedback uses masks that nobody has drawn.
 
