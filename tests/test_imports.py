@@ -61,6 +61,12 @@ def test_direction(path: Path) -> None:
                 assert layer(parts[0]) <= height, name
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nobody_asks_whether_a_method_is_aux_ol(path: Path) -> None:
+    """What its kind decides, a method says itself (``methods.method``)."""
+    assert not re.findall(r"isinstance\(.*\b(?:AuxOl|ZeroShot|DirectOl)\b", path.read_text())
+
+
 PACKAGES = sorted({path.parent for path in FILES} - {ROOT / "lightning_samseg" / "cli"})
 
 

@@ -90,7 +90,7 @@ def _numbers(name: str, device: str, precision: str) -> torch.Tensor:
         method.train()
         metrics = steps.fit(steps=1).callback_metrics
         after = [float(metrics["train/loss"])] if name not in DRAWS and "train/loss" in metrics else []
-        if isinstance(method, AuxOl):  # what has been learned is in the next prediction
+        if method.uses_stream:  # what has been learned is in the next prediction
             after = [float(steps.predict()[0].probabilities.mean())]
     return torch.cat([predicted.float(), torch.tensor(after)])
 

@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_samseg.adapters.adapted_sam import AdaptedSam
 from lightning_samseg.adapters.checkpoints import WORKSPACE, require
@@ -132,6 +132,13 @@ class AuxOl(Method):
         if sam.adapter is None:
             return FrozenSam(sam.backbone, sam.size, sam.checkpoint, sam.preprocessing)
         return AdaptedSam(sam.adapter, sam.backbone, sam.checkpoint)
+
+    def frozen_sam(self, pretrained: bool = True) -> nn.Module:
+        """The generalist."""
+        sam = self._sam_config
+        if not pretrained and sam.adapter is None and "generalist" not in vars(self):
+            vars(self)["generalist"] = FrozenSam(sam.backbone, sam.size, None, sam.preprocessing, pretrained=False)
+        return self.generalist
 
     def _build_learner(
         self, crop: CropConfig, fusion: Fusion, batch: OnlineBatch, learning: LearningConfig

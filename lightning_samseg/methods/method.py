@@ -8,6 +8,7 @@ from types import FrameType
 from typing import Any, ClassVar, TypeVar
 
 import lightning
+from torch import nn
 
 from lightning_samseg.adapters.checkpoints import require
 from lightning_samseg.errors import UserError
@@ -77,6 +78,17 @@ class Method(lightning.LightningModule, metaclass=_TakesTables):
     @property
     def weights_sha256(self) -> str | None:
         """Hash of the pretrained weights the network started from; None for random ones."""
+        return None
+
+    def frozen_sam(self, pretrained: bool = True) -> nn.Module | None:
+        """The frozen SAM beside the method, made at the first call: no submodule, and in no checkpoint. None without.
+
+        Args:
+            pretrained: False makes it with random weights, for where its size alone counts.
+
+        Raises:
+            UserError: If its weights are missing.
+        """
         return None
 
     def answer(self, queries: Sequence[Query]) -> list[Segmentation]:

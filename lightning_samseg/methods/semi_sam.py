@@ -101,17 +101,23 @@ class SemiSam(BaseMethod):
         """Remember which SAM has taught."""
         self._sam_sha256 = checkpoint["weights_sha256"]
 
+    def frozen_sam(self, pretrained: bool = True) -> FrozenSam | None:
+        """The teacher's SAM; None where its weight in the loss is 0."""
+        if self.sam_consistency > 0 and self.sam is None:
+            sam, checkpoint = self.sam_config, self.sam_config.checkpoint if pretrained else None
+            frozen = FrozenSam(sam.backbone, sam.size, checkpoint, sam.preprocessing, pretrained=pretrained)
+            self.sam = SamTeacher(frozen, self.prompt, self.mask_threshold)
+            self._sam_sha256 = frozen.weights_sha256
+        return None if self.sam is None else self.sam.sam
+
     def on_fit_start(self) -> None:
         """Load SAM.
 
         Raises:
             UserError: If its weights are missing.
         """
-        if self.sam_consistency > 0 and self.sam is None:
-            sam = self.sam_config
-            frozen = FrozenSam(sam.backbone, sam.size, sam.checkpoint, sam.preprocessing).to(self.device)
-            self.sam = SamTeacher(frozen, self.prompt, self.mask_threshold)
-            self._sam_sha256 = frozen.weights_sha256
+        if (frozen := self.frozen_sam()) is not None:
+            frozen.to(self.device)
 
     def training_step(self, batch: SemiBatch, batch_idx: int) -> Tensor:
         """One iteration of ``L``."""

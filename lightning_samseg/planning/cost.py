@@ -7,13 +7,11 @@ from typing import Any
 import lightning
 from torch import nn
 
-from lightning_samseg.methods import AuxOl, DirectOl, Method, SemiSam
-from lightning_samseg.models.frozen_sam import FrozenSam
+from lightning_samseg.methods import Method
 from lightning_samseg.models.meter import Meter
 from lightning_samseg.online.prefetch import PASS_ON_GPU
 from lightning_samseg.planning.fake import shapes_only
 from lightning_samseg.planning.steps import STEPS, Load, Steps
-from lightning_samseg.semi.sam_teacher import SamTeacher
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def dry_run(kind: type[Method], arguments: Mapping[str, Any], load: Load, precis
         steps.fit(watch)
         training = meter.peak
         gflop, sam_gflop = watch.gflop, 0.0
-        if isinstance(method, AuxOl):
+        if method.uses_stream:
             sam_gflop, in_pass = _sam_gflop(method, steps, meter)
             gflop += sam_gflop - in_pass
     return Cost(
@@ -82,17 +80,10 @@ def build(kind: type[Method], arguments: Mapping[str, Any]) -> Method:
     """
     # What neither changes the memory much nor can be done without a compiler, or without data.
     given = {**arguments, **{name: False for name in ("compile", "encode_once") if name in arguments}}
-    if issubclass(kind, AuxOl) and given.get("sam_batch") is None:
+    if kind.uses_stream and given.get("sam_batch") is None:
         given["sam_batch"] = PASS_ON_GPU
     method = kind.without_weights(given)
-    if isinstance(method, SemiSam) and method.sam_consistency > 0:
-        sam = method.sam_config
-        frozen = FrozenSam(sam.backbone, sam.size, None, sam.preprocessing, pretrained=False)
-        method.sam = SamTeacher(frozen, method.prompt, method.mask_threshold)
-    if isinstance(method, AuxOl) and not isinstance(method, DirectOl) and method.hparams["sam"]["adapter"] is None:
-        own = method.hparams["sam"]
-        frozen = FrozenSam(own["backbone"], own["size"], None, own["preprocessing"], pretrained=False)
-        vars(method)["generalist"] = frozen  # not a submodule
+    method.frozen_sam(pretrained=False)
     return method
 
 
@@ -119,13 +110,11 @@ class Watch(lightning.Callback):
 
 def _parameters(method: Method) -> Iterator[nn.Parameter]:
     yield from method.parameters()
-    if isinstance(method, SemiSam) and method.sam is not None:
-        yield from method.sam.sam.parameters()
-    if isinstance(method, AuxOl):
-        yield from method.generalist.parameters()
+    if (frozen := method.frozen_sam()) is not None:
+        yield from frozen.parameters()
 
 
-def _sam_gflop(method: AuxOl, steps: Steps, meter: Meter) -> tuple[float, float]:
+def _sam_gflop(method: Any, steps: Steps, meter: Meter) -> tuple[float, float]:
     """Of an image, and of a pass of several."""
     before, query = meter.flops, steps.queries()[0]
     item: Any = steps.batch(STEPS + 1)

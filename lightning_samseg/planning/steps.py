@@ -14,7 +14,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_samseg.methods import AuxOl, Bcp, CpcSam, Method, SemiSam
+from lightning_samseg.methods import Bcp, CpcSam, Method, SemiSam
 from lightning_samseg.types import Batch, Case, Query, Segmentation, SemiBatch, StreamItem
 
 PICTURE = (528, 620)
@@ -163,16 +163,14 @@ class _AsInARun(lightning.Callback):
     """What differs in a run on a GPU, and in the middle of a stream."""
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """The optimizer works on all parameters at a time, and needs room for that; SemiSAM's SAM is on the device."""
-        if isinstance(pl_module, SemiSam) and pl_module.sam is not None:
-            pl_module.sam.sam.to(pl_module.device)
+        """The optimizer works on all parameters at a time, and needs room for that."""
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 group["foreach"] = True
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """AuxOL's online batch is full from the second step on: with copies of what came first."""
-        if not isinstance(pl_module, AuxOl) or batch_idx == 0:
+        if not pl_module.uses_stream or batch_idx == 0:
             return
         online = pl_module.learner.batch
         crops, masks = online.tensors()
