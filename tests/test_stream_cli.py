@@ -205,6 +205,7 @@ KILLS = [
 ]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("way", "at", "saved"), KILLS, ids=lambda value: getattr(value, "__name__", str(value)))
 def test_kill_9_and_resume_equals_the_uninterrupted_run(
     finished: Bench, bench: Bench, monkeypatch: pytest.MonkeyPatch, way: Any, at: int, saved: int | None
@@ -231,6 +232,7 @@ def test_a_part_of_the_stream_first(finished: Bench, bench: Bench) -> None:
     bench.assert_same("run", "cut")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "options",
     [
@@ -276,6 +278,7 @@ def at_the_pace(monkeypatch: pytest.MonkeyPatch, pace: Callable[[int], float]) -
     monkeypatch.setattr(AuxOl, "training_step", timed)
 
 
+@pytest.mark.processes
 def test_what_a_killed_run_had_time_for_is_repeated(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ["--model.learning", "{lr: 5.0e-3, updates_per_prompt: 3, update_entries: 2, seconds_per_image: 1}"]
     with monkeypatch.context() as patch:

@@ -164,6 +164,7 @@ def test_nothing_known_costs_nothing(case: tuple[Tensor, Tensor]) -> None:
     assert (logits.grad == 0).all()
 
 
+@pytest.mark.processes
 def test_unlike_numbers_of_ignored_pixels_on_two_ranks(tmp_path, case: tuple[Tensor, Tensor], holes: Tensor) -> None:
     """The mean of the ranks' losses and gradients is that of one process with both images."""
 

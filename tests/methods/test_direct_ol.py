@@ -135,6 +135,7 @@ def test_files_are_those_of_aux_ol(finished: Bench) -> None:
     assert state["optimizer_states"][0]["state"]
 
 
+@pytest.mark.processes
 def test_kill_9_and_resume_equals_the_uninterrupted_run(finished: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     learn = DirectOl.training_step
 

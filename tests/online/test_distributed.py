@@ -92,6 +92,7 @@ def in_processes(folder, size, work):
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(size)]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("size", "step", "order", "settings"),
     [
@@ -223,6 +224,7 @@ def exchange(rank):
     }
 
 
+@pytest.mark.processes
 def test_exchanges(tmp_path):
     found = in_processes(tmp_path, 3, exchange)
     for each in found:
