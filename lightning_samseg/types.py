@@ -28,6 +28,8 @@ IGNORED = 255
 """Label of a pixel that counts for nothing: nobody says what it shows. It is no class: C is at most 254, and a method
 never predicts it. Losses, scores and prompts made from references leave such pixels out; what an image is padded with
 or rotated into view is background, as in CPC-SAM's code."""
+NOT_A_POINT = -1
+"""Label of a prompt's token that stands for no point, as in SAM's prompt encoder."""
 
 
 class Case(NamedTuple):

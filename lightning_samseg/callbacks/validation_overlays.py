@@ -12,8 +12,7 @@ from lightning_samseg.callbacks.logger_images import log_image
 from lightning_samseg.callbacks.overlays import class_colour, draw_contours, draw_overlay, picture_name
 from lightning_samseg.io.geometry import resize_labels
 from lightning_samseg.methods.method import Method
-from lightning_samseg.prompts.points import NOT_A_POINT
-from lightning_samseg.types import IGNORED, Batch, Case, Marks, Panel
+from lightning_samseg.types import IGNORED, NOT_A_POINT, Batch, Case, Marks, Panel
 
 PANEL = 320
 """Longest side of a panel in pixels: loggers keep every picture."""

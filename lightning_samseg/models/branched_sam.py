@@ -33,8 +33,7 @@ from lightning_samseg.models.image_encoders import build_image_encoder, load_ima
 from lightning_samseg.models.lora import add_lora
 from lightning_samseg.models.sam_config import AdapterConfig, DecoderInit, PretrainedSam, Upsampling
 from lightning_samseg.models.sam_vit import Blocks
-
-NOT_A_POINT = -1
+from lightning_samseg.types import NOT_A_POINT
 
 
 class BranchedSam(nn.Module):

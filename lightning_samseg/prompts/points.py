@@ -16,9 +16,7 @@ from torch import Tensor
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.prompts.components import Component, deepest_pixels, inner_pixels, largest_component
-
-NOT_A_POINT = -1
-"""Label of a token that stands for no point, as in SAM."""
+from lightning_samseg.types import NOT_A_POINT
 
 Absent = Literal["background_point", "not_a_point"]
 Draw = Callable[[int], int]
