@@ -25,7 +25,7 @@ from lightning_samseg.errors import UserError, described, explained
 from lightning_samseg.methods.aux_ol import AuxOl
 from lightning_samseg.online.expert import Expert
 from lightning_samseg.online.predictions import Prediction
-from lightning_samseg.online.row_files import RowFile, image_fields, read_updates
+from lightning_samseg.online.row_files import RowFile, image_fields
 from lightning_samseg.online.scores import PromptRow, image_row, prompt_rows
 from lightning_samseg.runs.resume import check_fit, find_checkpoint
 
@@ -93,7 +93,7 @@ class LearningStream:
         """Why it has stopped learning, if it has."""
         sizes = self._restore()
         if sizes:
-            method.learner.updates.recorded = read_updates(folder / "prompts.csv")
+            method.resume_stream(folder / "prompts.csv")
         self._images = RowFile(folder / "cases.csv", image_fields(method.column), sizes.get("cases"))
         self._prompts = RowFile(folder / "prompts.csv", PromptRow._fields, sizes.get("prompts"))
         self.snapshot = self._snapshot()

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_samseg.io.text import write_text
 from lightning_samseg.log import logger
 from lightning_samseg.online.columns import LABELS
-from lightning_samseg.online.row_files import RowFile, image_fields, read_rows, read_updates
+from lightning_samseg.online.row_files import RowFile, image_fields, read_rows
 from lightning_samseg.online.scores import PromptRow, format_summary, summary
 from lightning_samseg.online.stream_record import StreamRecord
 from lightning_samseg.runs.provenance import provenance, upload_files
@@ -39,8 +39,8 @@ class StreamWriter(Callback):
         if not trainer.is_global_zero:
             return
         module: Any = pl_module
-        if self._resumed:  # what the run that was cut off had time for counts again
-            module.learner.updates.recorded = read_updates(self.folder / "prompts.csv")
+        if self._resumed:
+            module.resume_stream(self.folder / "prompts.csv")
         fields = image_fields(module.column)
         self._images = RowFile(self.folder / "cases.csv", fields, self._resumed.get("cases"))
         self._prompts = RowFile(self.folder / "prompts.csv", PromptRow._fields, self._resumed.get("prompts"))
@@ -92,10 +92,10 @@ class StreamWriter(Callback):
             "convention": module.convention,
             "unit": "px",
             "iterations": trainer.global_step,
-            "images_per_step": module.images_per_step,
+            "images_per_step": getattr(module, "images_per_step", trainer.world_size),
             "processes": trainer.world_size,
             "device": device_name(module.device),
-            "generalist": module.generalist.identity,
+            "generalist": getattr(module.frozen_sam(), "identity", None),
             "changes": self.record.changes,
             **provenance(trainer, module),
         }

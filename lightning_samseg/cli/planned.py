@@ -1,6 +1,5 @@
 """One run of the command line that is not started: what its configuration asks for, and what that needs."""
 
-import inspect
 import json
 from collections.abc import Sequence
 from functools import cached_property
@@ -9,14 +8,13 @@ from typing import Any
 from lightning_samseg.cli.train import class_of, parse
 from lightning_samseg.errors import UserError
 from lightning_samseg.methods import Method
-from lightning_samseg.methods.groups import as_tables
+from lightning_samseg.methods.groups import as_tables, defaults
 from lightning_samseg.models.backbones import BACKBONES
 from lightning_samseg.planning.cost import Cost, dry_run
 from lightning_samseg.planning.fitting import Change
 from lightning_samseg.planning.gpus import Gpu
 from lightning_samseg.planning.steps import Load, quiet
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 _LOGITS = 256 * 256 * 2
 """Bytes of SAM's logits for a prompt in the cache."""
 
@@ -101,7 +99,7 @@ class Planned:
             network = next(_entries(self.arguments, "network"), None)
             name = next(_entries(network, "name"), None) if isinstance(network, dict) else network
             used = "sam_consistency" in self.arguments or name in (None, "sam_lora") or self.streams
-            return str(found) if used else None
+            return str(found) if used and found in BACKBONES else None
         return None
 
     @property
@@ -116,12 +114,12 @@ class Planned:
     @property
     def precisions(self) -> tuple[str, ...]:
         """Those that the method can be run in."""
-        return PRECISIONS[:2] if self.streams else PRECISIONS
+        return tuple(self.kind.precisions)
 
     @property
     def can_checkpoint(self) -> bool:
         """Whether it can recompute blocks of its encoder."""
-        return "checkpointing" in inspect.signature(self.kind).parameters
+        return "checkpointing" in defaults(self.kind)
 
     @cached_property
     def identity(self) -> str:
@@ -153,8 +151,7 @@ class Planned:
         weights = BACKBONES[self.backbone].checkpoint if self.backbone else None
         if weights is not None:
             lines.append(f"weights {weights.size / 1e6:,.0f} MB")
-        held = cost.trained if self.streams else cost.parameters
-        size = 4 * (held + 2 * cost.trained) / 1e6
+        size = 4 * (cost.held + 2 * cost.trained) / 1e6
         lines.append(f"checkpoints of about {size:,.0f} MB each, {'two' if self.streams else 'three'} of them")
         if self.cache_gb:
             lines.append(f"decoded images at most {self.cache_gb:g} GB ($SAMSEG_CACHE/decoded), where decoding is slow")

@@ -37,6 +37,7 @@ from lightning_samseg.online.learning import LOSSES, LearningConfig
 from lightning_samseg.online.predictions import Prediction, SamAlone
 from lightning_samseg.online.prefetch import Request, SamPrefetcher, images_in_pass, requests_of, sam_prefetcher
 from lightning_samseg.online.prompter import Prompter, PrompterConfig
+from lightning_samseg.online.row_files import read_updates
 from lightning_samseg.online.scores import ImageRow
 from lightning_samseg.online.step import Arrival, take_step
 from lightning_samseg.online.stream_record import StreamRecord, gather_records, stream_record
@@ -81,6 +82,7 @@ class AuxOl(Method):
     """
 
     uses_stream = True
+    precisions = ("32-true", "bf16-mixed")
     held_by_checkpoint: ClassVar[Mapping[str, Any]] = {
         **{"auxiliary.encoder_weights": None, "prompter.file": None},
         "cache_gb": 0,
@@ -212,7 +214,7 @@ class AuxOl(Method):
         """
         if self.trainer.world_size > 1 and not isinstance(self.trainer.strategy, DDPStrategy):
             raise UserError("Every process holds the whole auxiliary network.", fix="set --trainer.strategy ddp")
-        if self.trainer.precision not in ("32-true", "bf16-mixed"):
+        if self.trainer.precision not in self.precisions:
             raise UserError(
                 f"AuxOl has float32 weights and does not scale its loss: no precision {self.trainer.precision}.",
                 fix="set --trainer.precision bf16-mixed or 32-true",
@@ -335,6 +337,22 @@ class AuxOl(Method):
             )
         low_res = self._sam.logits(Request(image, prompts), upcoming).float()
         return self.generalist.of_prompts(low_res.to(self.device), geometry, prompts)
+
+    def ask_frozen_sam(self, item: StreamItem) -> int:
+        """Ask the generalist about an image."""
+        self.sam_logits(item["original"], self.prompter.prompts_of(item))
+        return images_in_pass(self.generalist, self._sam_batch)
+
+    def resume_stream(self, prompts: Path) -> None:
+        """Let what the run that was cut off had time for count again."""
+        self.learner.updates.recorded = read_updates(prompts)
+
+    def to_mid_run(self) -> None:
+        """Fill the online batch with copies of what came first."""
+        online = self.learner.batch
+        crops, masks = online.tensors()
+        while 0 < len(online) < online.capacity:
+            online.insert(crops[0], masks[0], online.losses[0])
 
     def class_names_of(self, data: Any) -> list[str]:
         """The stream's one class."""

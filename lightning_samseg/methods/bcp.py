@@ -74,6 +74,10 @@ class Bcp(BaseMethod):
         """First iteration of stage 2."""
         return self.trainer.max_steps // 4 if self.pretrain_iters is None else self.pretrain_iters
 
+    def to_mid_run(self) -> None:
+        """Begin with stage 2."""
+        self.pretrain_iters = 0
+
     def on_train_batch_start(self, batch: SemiBatch, batch_idx: int) -> None:
         """Change to stage 2 where it begins."""
         super().on_train_batch_start(batch, batch_idx)

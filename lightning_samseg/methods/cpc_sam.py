@@ -412,6 +412,10 @@ class CpcSam(BaseMethod):
         """First iteration with prompts and unlabelled images."""
         return self.trainer.max_steps // 6 if self.ssl_start_iter is None else self.ssl_start_iter
 
+    def to_mid_run(self) -> None:
+        """Use prompts and unlabelled images from the first iteration on."""
+        self.ssl_start_iter = 0
+
     def prompt_rngs(self, branch: int, labelled: int, unlabelled: int) -> list[np.random.Generator]:
         """A generator per image for this iteration's draws, keyed by counters alone.
 

@@ -17,7 +17,7 @@ from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.moved_arguments import check_moved
 from lightning_samseg.runs.options import flat
 from lightning_samseg.runs.resume import check_fit
-from lightning_samseg.types import Case, Panel, PromptKind, Query, Segmentation
+from lightning_samseg.types import Case, Panel, PromptKind, Query, Segmentation, StreamItem
 
 M = TypeVar("M", bound="Method")
 
@@ -49,7 +49,14 @@ class Method(lightning.LightningModule, metaclass=_TakesTables):
     uses_unlabelled = False
     """Whether a training step takes a SemiBatch; the data module asks for it."""
     uses_stream: ClassVar[bool] = False
-    """Whether fitting is one pass through a stream, scored as it goes: no validation, no best weights, no test."""
+    """Whether fitting is one pass through a stream, scored as it goes: no validation, no best weights, no test.
+
+    Such a method's ``training_step`` takes a StreamItem and gives ``records``, a list of ``StreamRecord``s that fills
+    the run's tables. It says by ``column`` what has learned (a name and its title stand in ``online.columns.LEARNED``),
+    and has a ``convention`` of metrics.
+    """
+    precisions: ClassVar[Sequence[str]] = ("32-true", "bf16-mixed", "16-mixed")
+    """In which it can be trained."""
     held_by_checkpoint: ClassVar[Mapping[str, Any]] = {
         **{"sam.pretrained": False, "sam.checkpoint": None},
         **{"adapter.file": None, "network.encoder_weights": None},
@@ -90,6 +97,27 @@ class Method(lightning.LightningModule, metaclass=_TakesTables):
             UserError: If its weights are missing.
         """
         return None
+
+    def ask_frozen_sam(self, item: StreamItem) -> int:
+        """Ask the frozen SAM about an image of the stream as a step does, so that a plan can count what that costs.
+
+        Returns:
+            Images that share SAM's pass; 0 where a step asks nothing.
+        """
+        return 0
+
+    def resume_stream(self, prompts: Path) -> None:
+        """Go by what an interrupted run has written of its stream, where a step hung on time; by default nothing did.
+
+        Args:
+            prompts: Its ``prompts.csv``, which may reach beyond the checkpoint.
+        """
+
+    def to_mid_run(self) -> None:
+        """Let the next step need what steps in the middle of a run need; plans call it before each of their steps.
+
+        By default all steps are alike. Overridden by what begins without unlabelled images, or with an empty memory.
+        """
 
     def answer(self, queries: Sequence[Query]) -> list[Segmentation]:
         """Segment pictures at their own size, in evaluation mode and with what is known now.

@@ -1,13 +1,14 @@
 """What a method needs, found out by running it on tensors without content: no GPU, no memory, no weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import lightning
-from torch import nn
+import torch
 
 from lightning_samseg.methods import Method
+from lightning_samseg.methods.groups import defaults
 from lightning_samseg.models.meter import Meter
 from lightning_samseg.online.prefetch import PASS_ON_GPU
 from lightning_samseg.planning.fake import shapes_only
@@ -20,12 +21,14 @@ class Cost:
 
     parameters: int
     """Number of them, a frozen SAM beside the method included."""
+    held: int
+    """Number of those that are in its checkpoints: all but a frozen SAM's beside it."""
     trained: int
     """Number of those that are trained."""
     gflop: float
-    """10^9 operations of a training step; of AuxOL for an image with one prompt, SAM's included."""
+    """10^9 operations of a training step; of a stream's for an image with one prompt, SAM's included."""
     sam_gflop: float
-    """The part of SAM in AuxOL's, which a cache of logits saves."""
+    """The part of the frozen SAM in a stream's step, which a cache of logits saves."""
     training: int
     """Peak of training: weights, gradients, the optimizer's state, and what a step makes."""
     prediction: int
@@ -49,21 +52,25 @@ def dry_run(kind: type[Method], arguments: Mapping[str, Any], load: Load, precis
     """
     with shapes_only(int(arguments.get("num_classes", 1))), Meter() as meter:
         method = build(kind, arguments)
-        sizes = [(each.numel(), each.requires_grad) for each in _parameters(method)]
         steps = Steps(method, load, precision)
         meter.start_anew()
         steps.predict()
         prediction, watch = meter.peak, Watch(meter)
         method.train()
-        steps.fit(watch)
+        trainer = steps.fit(watch)
         training = meter.peak
+        held = _of_checkpoint(method, trainer.optimizers)
+        frozen = method.frozen_sam()
+        beside = [] if frozen is None else [each for each in frozen.parameters() if id(each) not in held]
+        parameters = [*held.values(), *beside]
         gflop, sam_gflop = watch.gflop, 0.0
         if method.uses_stream:
             sam_gflop, in_pass = _sam_gflop(method, steps, meter)
-            gflop += sam_gflop - in_pass
+            gflop += sam_gflop - in_pass  # each of these steps made a pass, each of a run its share of one
     return Cost(
-        sum(size for size, _ in sizes),
-        sum(size for size, trained in sizes if trained),
+        sum(each.numel() for each in parameters),
+        sum(each.numel() for each in held.values()),
+        sum(each.numel() for each in parameters if each.requires_grad),
         gflop,
         sam_gflop,
         training,
@@ -80,7 +87,7 @@ def build(kind: type[Method], arguments: Mapping[str, Any]) -> Method:
     """
     # What neither changes the memory much nor can be done without a compiler, or without data.
     given = {**arguments, **{name: False for name in ("compile", "encode_once") if name in arguments}}
-    if kind.uses_stream and given.get("sam_batch") is None:
+    if "sam_batch" in defaults(kind) and given.get("sam_batch") is None:
         given["sam_batch"] = PASS_ON_GPU
     method = kind.without_weights(given)
     method.frozen_sam(pretrained=False)
@@ -108,17 +115,15 @@ class Watch(lightning.Callback):
         self.gflop = (self.meter.flops - self._before) / 1e9
 
 
-def _parameters(method: Method) -> Iterator[nn.Parameter]:
-    yield from method.parameters()
-    if (frozen := method.frozen_sam()) is not None:
-        yield from frozen.parameters()
+def _of_checkpoint(method: Method, optimizers: Sequence[torch.optim.Optimizer]) -> dict[int, torch.Tensor]:
+    """By id; what an optimizer has may be no submodule, as DirectOL's adapter."""
+    trained = [each for optimizer in optimizers for group in optimizer.param_groups for each in group["params"]]
+    return {id(each): each for each in (*method.parameters(), *trained)}
 
 
-def _sam_gflop(method: Any, steps: Steps, meter: Meter) -> tuple[float, float]:
-    """Of an image, and of a pass of several."""
-    before, query = meter.flops, steps.queries()[0]
-    item: Any = steps.batch(STEPS + 1)
-    method.sam_logits(item["original"], query.prompts)
+def _sam_gflop(method: Method, steps: Steps, meter: Meter) -> tuple[float, float]:
+    """Of an image, and of a pass of several; 0 where a step does not ask SAM."""
+    before = meter.flops
+    images = method.ask_frozen_sam(steps.item(STEPS + 1))
     in_pass = (meter.flops - before) / 1e9
-    images = max(method.look_ahead + 1, 1)
-    return in_pass / images, in_pass
+    return (in_pass / images, in_pass) if images else (0.0, 0.0)

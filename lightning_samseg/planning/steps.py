@@ -14,7 +14,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_samseg.methods import Bcp, CpcSam, Method, SemiSam
+from lightning_samseg.methods import Method, SemiSam
 from lightning_samseg.types import Batch, Case, Query, Segmentation, SemiBatch, StreamItem
 
 PICTURE = (528, 620)
@@ -38,8 +38,7 @@ class Load:
 class Steps:
     """A method and what it is fed with.
 
-    The steps are those of the middle of a run: unlabelled images are used, AuxOL's online batch is full, SemiSAM has
-    embedded its images.
+    The steps are those of the middle of a run (``Method.to_mid_run``), and SemiSAM has embedded its images.
 
     Args:
         method: Any of this package's that learns.
@@ -59,10 +58,6 @@ class Steps:
     ) -> None:
         self.method, self.load, self.precision, self.accelerator = method, load, precision, accelerator
         self.picture = picture
-        if isinstance(method, CpcSam):
-            method.ssl_start_iter = 0
-        if isinstance(method, Bcp):
-            method.pretrain_iters = 0
         if isinstance(method, SemiSam):
             method.picture = lambda case: self._picture(case.slice_index)  # type: ignore[method-assign]
 
@@ -106,7 +101,7 @@ class Steps:
     def batch(self, number: int) -> Batch | SemiBatch | StreamItem:
         """What one step takes."""
         if self.method.uses_stream:
-            return self._item(number)
+            return self.item(number)
         labelled = Batch(image=self._images(self.load.labelled), mask=self._masks(self.load.labelled))
         if not self.method.uses_unlabelled:
             return labelled
@@ -127,7 +122,8 @@ class Steps:
         picture = self._picture(STEPS)
         return [Query(torch.zeros(()), picture, Case("picture", "picture", self.picture, self.picture), prompts)]
 
-    def _item(self, position: int) -> StreamItem:
+    def item(self, position: int) -> StreamItem:
+        """An image of a stream, with one object."""
         height, width = self.picture
         reference = np.zeros(self.picture, np.uint8)
         reference[height // 4 : height // 2, width // 4 : width // 2] = 1
@@ -160,7 +156,7 @@ class _Scaler(torch.amp.GradScaler):
 
 
 class _AsInARun(lightning.Callback):
-    """What differs in a run on a GPU, and in the middle of a stream."""
+    """What differs in a run on a GPU, and in its middle."""
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """The optimizer works on all parameters at a time, and needs room for that."""
@@ -169,13 +165,8 @@ class _AsInARun(lightning.Callback):
                 group["foreach"] = True
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """AuxOL's online batch is full from the second step on: with copies of what came first."""
-        if not pl_module.uses_stream or batch_idx == 0:
-            return
-        online = pl_module.learner.batch
-        crops, masks = online.tensors()
-        while len(online) < online.capacity:
-            online.insert(crops[0], masks[0], online.losses[0])
+        """Begin no step as the first of a run."""
+        pl_module.to_mid_run()
 
 
 @contextmanager

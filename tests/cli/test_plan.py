@@ -19,7 +19,7 @@ GIB = 2**30
 def of_sizes(kind: Any, arguments: dict[str, Any], load: Load, precision: str = "32-true") -> Cost:
     """A cost that grows with the batch, and is half in half precision."""
     size = (load.labelled + load.unlabelled) * GIB // (1 if precision == "32-true" else 2)
-    return Cost(100_000_000, 4_000_000, 1000.0, 0.0, size, GIB)
+    return Cost(100_000_000, 100_000_000, 4_000_000, 1000.0, 0.0, size, GIB)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_what_makes_it_fit(memory: str, status: int, said: str, capsys: pytest.C
 
 def test_recomputed_blocks_are_offered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def cost(kind: Any, arguments: dict[str, Any], load: Load, precision: str = "32-true") -> Cost:
-        return Cost(1, 1, 1.0, 0.0, (1 if arguments["checkpointing"] else 4) * GIB, GIB)
+        return Cost(1, 1, 1, 1.0, 0.0, (1 if arguments["checkpointing"] else 4) * GIB, GIB)
 
     monkeypatch.setattr(planned, "dry_run", cost)
     assert main(["plan", "--config", QUICK, "--memory", "3", "--gpu", "t4"]) == 0
@@ -82,7 +82,7 @@ def test_the_order_of_changes() -> None:
 
     def cost(change: Change) -> Cost:
         tried.append(change)
-        return Cost(1, 1, 1.0, 0.0, 100 * GIB, 1)
+        return Cost(1, 1, 1, 1.0, 0.0, 100 * GIB, 1)
 
     start = Change("32-true", False, Load(4, 2, 1))
     assert first_that_fits(12, start, cost, can_checkpoint=True) is None

@@ -30,7 +30,7 @@ PROFILE = (
 @pytest.fixture(autouse=True)
 def plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the runs need is told in tests/cli/test_plan.py."""
-    monkeypatch.setattr("lightning_samseg.cli.planned.dry_run", lambda *_: Cost(1, 1, 1.0, 0.0, 1, 1))
+    monkeypatch.setattr("lightning_samseg.cli.planned.dry_run", lambda *_: Cost(1, 1, 1, 1.0, 0.0, 1, 1))
 
 
 @pytest.fixture(autouse=True)
