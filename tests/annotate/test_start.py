@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -135,22 +134,30 @@ def test_events_are_heard_and_heard_again() -> None:
     events = Events()
     events.publish("note", {"text": "before"})
 
-    async def listen(after: int | None) -> list[Any]:
+    beats, ends = [threading.Event() for _ in range(2)], [threading.Event() for _ in range(2)]
+
+    async def listen(number: int, after: int | None) -> list[Any]:
         heard: list[Any] = []
         async for event in events.listen(after, beat=0.05):
             heard.append(None if event is None else event.data["text"])
+            if event is None:
+                beats[number].set()
+            elif event.data["text"] == "after":
+                ends[number].set()
         return heard
 
     def later() -> None:
-        time.sleep(0.15)
+        for beat in beats:
+            assert beat.wait(60)
         events.publish("note", {"text": "after"})
-        time.sleep(0.1)
+        for end in ends:
+            end.wait(60)
         events.close()
 
     async def both() -> tuple[list[Any], list[Any]]:
         thread = threading.Thread(target=later)
         thread.start()
-        return tuple(await asyncio.gather(listen(None), listen(0)))  # type: ignore[return-value]
+        return tuple(await asyncio.gather(listen(0, None), listen(1, 0)))  # type: ignore[return-value]
 
     new, all_ = asyncio.run(both())
     assert [text for text in new if text] == ["after"]
