@@ -1,7 +1,8 @@
 """DirectOL: the comparison of AuxOL's section 4.3, in which the adapter of an adapted SAM learns online itself."""
 
 import copy
-from typing import Any, Literal, NoReturn
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NoReturn
 
 from lightning_samseg.adapters.adapted_sam import AdaptedSam
 from lightning_samseg.errors import UserError
@@ -37,6 +38,7 @@ class DirectOl(AuxOl):
     """
 
     column = "direct_ol"
+    held_by_checkpoint: ClassVar[Mapping[str, Any]] = {"prompter.file": None, "cache_gb": 0}
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.overrides import TorchFunctionMode
 
 
@@ -44,6 +44,9 @@ class _HostReads(TorchFunctionMode):
         self.num_classes = num_classes
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.asarray and isinstance(args[0], torch.UntypedStorage):  # safetensors, of a file's bytes
+            with unset_fake_temporarily():
+                return func(*args, **(kwargs or {}))
         if func in _READS and isinstance(args[0], FakeTensor):
             return _READS[func](self, args[0])
         if func is Tensor.__deepcopy__ and isinstance(args[0], FakeTensor):

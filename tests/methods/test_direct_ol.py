@@ -16,6 +16,7 @@ import torch
 from lightning_samseg.__main__ import main
 from lightning_samseg.methods import AuxOl, DirectOl
 from lightning_samseg.moved_arguments import MOVED
+from lightning_samseg.planning import Load, dry_run
 from lightning_samseg.prompts.boxes import Box
 from tests.fakes import write_folder
 from tests.grouped import grouped
@@ -195,3 +196,19 @@ def test_a_scaled_loss_is_refused(
     monkeypatch.setattr(pl.Trainer, "precision", "16-mixed")
     assert bench.stream("scaled", method) == 2
     assert "does not scale its loss: no precision 16-mixed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", ["adapter", pytest.param("checkpoint", marks=pytest.mark.slow)])
+def test_a_plan_of_either(file: str, bench: Bench) -> None:
+    """From both files that hold an adapter; what is trained is in the checkpoints, though it is no submodule."""
+    sam = {"backbone": "tiny", "checkpoint": str(bench.base), "adapter": str(getattr(bench, file))}
+    small = {"sam": sam, "cache_gb": 0, "batch": {"capacity": 3}}
+    network = DirectOl(**small).learner.network.module
+    trained = sum(each.numel() for each in network.parameters() if each.requires_grad)
+    direct = dry_run(DirectOl, small, Load())
+    assert (direct.trained, direct.held) == (trained, trained)
+    assert direct.gflop > direct.sam_gflop > 0
+    beside = dry_run(AuxOl, {**small, "auxiliary": {"width": 1 / 16}}, Load())
+    assert beside.held == beside.trained
+    assert beside.parameters - beside.held == direct.parameters - direct.held  # the adapted SAM
+    assert beside.sam_gflop == direct.sam_gflop
