@@ -60,8 +60,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        found = "a folder" if path.is_dir() else None
-        raise MissingFileError(f"There is no checkpoint {path}.", found=found, fix="check the path (--ckpt_path)")
+        found, fix = "a folder" if path.is_dir() else None, "check the path of --ckpt_path, or of --model.sam.adapter"
+        raise MissingFileError(f"There is no checkpoint {path}.", found=found, fix=fix)
     if (kind := _kind_of_file(path)) is not None:
         raise _foreign(path, kind)
     try:
