@@ -11,6 +11,7 @@ from lightning_samseg.__main__ import main
 from lightning_samseg.methods import AuxOl, Method
 from lightning_samseg.planning import Load, dry_run
 from lightning_samseg.types import Query, Segmentation, StreamItem
+from tests.fakes import write_polyp
 
 SIDE = 32
 
@@ -90,12 +91,12 @@ def test_operations_and_parameters_are_those_of_its_steps() -> None:
 
 
 def test_a_plan_and_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["data", "demo", "polyp", "--out", str(tmp_path / "polyp")]) == 0
+    root = write_polyp(tmp_path / "polyp", test={"CVC-300": 2, "Kvasir": 2})
     config = tmp_path / "own.yaml"
     config.write_text(
         "trainer: {accelerator: cpu, logger: false, enable_progress_bar: false}\n"
         f"model: {{class_path: {__name__}.Own, init_args: {{width: 2}}}}\n"
-        f"data: {{class_path: data_modules.PolypDataModule, init_args: {{root: {tmp_path}/polyp}}}}\n"
+        f"data: {{class_path: data_modules.PolypDataModule, init_args: {{root: {root}, num_workers: 0}}}}\n"
     )
     assert main(["plan", "--config", str(config), "--gpu", "a100"]) == 0
     said = capsys.readouterr().out
