@@ -75,7 +75,8 @@ def nfc(name: str) -> str:
 def escape(name: str) -> str:
     r"""Make any name of a file readable: what is no UTF-8 and control characters become ``\xNN``, of their bytes.
 
-    A backslash in front of ``x`` and two hexadecimal digits becomes ``\x5c``, so that the bytes can be had back::
+    So do accents behind such a mark, which :func:`nfc` would compose with its last digit. A backslash in front of
+    ``x`` and two hexadecimal digits becomes ``\x5c``, so that the bytes can be had back::
 
         re.sub(rb"\\x([0-9a-f]{2})", lambda m: bytes.fromhex(m[1].decode()), text.encode())
 
@@ -85,7 +86,14 @@ def escape(name: str) -> str:
     Returns:
         Text that every program can read; ``name`` itself where it is such a text.
     """
-    return _ESCAPED.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", name)
+    parts, place = [], 0
+    for found in _ESCAPED.finditer(name):
+        parts += [name[place : found.start()], f"\\x{ord(found[0]) & 0xFF:02x}"]
+        place = found.end()
+        while place < len(name) and unicodedata.combining(name[place]):
+            parts += [f"\\x{byte:02x}" for byte in name[place].encode()]
+            place += 1
+    return "".join([*parts, name[place:]])
 
 
 def file_name(case_id: str) -> str:

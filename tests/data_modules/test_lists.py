@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_modules.layouts.base import Item
@@ -66,6 +66,7 @@ def test_lists_give_back_what_was_written(tmp_path) -> None:
 
 
 @given(st.lists(st.binary(min_size=1, max_size=12).filter(lambda b: not b.isspace()), max_size=5, unique=True))
+@example([b"\xaa\xcc\x80"])
 def test_whatever_the_names_are(tmp_path_factory, names) -> None:
     stems = [b"x.png", *(name.replace(b"/", b"").replace(b"\0", b"") + b".png" for name in names)]
     there = {item.case_id: item for item in images(*(stem.decode("utf-8", "surrogateescape") for stem in stems))}

@@ -24,11 +24,19 @@ def test_any_name_of_a_file_becomes_text_and_can_be_had_back(name: bytes) -> Non
     assert unescape(text) == name
 
 
+@given(st.text(st.sampled_from("\udcaa\udcf6\x01\\xaf\u0300\u05b0\u0327"), max_size=8))
+def test_a_readable_name_stays_composed(name: str) -> None:
+    text = escape(nfc(name))
+    assert nfc(text) == text
+    assert unescape(text) == nfc(name).encode("utf-8", "surrogateescape")
+
+
 def test_readable_names_stay() -> None:
     for name in ("läsion_0.png", "図 1", "C:\\data\\xray.png", "a\\x5", "ON", "#1"):
         assert escape(name) == name
     assert escape("gr\udcf6sse.png") == r"gr\xf6sse.png"
     assert escape(r"a\xf6") == r"a\x5cxf6"
+    assert escape("\udcaa\u0300b\u0301") == r"\xaa\xcc\x80" + "b\u0301"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode there")
