@@ -114,7 +114,7 @@ class Planned:
     @property
     def precisions(self) -> tuple[str, ...]:
         """Those that the method can be run in."""
-        return tuple(self.kind.precisions)
+        return self.kind.precisions
 
     @property
     def can_checkpoint(self) -> bool:

@@ -55,7 +55,7 @@ class Method(lightning.LightningModule, metaclass=_TakesTables):
     the run's tables. It says by ``column`` what has learned (a name and its title stand in ``online.columns.LEARNED``),
     and has a ``convention`` of metrics.
     """
-    precisions: ClassVar[Sequence[str]] = ("32-true", "bf16-mixed", "16-mixed")
+    precisions: ClassVar[tuple[str, ...]] = ("32-true", "bf16-mixed", "16-mixed")
     """In which it can be trained."""
     held_by_checkpoint: ClassVar[Mapping[str, Any]] = {
         **{"sam.pretrained": False, "sam.checkpoint": None},

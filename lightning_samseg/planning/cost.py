@@ -61,15 +61,14 @@ def dry_run(kind: type[Method], arguments: Mapping[str, Any], load: Load, precis
         training = meter.peak
         held = _of_checkpoint(method, trainer.optimizers)
         frozen = method.frozen_sam()
-        beside = [] if frozen is None else [each for each in frozen.parameters() if id(each) not in held]
-        parameters = [*held.values(), *beside]
+        parameters = held if frozen is None else held | set(frozen.parameters())
         gflop, sam_gflop = watch.gflop, 0.0
         if method.uses_stream:
             sam_gflop, in_pass = _sam_gflop(method, steps, meter)
             gflop += sam_gflop - in_pass  # each of these steps made a pass, each of a run its share of one
     return Cost(
         sum(each.numel() for each in parameters),
-        sum(each.numel() for each in held.values()),
+        sum(each.numel() for each in held),
         sum(each.numel() for each in parameters if each.requires_grad),
         gflop,
         sam_gflop,
@@ -115,10 +114,10 @@ class Watch(lightning.Callback):
         self.gflop = (self.meter.flops - self._before) / 1e9
 
 
-def _of_checkpoint(method: Method, optimizers: Sequence[torch.optim.Optimizer]) -> dict[int, torch.Tensor]:
-    """By id; what an optimizer has may be no submodule, as DirectOL's adapter."""
+def _of_checkpoint(method: Method, optimizers: Sequence[torch.optim.Optimizer]) -> set[torch.Tensor]:
+    """What an optimizer has may be no submodule, as DirectOL's adapter."""
     trained = [each for optimizer in optimizers for group in optimizer.param_groups for each in group["params"]]
-    return {id(each): each for each in (*method.parameters(), *trained)}
+    return {*method.parameters(), *trained}
 
 
 def _sam_gflop(method: Method, steps: Steps, meter: Meter) -> tuple[float, float]:

@@ -32,7 +32,6 @@ class Own(Method):
         self.network = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, 1, 1))
         self._frozen = (nn.Conv2d(3, 8, 1),) if beside else ()  # a tuple: no submodule
         self.memory = 0
-        self.sizes: list[int] = []
 
     def frozen_sam(self, pretrained: bool = True) -> nn.Module | None:
         return self._frozen[0] if self._frozen else None
@@ -49,7 +48,6 @@ class Own(Method):
 
     def training_step(self, batch: StreamItem, batch_idx: int) -> dict[str, Any]:
         self.memory = min(self.memory + 1, 3)
-        self.sizes.append(self.memory)
         if self._frozen:
             self.ask_frozen_sam(batch)
         images = _pixels(batch["original"]).expand(self.memory, -1, -1, -1)
