@@ -15,7 +15,7 @@ from lightning_samseg.errors import UserError
 from lightning_samseg.methods.groups import as_tables, defaults, with_groups
 from lightning_samseg.methods.unused_options import refuse_unused
 from lightning_samseg.moved_arguments import check_moved
-from lightning_samseg.runs.options import flat
+from lightning_samseg.runs.options import PRECISIONS, flat
 from lightning_samseg.runs.resume import check_fit
 from lightning_samseg.types import Case, Panel, PromptKind, Query, Segmentation, StreamItem
 
@@ -55,7 +55,7 @@ class Method(lightning.LightningModule, metaclass=_TakesTables):
     the run's tables. It says by ``column`` what has learned (a name and its title stand in ``online.columns.LEARNED``),
     and has a ``convention`` of metrics.
     """
-    precisions: ClassVar[tuple[str, ...]] = ("32-true", "bf16-mixed", "16-mixed")
+    precisions: ClassVar[tuple[str, ...]] = PRECISIONS
     """In which it can be trained."""
     held_by_checkpoint: ClassVar[Mapping[str, Any]] = {
         **{"sam.pretrained": False, "sam.checkpoint": None},

@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+"""Lightning's that a run may have: weights are always float32."""
+
 WITHOUT_INFLUENCE = (
     *("ckpt_path", "allow_changes", "test_after_fit", "checkpoint_every", "overlays", "wandb", "tensorboard"),
     *(

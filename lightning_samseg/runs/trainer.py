@@ -27,6 +27,7 @@ from lightning_samseg.callbacks import (
     ValidationOverlays,
 )
 from lightning_samseg.errors import UserError
+from lightning_samseg.runs.options import PRECISIONS
 from lightning_samseg.runs.process import say
 from lightning_samseg.runs.record import Record
 
@@ -46,8 +47,6 @@ _EPOCHS = {
 }
 """Arguments that count epochs -> values that do not matter where there is but one."""
 
-_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-
 
 def check_trainer(arguments: Mapping[str, Any]) -> None:
     """Refuse arguments of the trainer that a run would not follow.
@@ -59,10 +58,10 @@ def check_trainer(arguments: Mapping[str, Any]) -> None:
         UserError: If one counts epochs, decides what is decided here, or asks for weights of another precision.
     """
     precision = str(arguments.get("precision") or "32")
-    if precision not in _PRECISIONS and precision not in {name.partition("-")[0] for name in _PRECISIONS}:
+    if precision not in PRECISIONS and precision not in {name.partition("-")[0] for name in PRECISIONS}:
         raise UserError(
             "Weights are float32; SAM's computations and AdamW's small numbers allow no others.",
-            expected=f"trainer.precision {', '.join(_PRECISIONS)}",
+            expected=f"trainer.precision {', '.join(PRECISIONS)}",
             found=f"trainer.precision {precision}",
             fix="set --trainer.precision bf16-mixed to save memory and time",
         )
