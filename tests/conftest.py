@@ -64,8 +64,10 @@ def oracle(pytestconfig: pytest.Config) -> Oracle:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup() -> None:
+def pytest_runtest_setup(item: pytest.Item) -> None:
     seed()  # before any fixture is made
+    if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+        pytest.skip("there is no GPU here that PyTorch can use")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -12,7 +12,6 @@ from lightning_samseg.cli.gpu_checks import CHECKS, LARGEST_DIFFERENCE, check
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
 @pytest.mark.parametrize("name", CHECKS)
 def test_a_gpu_computes_what_the_cpu_does(name: str, precision: str) -> None:
