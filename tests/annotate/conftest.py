@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,25 +88,26 @@ def fitted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.set_num_threads(threads)
 
 
+@contextmanager
+def open_engine(data: Path, folder: Path, images: Path | None = None, **options: Any) -> Iterator[Engine]:
+    """Open an engine on a workspace, on the stream or other images; close it at the end of the block."""
+    model = MODEL | options.pop("model", {})
+    method = AuxOl(**with_groups(AuxOl, nested(model)))
+    listed, failed, _ = list_images(data / "images" if images is None else images, folder)
+    told: list[str] = []
+    workspace = Workspace(folder, listed, failed, told.append)
+    engine = Engine(workspace, method, "disc", DATA, tell=told.append, **{"patience": float("inf")} | options)
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
 @pytest.fixture
 def workspace_engine(data: Path) -> Callable[..., Any]:
-    """Opens an engine on a workspace; closes it at the end of the block."""
-
-    @contextmanager
-    def opened(folder: Path, images: Path | None = None, **options: Any) -> Iterator[Engine]:
-        model = MODEL | options.pop("model", {})
-        method = AuxOl(**with_groups(AuxOl, nested(model)))
-        listed, failed, _ = list_images(data / "images" if images is None else images, folder)
-        told: list[str] = []
-        workspace = Workspace(folder, listed, failed, told.append)
-        engine = Engine(workspace, method, "disc", DATA, tell=told.append, **{"patience": float("inf")} | options)
-        engine.start()
-        try:
-            yield engine
-        finally:
-            engine.close()
-
-    return opened
+    """:func:`open_engine` on the generated stream."""
+    return partial(open_engine, data)
 
 
 def annotate(engine: Engine, data: Path, image_id: str, tab: str = "a", kind: PromptKind = "box") -> dict[str, Any]:

@@ -1,16 +1,19 @@
 """Kill -9 at every step of an accept: nothing that was answered is lost, and the end has the bits of ``fit``."""
 
 import importlib
+import multiprocessing
 import os
 import random
 import signal
 import time
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lightning_samseg.annotate import learning, rle
 from lightning_samseg.annotate.journal import Journal
@@ -19,6 +22,8 @@ from tests.annotate.conftest import annotate
 from tests.annotate.test_parity import assert_same
 
 pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("one_thread")]
+
+PROCESSES = multiprocessing.get_context("forkserver")
 
 
 def die() -> None:
@@ -79,25 +84,46 @@ STEPS: dict[str, Callable[[], None]] = {
 }
 
 
-def child(opened: Any, folder: Path, data: Path, arm: Callable[[], None]) -> int:
-    """Annotate in a process of its own, which notes what was answered; gives its id."""
-    process = os.fork()
-    if process:
-        return process
-    try:
-        arm()
-        learning.CHECKPOINT_EVERY = 0.0
-        with opened(folder) as engine:
-            image_id = engine.board.next_image()
-            while image_id is not None:
-                answered = annotate(engine, data, image_id)
-                with (folder / "answered").open("a") as file:
-                    file.write(f"{image_id} {answered['position']}\n")
-                image_id = answered["next"]
-            engine.finish()
-        os._exit(0)
-    finally:
-        os._exit(1)
+@pytest.fixture(scope="session", autouse=True)
+def server() -> None:
+    """The process whose forks the children are; it has computed nothing, and stays to the end of the session.
+
+    A fork of this one would be taken while a thread of an engine that was just closed ends: Python has joined it, but
+    MKL still gives back its memory, and a lock that is held in that moment is held in the child for ever.
+    """
+    PROCESSES.set_forkserver_preload([__name__])
+    forkserver.ensure_running()
+
+
+def annotate_all(opened: Any, folder: Path, data: Path, step: str | None) -> None:
+    """Annotate to the end, or to the step that kills the process, and note what was answered."""
+    torch.set_num_threads(1)
+    if step is not None:
+        STEPS[step]()
+    learning.CHECKPOINT_EVERY = 0.0
+    with opened(folder) as engine:
+        image_id = engine.board.next_image()
+        while image_id is not None:
+            answered = annotate(engine, data, image_id)
+            with (folder / "answered").open("a") as file:
+                file.write(f"{image_id} {answered['position']}\n")
+            image_id = answered["next"]
+        engine.finish()
+
+
+def start(*arguments: Any) -> Any:
+    """:func:`annotate_all` in a process of its own."""
+    process = PROCESSES.Process(target=annotate_all, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+def status_of(process: Any) -> int:
+    """0, or the signal that has ended a process, with a minus."""
+    process.join()
+    status = int(process.exitcode)
+    process.close()
+    return status
 
 
 def check_nothing_lost(opened: Any, folder: Path) -> None:
@@ -117,10 +143,9 @@ def check_nothing_lost(opened: Any, folder: Path) -> None:
 @pytest.mark.parametrize("step", STEPS)
 def test_every_step(workspace_engine: Any, data: Path, fitted: Path, tmp_path: Path, step: str) -> None:
     folder = tmp_path / "w"
-    status = os.waitpid(child(workspace_engine, folder, data, STEPS[step]), 0)[1]
-    assert status & 0x7F == signal.SIGKILL
+    assert status_of(start(workspace_engine, folder, data, step)) == -signal.SIGKILL
     check_nothing_lost(workspace_engine, folder)
-    assert os.waitpid(child(workspace_engine, folder, data, lambda: None), 0)[1] == 0
+    assert status_of(start(workspace_engine, folder, data, None)) == 0
     check_nothing_lost(workspace_engine, folder)
     assert_same(folder, fitted)
 
@@ -132,13 +157,13 @@ def test_fifty_random_moments(workspace_engine: Any, data: Path, fitted: Path, t
     while kills < 50:
         folder = tmp_path / f"w{streams}"
         while True:
-            process = child(workspace_engine, folder, data, lambda: None)
+            process = start(workspace_engine, folder, data, None)
             time.sleep(chance.uniform(0.05, 4))
-            os.kill(process, signal.SIGKILL)
-            status = os.waitpid(process, 0)[1]
+            process.kill()
+            status = status_of(process)
             if status == 0:
                 break
-            assert status == signal.SIGKILL
+            assert status == -signal.SIGKILL
             kills += 1
             check_nothing_lost(workspace_engine, folder)
         assert_same(folder, fitted)
