@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_samseg.io.text import write_text
 from lightning_samseg.log import logger
-from lightning_samseg.online.columns import LABELS
+from lightning_samseg.online.columns import column_label
 from lightning_samseg.online.row_files import RowFile, image_fields, read_rows
 from lightning_samseg.online.scores import PromptRow, format_summary, summary
 from lightning_samseg.online.stream_record import StreamRecord
@@ -112,7 +112,9 @@ class StreamWriter(Callback):
             f"{table['dropped']} without distance, convention {module.convention}"
         )
         if not table["rectified"]:
-            logger.info(f"No mask was rectified: {LABELS[module.column]} shows a network that no expert ever taught.")
+            logger.info(
+                f"No mask was rectified: {column_label(module.column)} shows a network that no expert ever taught."
+            )
         logger.info(
             f"table     {self.folder / 'metrics.json'}\ncases     {self._images.path}\nprompts   {self._prompts.path}"
         )

@@ -14,7 +14,7 @@ from lightning_samseg.callbacks.logger_images import log_image
 from lightning_samseg.callbacks.overlays import CAPTION_HEIGHT, draw_contours
 from lightning_samseg.io.images import write_image
 from lightning_samseg.log import logger
-from lightning_samseg.online.columns import CLIPPED, COLOURS, LABELS, SAM
+from lightning_samseg.online.columns import CLIPPED, SAM, column_colour, column_label
 from lightning_samseg.online.predictions import Prediction, paste
 from lightning_samseg.online.row_files import read_prompt_alphas, read_rows
 from lightning_samseg.online.scores import ImageRow
@@ -99,7 +99,7 @@ class StreamFigures(Callback):
         draw_curves(rows, read_prompt_alphas(self.folder / "prompts.csv"), folder, column)
         for name, chosen in self._chosen.items():
             row = next(row for row in rows if row.position == chosen.position)
-            write_image(folder / f"{name}.png", draw_strip(chosen, row, LABELS[column]))
+            write_image(folder / f"{name}.png", draw_strip(chosen, row, column_label(column)))
         for path in sorted(folder.glob("*.png")):
             log_image(trainer, f"figures/{path.stem}", path, trainer.global_step)
         logger.info(f"figures   {folder}")
@@ -152,7 +152,7 @@ def draw_curves(rows: list[ImageRow], alphas: list[float], folder: Path, column:
         rows: Images of the stream.
         alphas: Weight of SAM at each prompt of the stream.
         folder: Where to.
-        column: What learned, one of ``columns.LEARNED``.
+        column: What learned, see ``online.columns``.
     """
     from matplotlib.figure import Figure  # late: it takes a second to import
 
@@ -164,7 +164,7 @@ def draw_curves(rows: list[ImageRow], alphas: list[float], folder: Path, column:
         return figure, axes
 
     figure, axes = start("Weight of SAM in the fusion", "prompt", "alpha")
-    axes.plot(alphas, color=COLOURS[column], linewidth=1)
+    axes.plot(alphas, color=column_colour(column), linewidth=1)
     axes.set_ylim(-0.02, 1.02)
     figure.savefig(folder / "alpha.png", dpi=150)
 
@@ -172,14 +172,14 @@ def draw_curves(rows: list[ImageRow], alphas: list[float], folder: Path, column:
     count = np.arange(1, len(rows) + 1)
     for name, field in {SAM: SAM, CLIPPED: CLIPPED, column: "learned"}.items():
         scores = 100 * np.array([getattr(row, f"{field}_dsc") for row in rows])
-        axes.plot(count, np.cumsum(scores) / count, color=COLOURS[name], label=LABELS[name])
+        axes.plot(count, np.cumsum(scores) / count, color=column_colour(name), label=column_label(name))
     axes.legend(frameon=False)
     _mark_sets(axes, rows)
     figure.savefig(folder / "running_dsc.png", dpi=150)
 
     figure, axes = start("Gain of each image over clipped SAM", "image", "DSC in points")
     gain = 100 * np.array([row.learned_dsc - row.sam_clipped_dsc for row in rows])
-    axes.bar(count, gain, width=1.0, color=np.where(gain >= 0, COLOURS[column], COLOURS[SAM]))
+    axes.bar(count, gain, width=1.0, color=np.where(gain >= 0, column_colour(column), column_colour(SAM)))
     axes.axhline(0, color="black", linewidth=0.8)
     _mark_sets(axes, rows)
     figure.savefig(folder / "gain.png", dpi=150)

@@ -90,7 +90,7 @@ class AuxOl(Method):
     """The frozen SAM is not in it."""
 
     column = "aux_ol"
-    """What learned, in tables and figures: one of ``online.columns.LEARNED``."""
+    """What learned, in tables and figures, see ``online.columns``."""
 
     def __init__(
         self,

@@ -52,8 +52,8 @@ class Method(lightning.LightningModule, metaclass=_TakesTables):
     """Whether fitting is one pass through a stream, scored as it goes: no validation, no best weights, no test.
 
     Such a method's ``training_step`` takes a StreamItem and gives ``records``, a list of ``StreamRecord``s that fills
-    the run's tables. It says by ``column`` what has learned (a name and its title stand in ``online.columns.LEARNED``),
-    and has a ``convention`` of metrics.
+    the run's tables. What has learned is called ``column`` in ``cases.csv``, tables and figures; the metrics have a
+    ``convention``.
     """
     precisions: ClassVar[tuple[str, ...]] = PRECISIONS
     """In which it can be trained."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.tables import read_table, table_text, write_table
-from lightning_samseg.online.columns import LEARNED
+from lightning_samseg.online.columns import learned_column
 from lightning_samseg.online.scores import ImageRow
 
 
@@ -75,7 +75,8 @@ def read_rows(path: str | Path) -> list[ImageRow]:
     """
     rows = []
     for row in read_table(path):
-        column = next(name for name in LEARNED if f"{name}_dsc" in row.cells)
+        column = learned_column(name.removesuffix("_dsc") for name in row.cells if name.endswith("_dsc"))
+        assert column is not None, f"{path} has no column of what learned"
         cells = (row.cells[name] for name in image_fields(column))
         kinds = ImageRow.__annotations__.values()
         rows.append(ImageRow(*(_value(cell, kind) for cell, kind in zip(cells, kinds, strict=True))))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_samseg.metrics.conventions import score_case
-from lightning_samseg.online.columns import CLIPPED, LABELS, SAM
+from lightning_samseg.online.columns import CLIPPED, SAM, column_label, scored_columns
 from lightning_samseg.online.predictions import Feedback, Prediction, PromptOutcome
 from lightning_samseg.types import Case
 
@@ -169,7 +169,7 @@ def summary(rows: Sequence[ImageRow], column: str = "aux_ol") -> dict[str, Any]:
 
     Args:
         rows: Of the whole stream.
-        column: What learned, one of ``columns.LEARNED``.
+        column: What learned, see ``online.columns``.
 
     Returns:
         ``sam``, ``sam_clipped`` and the column, each ``{"dsc", "hd"}``: a fraction and a distance in pixels, None where
@@ -187,8 +187,8 @@ def summary(rows: Sequence[ImageRow], column: str = "aux_ol") -> dict[str, Any]:
 
 def format_summary(table: Mapping[str, Any]) -> str:
     """The table for the screen: a line per set and one for the whole stream."""
-    columns = [name for name in LABELS if name in table]
-    heads = "".join(f"{LABELS[name]:>20}" for name in columns)
+    columns = scored_columns(table)
+    heads = "".join(f"{column_label(name):>20}" for name in columns)
     lines = [f"{'':<16}{'images':>7}{heads}", f"{'':<23}" + f"{'DSC %':>11}{'HD px':>9}" * len(columns)]
     parts = dict(table["sets"]) if len(table["sets"]) > 1 else {}
     for name, part in {**parts, "all": table}.items():

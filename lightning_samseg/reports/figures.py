@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_samseg.io.tables import read_table
-from lightning_samseg.online.columns import CLIPPED, LABELS, LEARNED, SAM
-from lightning_samseg.online.columns import COLOURS as STREAM_COLOURS
+from lightning_samseg.online.columns import CLIPPED, SAM, column_colour, column_label, is_learned
 from lightning_samseg.reports.groups import Block, Variant, repeat_key
 from lightning_samseg.reports.results import case_scores
 from lightning_samseg.reports.runs import FloatArray, RunRecord
@@ -65,7 +64,7 @@ def stream_curves(block: Block) -> "Figure":
     Lines are means over seeds; bands, where variants are few, go from the lowest to the highest seed; every prompt of
     every seed is a dot.
     """
-    learners = [variant for variant in block.variants if variant.column in LEARNED]
+    learners = [variant for variant in block.variants if is_learned(variant.column)]
     figure, (top, middle, bottom) = start(3, 1, 6.2, height_ratios=(2, 1.4, 1))
     shown = block.variants if len(learners) == 1 else [*learners, next(v for v in block.variants if v.column == SAM)]
     for index, variant in enumerate(shown):
@@ -74,7 +73,7 @@ def stream_curves(block: Block) -> "Figure":
         traces = [_trace(run) for run in variant.runs]
         running = [_running_mean([100 * float(row[f"{variant.column}_dsc"]) for row in rows]) for rows, _ in traces]
         _band(top, running, variant.name, colour, dash, len(shown) <= 4)
-        if variant.column in LEARNED:
+        if is_learned(variant.column):
             for _, alphas in traces:
                 middle.plot(np.arange(1, len(alphas) + 1), alphas, ".", markersize=3, color=colour, alpha=0.6)
             told = [_running_mean([100.0 * (row["feedback"] == "expert") for row in rows]) for rows, _ in traces]
@@ -97,7 +96,7 @@ def sweeps(block: Block) -> "list[tuple[str, Figure]]":
         Name of the option and its figure; an option needs three values.
     """
     figures = []
-    shown = [variant for variant in block.variants if variant.column in ("", SAM, *LEARNED)]
+    shown = [variant for variant in block.variants if variant.column != CLIPPED]
     for option in _varying(shown):
         lines: dict[str, list[tuple[float, Variant]]] = defaultdict(list)
         for variant in shown:
@@ -119,12 +118,12 @@ def _sweep(option: str, lines: Mapping[str, list[tuple[float, Variant]]]) -> "Fi
         scores = [[100 * part.mean("dsc") for part in variant.scores] for _, variant in line]
         spread = [float(np.std(part, ddof=1)) if len(part) > 1 else 0.0 for part in scores]
         alone = column and not differing
-        label = ", ".join([LABELS.get(column, "DSC"), *(f"{n.rpartition('.')[2]} {options[n]}" for n in differing)])
+        label = ", ".join([column_label(column) or "DSC", *(f"{n.rpartition('.')[2]} {options[n]}" for n in differing)])
         axes.errorbar(
             [value for value, _ in line],
             [float(np.mean(part)) for part in scores],
             yerr=spread,
-            color=STREAM_COLOURS[column] if alone else COLOURS[index % len(COLOURS)],
+            color=column_colour(column) if alone else COLOURS[index % len(COLOURS)],
             linestyle="--" if column == SAM else "-",
             marker="o",
             markersize=4,
@@ -168,7 +167,7 @@ def axis_label(metric: str, unit: str) -> str:
 
 def _colour(variant: Variant, index: int, count: int) -> str:
     if (variant.column and count <= 3) or variant.column == CLIPPED:
-        return STREAM_COLOURS[variant.column]
+        return column_colour(variant.column)
     return COLOURS[index % len(COLOURS)]
 
 

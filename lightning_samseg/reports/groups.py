@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_samseg.online.columns import LABELS
+from lightning_samseg.online.columns import column_label
 from lightning_samseg.reports.runs import METRICS, Problem, RunRecord, Scores
 from lightning_samseg.runs.options import WITHOUT_INFLUENCE, flat, is_one_of
 
@@ -299,7 +299,7 @@ def _block(runs: list[RunRecord], origins: Mapping[Path, Origin], differing: Seq
     for name, part in zip(names, members, strict=True):
         cells = tuple(dict.fromkeys(_frozen(cell) for run in part for cell in _origin(run, origins).cells))
         for column in part[0].scores:
-            label = LABELS.get(column, "")
+            label = column_label(column)
             full = name if not label else label if len(members) == 1 else f"{name}: {label}"
             variants.append(Variant(full, part, column, tuple(dict(cell) for cell in cells)))
     common = facts(runs[0])

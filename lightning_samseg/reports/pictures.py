@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_samseg.io.text import file_name
-from lightning_samseg.online.columns import LEARNED
+from lightning_samseg.online.columns import is_learned
 from lightning_samseg.reports.groups import Block, Variant
 from lightning_samseg.reports.results import case_scores
 
@@ -82,7 +82,7 @@ def stream_strips(block: Block) -> list[tuple[str, Path]]:
     """
     strips = []
     for variant in block.variants:
-        if variant.column in LEARNED:
+        if is_learned(variant.column):
             folder = variant.runs[0].folder / "figures"
             names = {"first": "first image", "best_gain": "largest gain", "worst_gain": "smallest gain"}
             strips += [

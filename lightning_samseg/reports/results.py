@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lightning_samseg.errors import UserError
-from lightning_samseg.online.columns import CLIPPED, LEARNED, SAM
+from lightning_samseg.online.columns import CLIPPED, SAM, is_learned
 from lightning_samseg.reports.groups import Block, Variant, labelled, method_label
 from lightning_samseg.reports.paper import EVERY_COLUMN, Cell, filled_by, paper_tables, paper_values
 from lightning_samseg.reports.runs import FRACTIONS, FloatArray, nanmean
@@ -115,7 +115,7 @@ def _named(block: Block, baseline: str) -> Variant | None:
     wanted = baseline.casefold()
     named = next((v for v in block.variants if v.name.casefold() == wanted), None)
     return named or next(
-        (v for v in block.variants if v.column in LEARNED and v.name.casefold().startswith(f"{wanted}: ")), None
+        (v for v in block.variants if is_learned(v.column) and v.name.casefold().startswith(f"{wanted}: ")), None
     )
 
 

@@ -16,7 +16,7 @@ import yaml
 from lightning_samseg.errors import MissingFileError, UserError
 from lightning_samseg.io.tables import read_table
 from lightning_samseg.io.text import read_text
-from lightning_samseg.online.columns import CLIPPED, SAM, learned_column
+from lightning_samseg.online.columns import CLIPPED, SAM, learned_column, scored_columns
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -90,7 +90,7 @@ class RunRecord:
     metrics: Mapping[str, Any]
     """``metrics.json``."""
     scores: Mapping[str, Scores]
-    """Method -> scores: one entry called ``""``, or those of ``online.columns.LABELS``."""
+    """Method -> scores: one entry called ``""``, or those of ``online.columns``."""
 
     @property
     def seed(self) -> int | None:
@@ -166,7 +166,7 @@ def read_run(folder: Path) -> RunRecord:
         name for name, value in _leaves(metrics) if isinstance(value, float) and not math.isfinite(value)
     ]:
         raise _BrokenError(f"metrics.json: {not_finite[0]} is not a finite number")
-    learned = learned_column(summary)
+    learned = learned_column(scored_columns(summary))
     kind: Literal["cases", "stream"] = "stream" if learned else "cases"
     try:
         rows = _rows(folder / "cases.csv")

@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_samseg.online.columns import LEARNED
+from lightning_samseg.online.columns import CLIPPED, SAM
 from lightning_samseg.reports.groups import IGNORED, Block, labelled, weights_of
 from lightning_samseg.reports.page import Picture, Section
 from lightning_samseg.reports.results import FilledCell, Result
@@ -169,7 +169,7 @@ def members_of(blocks: Sequence[Block]) -> list[RunRecord]:
 
 def _variants(blocks: Sequence[Block]) -> list[tuple[str, tuple[RunRecord, ...]]]:
     """Name and runs of every configuration; of a stream's methods the last one, which is what was trained."""
-    return [(v.name, v.runs) for block in blocks for v in block.variants if v.column in ("", *LEARNED)]
+    return [(v.name, v.runs) for block in blocks for v in block.variants if v.column not in (SAM, CLIPPED)]
 
 
 def _distinct(texts: Iterable[str]) -> str:
