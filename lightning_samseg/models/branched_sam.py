@@ -278,7 +278,9 @@ class ClassMaskDecoder(nn.Module):
         mask_tokens = hidden[:, 1 : 1 + self.num_channels]
         pixels = self.output_upscaling(source.transpose(1, 2).view(batch, dim, height, width))
         weights = torch.stack([mlp(mask_tokens[:, k]) for k, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1)
-        return torch.einsum("bkc,bchw->bkhw", weights, pixels)
+        # The transformer gives channels last, and so do the convolutions; to sum over channels first would mix both.
+        logits = pixels.permute(0, 2, 3, 1).flatten(1, 2) @ weights.transpose(1, 2)
+        return logits.transpose(1, 2).unflatten(2, pixels.shape[2:])
 
     def load_pretrained(self, state: Mapping[str, Tensor]) -> None:
         """Start from SAM's decoder where name and shape agree; tokens and hypernetworks stay random, as in SAMed."""

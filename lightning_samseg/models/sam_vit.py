@@ -114,7 +114,9 @@ class SamViT(ImageEncoderViT):
 
     def forward(self, image: Tensor) -> Tensor:
         """Encode ``(B, 3, S, S)``."""
-        return self.neck(self.blocks(self.patch_embed(image) + self.pos_embed).permute(0, 3, 1, 2))
+        # A convolution puts channels first; without the copy, so would all that is added, and every LayerNorm copies.
+        tokens = (self.patch_embed(image) + self.pos_embed).contiguous()
+        return self.neck(self.blocks(tokens).permute(0, 3, 1, 2))
 
 
 def sam_vit(backbone: Backbone, image_size: int) -> SamViT:
