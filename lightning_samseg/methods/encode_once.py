@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
 from lightning_samseg.errors import UserError
 from lightning_samseg.io.files import cache_dir
 from lightning_samseg.models.branched_sam import BranchedSam
+from lightning_samseg.models.sam_vit import SamViT
 from lightning_samseg.models.tiny_vit import TinyViT
 from lightning_samseg.online.cache import LogitsCache
 
@@ -38,8 +38,8 @@ def encoder_steps(encoder: nn.Module) -> list[Step]:
             parts += [*stage.blocks, *([] if stage.downsample is None else [stage.downsample])]  # type: ignore[misc, list-item]
         channels_last = Step(lambda x: encoder.patch_embed(x.contiguous(memory_format=torch.channels_last)), parts[0])
         return [channels_last, *(Step(part, part) for part in [*parts[1:], encoder.neck])]
-    if isinstance(encoder, ImageEncoderViT):
-        first = Step(lambda x: encoder.patch_embed(x) + encoder.pos_embed, encoder.patch_embed)
+    if isinstance(encoder, SamViT):
+        first = Step(encoder.tokens, encoder.patch_embed)
         last = Step(lambda x: encoder.neck(x.permute(0, 3, 1, 2)), encoder.neck)
         return [first, *(Step(block, block) for block in encoder.blocks), last]
     return [Step(encoder, encoder)]

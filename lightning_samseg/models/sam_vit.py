@@ -114,9 +114,12 @@ class SamViT(ImageEncoderViT):
 
     def forward(self, image: Tensor) -> Tensor:
         """Encode ``(B, 3, S, S)``."""
+        return self.neck(self.blocks(self.tokens(image)).permute(0, 3, 1, 2))
+
+    def tokens(self, image: Tensor) -> Tensor:
+        """Patches and their positions, ``(B, S / 16, S / 16, dim)``."""
         # A convolution puts channels first; without the copy, so would all that is added, and every LayerNorm copies.
-        tokens = (self.patch_embed(image) + self.pos_embed).contiguous()
-        return self.neck(self.blocks(tokens).permute(0, 3, 1, 2))
+        return (self.patch_embed(image) + self.pos_embed).contiguous()
 
 
 def sam_vit(backbone: Backbone, image_size: int) -> SamViT:

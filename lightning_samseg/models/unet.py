@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_samseg.errors import UserError
+from lightning_samseg.models.instance_norm import InstanceNorm
 
 PAPER_WIDTHS = (64, 128, 256, 512, 512)
 AuxiliaryPrecision = Literal["trainer", "bf16", "auto"]
@@ -151,6 +152,8 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute logits ``(N, 1, h, w)`` of ``(N, C, h, w)``; h and w at least 32."""
+        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            x = x.contiguous(memory_format=torch.channels_last)  # where bfloat16 is convolved up to 4 times as fast
         x = self.entry(x)
         finer = []
         for block in self.down:
@@ -166,9 +169,9 @@ class UNet(nn.Module):
 def _two_convolutions(in_channels: int, mid_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(in_channels, mid_channels, kernel_size=3, padding=1, bias=False),
-        nn.InstanceNorm2d(mid_channels),
+        InstanceNorm(mid_channels),
         nn.ReLU(inplace=True),
         nn.Conv2d(mid_channels, out_channels, kernel_size=3, padding=1, bias=False),
-        nn.InstanceNorm2d(out_channels),
+        InstanceNorm(out_channels),
         nn.ReLU(inplace=True),
     )
