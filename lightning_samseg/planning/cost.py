@@ -11,7 +11,7 @@ from lightning_samseg.methods import Method
 from lightning_samseg.methods.groups import defaults
 from lightning_samseg.models.meter import Meter
 from lightning_samseg.online.prefetch import PASS_ON_GPU
-from lightning_samseg.planning.fake import shapes_only
+from lightning_samseg.planning.fake import forget_files, shapes_only
 from lightning_samseg.planning.steps import STEPS, Load, Steps
 
 
@@ -52,6 +52,7 @@ def dry_run(kind: type[Method], arguments: Mapping[str, Any], load: Load, precis
     """
     with shapes_only(int(arguments.get("num_classes", 1))), Meter() as meter:
         method = build(kind, arguments)
+        forget_files()
         steps = Steps(method, load, precision)
         meter.start_anew()
         steps.predict()

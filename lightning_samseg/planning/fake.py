@@ -32,6 +32,11 @@ def shapes_only(num_classes: int) -> Iterator[None]:
         del FakeTensor.numpy
 
 
+def forget_files() -> None:
+    """Let go of the files that were read, whose storages PyTorch's cache of operations on fake tensors keeps."""
+    FakeTensorMode.cache_clear()
+
+
 class _HostReads(TorchFunctionMode):
     """Answers code that looks at values.
 

@@ -1,10 +1,13 @@
 """Tensors without content, and what code that reads them gets."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from lightning_samseg.models.meter import Meter
 from lightning_samseg.planning import shapes_only
+from lightning_samseg.planning.fake import forget_files
 
 
 def test_host_reads_have_the_right_form() -> None:
@@ -27,3 +30,13 @@ def test_fake_tensors_take_no_memory(size: int) -> None:
         kept = torch.empty(size) + 1
         assert meter.alive == 4 * size
         del kept
+
+
+def test_a_file_that_was_read_is_let_go(tmp_path: Path) -> None:
+    torch.save({"weights": torch.zeros(1000), "moments": torch.zeros(2000)}, tmp_path / "file.ckpt")
+    with shapes_only(num_classes=1), Meter() as meter:
+        content = torch.load(tmp_path / "file.ckpt", weights_only=True, mmap=True)
+        assert meter.alive == 4 * 3000
+        del content
+        forget_files()
+        assert meter.alive == 0
