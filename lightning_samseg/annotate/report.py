@@ -13,9 +13,9 @@ from lightning_samseg.errors import UserError
 from lightning_samseg.io.files import atomic_write
 from lightning_samseg.io.tables import write_table
 from lightning_samseg.io.text import write_text
+from lightning_samseg.online.columns import column_label
 from lightning_samseg.reports.figures import start
 
-LABELS = {"sam": "SAM", "sam_clipped": "SAM, clipped", "aux_ol": "SAM + AuxOL"}
 RECENT = 10
 MEANING = """\
 * Changed pixels: where the accepted mask differs from what each column would have offered. Saved effort is
@@ -87,7 +87,9 @@ def _table(accepts: Sequence[dict[str, Any]]) -> str:
         parts[f"third {number}"] = [accepts[place] for place in places]
     parts["blind"] = [each for each in accepts if each["blind"]]
     lines = [
-        f"{'':<10}{'images':>7}" + "".join(f"{LABELS[column]:>26}" for column in COLUMNS) + f"{'saved %':>9}{'s':>7}"
+        f"{'':<10}{'images':>7}"
+        + "".join(f"{column_label(column):>26}" for column in COLUMNS)
+        + f"{'saved %':>9}{'s':>7}"
     ]
     lines.append(f"{'':<17}" + f"{'DSC %':>13}{'changed px':>13}" * len(COLUMNS))
     for name, entries in parts.items():
@@ -116,8 +118,8 @@ def _figure(accepts: Sequence[dict[str, Any]]) -> Any:
     for column, dash in zip(COLUMNS, ("--", ":", "-"), strict=True):
         dsc = np.array([100 * each["numbers"]["dsc"][column] for each in accepts])
         changed = np.array([each["numbers"]["changed"][column] for each in accepts], float)
-        top.plot(places, _recent(dsc), dash, label=LABELS[column])
-        middle.plot(places, _recent(changed), dash, label=LABELS[column])
+        top.plot(places, _recent(dsc), dash, label=column_label(column))
+        middle.plot(places, _recent(changed), dash, label=column_label(column))
     seconds = np.array([each["effort"].get("seconds", np.nan) for each in accepts], float)
     bottom.plot(places, seconds, ".", markersize=3)
     top.set(xlabel="image", ylabel=f"agreement, DSC in %,\nlast {RECENT}")

@@ -18,7 +18,7 @@ def draw(seed: int) -> Tensor:
 
 
 def both(x: Tensor, gradient: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    x = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    x = x.clone().requires_grad_()
     y = norm(x)
     y.backward(gradient)
     assert x.grad is not None
@@ -48,7 +48,7 @@ def test_channels_first_and_float32_are_pytorchs_own() -> None:
     assert list(InstanceNorm(5).state_dict()) == list(nn.InstanceNorm2d(5).state_dict())
 
 
-def test_the_unet_has_channels_last_in_bf16_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_unet_has_channels_last_in_bf16_alone() -> None:
     torch.manual_seed(0)
     network, x = build_auxiliary(AuxiliaryConfig(width=1 / 16), in_channels=4), torch.rand(2, 4, 64, 64)
     last: list[bool] = []
